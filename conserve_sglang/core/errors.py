@@ -1,0 +1,60 @@
+"""The exceptions of this package, in one tree.
+
+ConserveError
+├── ConfigError            a file or option is wrong: say which, where, and what to do
+│   └── TierMapError       with the file and the path of the field inside it
+├── WorkerError            an SGLang server did not do what was asked
+│   ├── Unreachable        no connection, or the connection broke
+│   ├── TimedOut           no answer within the time allowed
+│   └── NotCapable         it answers, but cannot serve the role it was given
+├── LaunchError            a deployment could not be started or kept up
+└── PluginError            the plugin refuses to serve inside this SGLang
+    ├── UnsupportedSglang  no manifest for this version, or its source differs from the manifest
+    └── HookMissing        a hook was registered but is not in force
+
+A turn that cannot be served is not an exception: it is a `RejectTurn` command with a reason.
+"""
+
+
+class ConserveError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ConfigError(ConserveError):
+    """A file, flag or environment variable is wrong."""
+
+
+class TierMapError(ConfigError):
+    """A tier map is wrong; the message names the file and the field."""
+
+
+class WorkerError(ConserveError):
+    """An SGLang server did not do what was asked."""
+
+
+class Unreachable(WorkerError):
+    """No connection to the worker, or it broke before the answer was whole."""
+
+
+class TimedOut(WorkerError):
+    """The worker did not answer within the time allowed."""
+
+
+class NotCapable(WorkerError):
+    """The worker answers but cannot serve the role it was given."""
+
+
+class LaunchError(ConserveError):
+    """A deployment could not be started or kept up."""
+
+
+class PluginError(ConserveError):
+    """The plugin refuses to serve inside this SGLang."""
+
+
+class UnsupportedSglang(PluginError):
+    """No manifest fits the installed SGLang."""
+
+
+class HookMissing(PluginError):
+    """A hook was registered but is not in force."""

@@ -1,0 +1,113 @@
+"""A deployment as a value: model, tiers of GPUs, policy, SLO and router settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from conserve_sglang.core.ids import TierName, WorkerId
+from conserve_sglang.core.worker import Role
+
+FlagValue = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """A class of GPUs with its role and knobs, and how many workers of it run where.
+
+    `gpu` is the product name ("A40"), or "cpu". `gpu_ids` are the device indices on `host` given
+    to the tier's workers in order, `tp` for each; empty on the CPU. Power in watts, clock in MHz;
+    None leaves the device as it is. `sglang_flags` are SGLang server arguments without their
+    dashes ("chunked-prefill-size": 2048); True stands for a bare flag, None or False drops a
+    default of ours. `env` is added to the workers' environment.
+    """
+
+    name: TierName
+    role: Role
+    gpu: str
+    count: int
+    host: str
+    gpu_ids: tuple[int, ...]
+    tp: int
+    base_port: int
+    power_cap_w: float | None
+    sm_clock_mhz: int | None
+    sglang_flags: Mapping[str, FlagValue]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The model all workers serve. `path` is a folder or a hub name; `served_name` is what
+    clients call it."""
+
+    path: str
+    served_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChoice:
+    """A placement policy by name, with its parameters."""
+
+    name: str
+    params: Mapping[str, FlagValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """Latency targets in seconds; None: no target."""
+
+    ttfet_s: float | None = None
+    last_turn_tbt_s: float | None = None
+    e2e_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """How the router listens, identifies conversations and bounds its work."""
+
+    host: str = "127.0.0.1"
+    port: int = 30000
+    control_port: int = 30001
+    max_body_bytes: int = 16 * 1024 * 1024
+    max_queued_turns: int = 1024
+    queue_timeout_s: float = 60.0
+    conversation_ttl_s: float = 3600.0
+    reclaim_idle_s: float = 300.0
+    reserve_output_tokens: int = 512
+    max_attempts: int = 3
+    probe_interval_s: float = 1.0
+    identify_by_user_field: bool = False
+    identify_by_history: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """One worker of a tier map: where it listens and which GPUs it has.
+
+    `bootstrap_port` is set on prefillers alone.
+    """
+
+    worker_id: WorkerId
+    role: Role
+    tier: TierName
+    host: str
+    port: int
+    bootstrap_port: int | None
+    gpu_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierMap:
+    """The whole deployment file."""
+
+    source: str
+    model: Model
+    tiers: tuple[Tier, ...]
+    workers: tuple[WorkerPlan, ...]
+    policy: PolicyChoice
+    slo: Slo
+    power_budget_w: float | None
+    router: RouterSettings = field(default_factory=RouterSettings)
+
+    def tier_of(self, worker: WorkerPlan) -> Tier:
+        """The tier a worker belongs to."""
+        return next(tier for tier in self.tiers if tier.name == worker.tier)

@@ -1,0 +1,31 @@
+"""What the scheduler knows of a worker before any load reaches it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from conserve_sglang.core.ids import TierName, WorkerId
+
+
+class Role(Enum):
+    """Which phases a worker serves."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    MIXED = "mixed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """One worker, as it stands in the tier map and as it reported itself at start.
+
+    `kv_capacity_tokens` is the size of its KV pool; on prefillers it is informative only.
+    """
+
+    worker_id: WorkerId
+    role: Role
+    tier: TierName
+    kv_capacity_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.kv_capacity_tokens <= 0:
+            raise ValueError(f"{self.worker_id}: kv_capacity_tokens must be positive")

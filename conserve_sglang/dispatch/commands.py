@@ -1,0 +1,54 @@
+"""What to do, as the dispatcher tells its executor. Imperative; carried out in order."""
+
+from dataclasses import dataclass
+
+from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
+from conserve_sglang.core.local_turn import LocalLimits
+from conserve_sglang.policy.api import PlacementReason, RejectReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendTurn:
+    """Send a turn to its workers.
+
+    With a `prefiller` the same body goes to both and the KV moves once (phase 1). Without one
+    the decoder serves the turn alone: on a decode-mode worker that is a local turn and `limits`
+    bounds what it may prefill. `attempt` counts from 1. `turn_index` counts the conversation's
+    turns from 1.
+    """
+
+    turn_id: TurnId
+    conversation_id: ConversationId
+    decoder: WorkerId
+    prefiller: WorkerId | None
+    limits: LocalLimits | None
+    reason: PlacementReason
+    keeps_kv: bool
+    attempt: int
+    turn_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectTurn:
+    """Answer a turn with an error; it has no first byte yet."""
+
+    turn_id: TurnId
+    reason: RejectReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortTurn:
+    """Stop a turn at its workers, then report it as failed or abandoned."""
+
+    turn_id: TurnId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseConversation:
+    """Let go of a conversation's KV on a worker."""
+
+    conversation_id: ConversationId
+    worker_id: WorkerId
+
+
+Command = SendTurn | RejectTurn | AbortTurn | ReleaseConversation

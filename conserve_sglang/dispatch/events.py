@@ -1,0 +1,103 @@
+"""What happened, as the dispatcher is told. Past tense; times travel beside them as `now`."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
+from conserve_sglang.core.worker import WorkerSpec
+
+
+class FailureCause(Enum):
+    """Why a turn sent to its workers came back without a first byte."""
+
+    PREFIX_MISSING = "prefix_missing"
+    APPEND_TOO_LARGE = "append_too_large"
+    DECODER_FAILED = "decoder_failed"
+    PREFILLER_FAILED = "prefiller_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerUp:
+    """A worker is there (new, or back with an empty KV pool)."""
+
+    spec: WorkerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost:
+    """A worker is gone and its KV with it. Turns running there are reported one by one."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnArrived:
+    """A client asks for a turn. `input_tokens` is the length of the whole prompt.
+
+    `is_exact` is False when the length was derived from bytes rather than counted; such a length
+    places the turn but never rejects it. `max_wait_s` bounds the wait for a place.
+    """
+
+    turn_id: TurnId
+    conversation_id: ConversationId
+    input_tokens: int
+    is_exact: bool = True
+    max_wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstToken:
+    """The decoder's first output arrived: the prefill is over and the KV is where it belongs."""
+
+    turn_id: TurnId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnDone:
+    """A turn was answered whole. Token counts are the decoder's own."""
+
+    turn_id: TurnId
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFailed:
+    """A turn came back before its first byte reached the client; it may be tried elsewhere."""
+
+    turn_id: TurnId
+    cause: FailureCause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnAbandoned:
+    """A turn is over without a whole answer: the client left, the answer broke off, or a worker
+    answered with an error that was passed on. Nothing more will be sent for it."""
+
+    turn_id: TurnId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationEnded:
+    """The client said that a conversation is over."""
+
+    conversation_id: ConversationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time passed: deadlines and time-to-live are looked at."""
+
+
+Event = (
+    WorkerUp
+    | WorkerLost
+    | TurnArrived
+    | FirstToken
+    | TurnDone
+    | TurnFailed
+    | TurnAbandoned
+    | ConversationEnded
+    | Tick
+)

@@ -1,0 +1,136 @@
+"""The question a placement policy answers, and the answers it can give.
+
+A policy is a pure function of one turn and of what is observed of the cluster. It keeps no
+state, sees no future, and never looks at text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.worker import Role
+
+
+class PhaseOneCause(Enum):
+    """Why a turn was observed to need a new phase 1 although its conversation has a pin."""
+
+    LARGE_APPEND = "large_append"
+    PREFIX_MISSING = "prefix_missing"
+    DECODER_LOST = "decoder_lost"
+
+
+class PlacementReason(Enum):
+    """Why a turn runs where it runs; a metrics label, so of low cardinality."""
+
+    FIRST_TURN = "first_turn"
+    PINNED = "pinned"
+    LARGE_APPEND = "large_append"
+    PREFIX_MISSING = "prefix_missing"
+    DECODER_LOST = "decoder_lost"
+    EVERY_TURN = "every_turn"
+    STICKY = "sticky"
+    ROTATION = "rotation"
+
+
+class DeferReason(Enum):
+    """Why a turn has to wait."""
+
+    NO_KV_ROOM = "no_kv_room"
+    NO_DECODER = "no_decoder"
+    NO_PREFILLER = "no_prefiller"
+
+
+class RejectReason(Enum):
+    """Why a turn is not served at all."""
+
+    TOO_LONG = "too_long"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    RETRIES_SPENT = "retries_spent"
+    CONVERSATION_ENDED = "conversation_ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnView:
+    """What is observed of a turn when it asks for a place. All lengths in tokens.
+
+    `input_tokens` is the whole prompt; `needed_tokens` is the KV room it must find on a decoder
+    that holds nothing of it; `resident_tokens` is what `pinned_decoder` holds of the
+    conversation; `phase_one_cause` is set when this turn already met a reason to leave the pin.
+    """
+
+    arrival_number: int
+    input_tokens: int
+    needed_tokens: int
+    pinned_decoder: WorkerId | None
+    resident_tokens: int
+    phase_one_cause: PhaseOneCause | None
+
+
+class ClusterView(Protocol):
+    """What is observed of the workers that are up. Ties go to the worker registered first."""
+
+    def workers(self, role: Role) -> Sequence[WorkerId]:
+        """Workers of a role that are up, in order of registration."""
+        ...
+
+    def most_free(self, role: Role) -> WorkerId | None:
+        """The worker of a role with most free KV tokens."""
+        ...
+
+    def least_backlog(self, role: Role) -> WorkerId | None:
+        """The worker of a role with fewest prompt tokens sent to it and not yet prefilled."""
+        ...
+
+    def free_tokens(self, worker_id: WorkerId) -> int:
+        """KV tokens neither resident nor reserved, by the ledger; 0 when overcommitted."""
+        ...
+
+    def capacity_tokens(self, worker_id: WorkerId) -> int:
+        """Size of the worker's KV pool."""
+        ...
+
+    def is_up(self, worker_id: WorkerId) -> bool:
+        """Whether the worker may be given turns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Run the turn on `decoder`; with a `prefiller`, prefill there and move the KV once.
+
+    `keeps_kv` says whether the conversation's KV counts as resident on the decoder afterwards,
+    which is what makes it a pin.
+    """
+
+    decoder: WorkerId
+    prefiller: WorkerId | None
+    reason: PlacementReason
+    keeps_kv: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Wait in arrival order until something changes."""
+
+    reason: DeferReason
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Answer the turn with an error."""
+
+    reason: RejectReason
+
+
+Answer = Placement | Defer | Reject
+
+
+class PlacementPolicy(Protocol):
+    """Answers where one turn runs."""
+
+    def place(self, turn: TurnView, cluster: ClusterView) -> Answer:
+        """Place, defer or reject one turn; must be a pure function of its arguments."""
+        ...

@@ -1,0 +1,1 @@
+"""Manifests of the hooked SGLang functions, one folder per supported version."""
