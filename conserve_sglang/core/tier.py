@@ -8,6 +8,21 @@ from conserve_sglang.core.worker import Role
 
 FlagValue = str | int | float | bool | None
 
+OWNED_FLAGS: Mapping[str, str] = {
+    "model-path": "model.path",
+    "served-model-name": "model.served_name",
+    "port": "base_port",
+    "tp": "tp",
+    "tp-size": "tp",
+    "tensor-parallel-size": "tp",
+    "device": "gpu",
+    "base-gpu-id": "gpu_ids",
+    "disaggregation-mode": "role",
+    "disaggregation-bootstrap-port": "bootstrap_base_port",
+    "disaggregation-transfer-backend": "transfer_backend",
+}
+"""SGLang server arguments that a field of the tier map sets, so that `sglang_flags` may not."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
@@ -17,7 +32,9 @@ class Tier:
     to the tier's workers in order, `tp` for each; empty on the CPU. Power in watts, clock in MHz;
     None leaves the device as it is. `sglang_flags` are SGLang server arguments without their
     dashes ("chunked-prefill-size": 2048); True stands for a bare flag, None or False drops a
-    default of ours. `env` is added to the workers' environment.
+    default of ours. `env` is added to the workers' environment. Workers listen on `base_port`,
+    `base_port + 1`, ...; prefillers' bootstrap servers on `bootstrap_base_port`, ....
+    `share_gpus` says that other workers may use the same GPUs.
     """
 
     name: TierName
@@ -32,6 +49,13 @@ class Tier:
     sm_clock_mhz: int | None
     sglang_flags: Mapping[str, FlagValue]
     env: Mapping[str, str]
+    bootstrap_base_port: int | None = None
+    share_gpus: bool = False
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the tier's workers run without a GPU."""
+        return self.gpu.lower() == "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +121,10 @@ class WorkerPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierMap:
-    """The whole deployment file."""
+    """The whole deployment file.
+
+    `transfer_backend` is SGLang's name of the engine that moves KV from prefillers to decoders.
+    """
 
     source: str
     model: Model
@@ -107,6 +134,7 @@ class TierMap:
     slo: Slo
     power_budget_w: float | None
     router: RouterSettings = field(default_factory=RouterSettings)
+    transfer_backend: str = "mooncake"
 
     def tier_of(self, worker: WorkerPlan) -> Tier:
         """The tier a worker belongs to."""
