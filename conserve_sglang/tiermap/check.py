@@ -1,0 +1,118 @@
+"""The rules of a tier map that reach across fields. Pure: a value in, problems out."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from conserve_sglang.core.tier import OWNED_FLAGS, Tier, TierMap
+from conserve_sglang.core.worker import Role
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})
+_NEEDED: dict[str, tuple[tuple[frozenset[Role], str], ...]] = {
+    "conserve": (
+        (frozenset({Role.PREFILL}), "a prefill tier"),
+        (frozenset({Role.DECODE}), "a decode tier"),
+    ),
+    "stock-pd": (
+        (frozenset({Role.PREFILL}), "a prefill tier"),
+        (frozenset({Role.DECODE}), "a decode tier"),
+    ),
+    "colocated": ((frozenset({Role.MIXED, Role.DECODE}), "a mixed or a decode tier"),),
+}
+
+
+def problems(tier_map: TierMap) -> Iterator[str]:
+    """Everything wrong with a decoded tier map, each as "path: what; what to do"."""
+    yield from _names(tier_map.tiers)
+    for index, tier in enumerate(tier_map.tiers):
+        for problem in _tier(tier):
+            yield f"tiers[{index}].{problem}"
+    yield from _ports(tier_map)
+    yield from _shared_gpus(tier_map)
+    yield from _roles(tier_map)
+
+
+def _names(tiers: Iterable[Tier]) -> Iterator[str]:
+    first_at: dict[str, int] = {}
+    for index, tier in enumerate(tiers):
+        if tier.name in first_at:
+            yield f"tiers[{index}].name: {tier.name!r} is tiers[{first_at[tier.name]}]'s already"
+        first_at.setdefault(tier.name, index)
+
+
+def _tier(tier: Tier) -> Iterator[str]:
+    needed = 0 if tier.is_cpu else tier.count * tier.tp
+    if len(tier.gpu_ids) != needed:
+        rule = "a CPU tier takes none" if tier.is_cpu else f"count x tp = {needed} are needed"
+        yield f"gpu_ids: {len(tier.gpu_ids)} given; {rule}"
+    for gpu_id, times in Counter(tier.gpu_ids).items():
+        if times > 1 and not tier.share_gpus:
+            yield f"gpu_ids: GPU {gpu_id} stands here {times} times; share_gpus: true allows it"
+    if tier.role is Role.PREFILL and tier.bootstrap_base_port is None:
+        yield "bootstrap_base_port: missing; a prefill tier needs one"
+    if tier.role is not Role.PREFILL and tier.bootstrap_base_port is not None:
+        yield f"bootstrap_base_port: a {tier.role.value} tier has none; remove it"
+    for name in ("base_port", "bootstrap_base_port"):
+        if (getattr(tier, name) or 0) + tier.count - 1 > 65535:
+            yield f"{name}: its {tier.count} workers would pass port 65535"
+    if tier.is_cpu and (tier.power_cap_w is not None or tier.sm_clock_mhz is not None):
+        yield "gpu: a CPU tier has neither power_cap_w nor sm_clock_mhz"
+    yield from _flags(tier)
+
+
+def _flags(tier: Tier) -> Iterator[str]:
+    for name in tier.sglang_flags:
+        if name != name.strip() or name.startswith("-"):
+            yield f"sglang_flags.{name}: write it without leading dashes or spaces"
+        elif "_" in name:
+            yield f"sglang_flags.{name}: write it as {name.replace('_', '-')}"
+        elif name in OWNED_FLAGS:
+            yield f"sglang_flags.{name}: set by {OWNED_FLAGS[name]}; remove it here"
+
+
+def _ports(tier_map: TierMap) -> Iterator[str]:
+    """Two listeners on one port of one host. The router counts on every loopback host."""
+    taken: dict[tuple[str, int], str] = {}
+    for host, port, owner in _listeners(tier_map):
+        key = ("this machine" if host in _LOOPBACK else host, port)
+        if key in taken:
+            yield f"{owner}: port {port} on {host} is {taken[key]}'s already"
+        taken.setdefault(key, owner)
+
+
+def _listeners(tier_map: TierMap) -> Iterator[tuple[str, int, str]]:
+    router = tier_map.router
+    yield router.host, router.port, "router.port"
+    yield router.host, router.control_port, "router.control_port"
+    for worker in tier_map.workers:
+        yield worker.host, worker.port, f"worker {worker.worker_id}"
+        if worker.bootstrap_port is not None:
+            yield worker.host, worker.bootstrap_port, f"bootstrap server of {worker.worker_id}"
+
+
+def _shared_gpus(tier_map: TierMap) -> Iterator[str]:
+    """A GPU named by two tiers is most often a slip; both have to say that it is meant."""
+    user_of: dict[tuple[str, int], int] = {}
+    for index, tier in enumerate(tier_map.tiers):
+        for gpu_id in sorted(set(tier.gpu_ids)):
+            other = user_of.setdefault((tier.host, gpu_id), index)
+            if other == index or (tier.share_gpus and tier_map.tiers[other].share_gpus):
+                continue
+            yield (
+                f"tiers[{index}].gpu_ids: GPU {gpu_id} of {tier.host} is used by"
+                f" tiers[{other}] ({tier_map.tiers[other].name}) too;"
+                " share_gpus: true in both tiers allows it"
+            )
+
+
+def _roles(tier_map: TierMap) -> Iterator[str]:
+    present = {tier.role for tier in tier_map.tiers}
+    name = tier_map.policy.name
+    for roles, what in _NEEDED.get(name, ()):
+        if not roles & present:
+            yield f"tiers: the policy {name} needs {what}, and there is none"
+    if (
+        name == "round-robin"
+        and Role.MIXED not in present
+        and not ({Role.PREFILL, Role.DECODE} <= present)
+    ):
+        yield "tiers: the policy round-robin needs mixed tiers, or both prefill and decode tiers"

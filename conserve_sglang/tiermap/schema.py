@@ -1,0 +1,160 @@
+"""The tier map as it stands on disk: strict structs that mirror `core.tier`, and their JSON Schema.
+
+Every key that is not written here is an error. The text beside a field is what the JSON Schema
+shows in an editor.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from conserve_sglang.core.tier import FlagValue
+
+SCHEMA_VERSION = 1
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=48)]
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all parts: an unknown key is an error."""
+
+
+class ModelFile(_Strict, frozen=True, kw_only=True):
+    """The model all workers serve."""
+
+    path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="A folder, if it starts with ., ~ or / (relative to this file);"
+            " else a name on the model hub.",
+        ),
+    ]
+    served_name: Annotated[
+        str | None,
+        Meta(
+            description="What clients call it; by default the hub name, or the folder's own name."
+        ),
+    ] = None
+
+
+class TierFile(_Strict, frozen=True, kw_only=True):
+    """A class of GPUs with its role and knobs, and how many workers of it run where."""
+
+    name: Annotated[Name, Meta(description="Workers are called NAME-0, NAME-1, ...")]
+    role: Literal["prefill", "decode", "mixed"]
+    gpu: Annotated[str, Meta(min_length=1, description='Product name such as "A40", or "cpu".')]
+    base_port: Annotated[
+        Port, Meta(description="Port of the tier's first worker; the next ones follow it.")
+    ]
+    bootstrap_base_port: Annotated[
+        Port | None, Meta(description="Prefill tiers only: first port of the bootstrap servers.")
+    ] = None
+    count: Annotated[Count, Meta(description="Workers of this tier.")] = 1
+    host: Annotated[
+        str, Meta(min_length=1, description="Machine they run on: a name or an address.")
+    ] = "127.0.0.1"
+    gpu_ids: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...],
+        Meta(description="Device indices on the host, tp for each worker; none on the CPU."),
+    ] = ()
+    tp: Annotated[Count, Meta(description="Tensor-parallel size: GPUs of one worker.")] = 1
+    share_gpus: Annotated[
+        bool, Meta(description="Whether workers of other tiers may use the same GPUs.")
+    ] = False
+    power_cap_w: Annotated[
+        Positive | None, Meta(description="Power limit of each GPU in watts.")
+    ] = None
+    sm_clock_mhz: Annotated[
+        Count | None, Meta(description="Locked SM clock of each GPU in MHz.")
+    ] = None
+    sglang_flags: Annotated[
+        dict[str, FlagValue],
+        Meta(
+            description="SGLang server arguments without their leading dashes; true for a bare"
+            " flag, false or null to drop a default."
+        ),
+    ] = {}
+    env: Annotated[
+        dict[str, str], Meta(description="Added to the environment of the tier's workers.")
+    ] = {}
+
+
+class PolicyFile(_Strict, frozen=True, kw_only=True):
+    """The placement policy."""
+
+    name: str = "conserve"
+    params: Annotated[
+        dict[str, FlagValue], Meta(description="Parameters; see conserve_sglang/policy/README.md.")
+    ] = {}
+
+
+class SloFile(_Strict, frozen=True, kw_only=True):
+    """Latency targets in seconds; a target left out is none."""
+
+    ttfet_s: Positive | None = None
+    last_turn_tbt_s: Positive | None = None
+    e2e_s: Positive | None = None
+
+
+class RouterFile(_Strict, frozen=True, kw_only=True):
+    """How the router listens, identifies conversations and bounds its work."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Port = 30000
+    control_port: Port = 30001
+    max_body_bytes: Count = 16 * 1024 * 1024
+    max_queued_turns: Annotated[int, Meta(ge=0)] = 1024
+    queue_timeout_s: Positive = 60.0
+    conversation_ttl_s: Positive = 3600.0
+    reclaim_idle_s: Positive = 300.0
+    reserve_output_tokens: Count = 512
+    max_attempts: Count = 3
+    probe_interval_s: Positive = 1.0
+    identify_by_user_field: bool = False
+    identify_by_history: bool = True
+
+
+class TierMapFile(_Strict, frozen=True, kw_only=True):
+    """A deployment: model, tiers, policy, targets, power budget and router settings."""
+
+    schema_version: Literal[1]
+    model: ModelFile
+    tiers: Annotated[tuple[TierFile, ...], Meta(min_length=1)]
+    policy: PolicyFile = PolicyFile()
+    slo: SloFile = SloFile()
+    power_budget_w: Annotated[
+        Positive | None, Meta(description="Power the whole deployment may draw, in watts.")
+    ] = None
+    router: RouterFile = RouterFile()
+    transfer_backend: Annotated[
+        Literal["mooncake", "mooncake_tcp", "nixl"],
+        Meta(description="SGLang's engine that moves KV from prefillers to decoders."),
+    ] = "mooncake"
+
+
+PARTS: dict[str, type[msgspec.Struct]] = {
+    "": TierMapFile,
+    "model": ModelFile,
+    "tiers[]": TierFile,
+    "policy": PolicyFile,
+    "slo": SloFile,
+    "router": RouterFile,
+}
+"""The struct at each path of the file, list indices left out."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a tier map, for editors and other programs."""
+    schema = msgspec.json.schema(TierMapFile)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def json_schema_text() -> str:
+    """The JSON Schema as it is stored in `tier_maps/tier_map.schema.json`."""
+    return json.dumps(json_schema(), indent=2) + "\n"
