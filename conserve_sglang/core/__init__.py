@@ -1,1 +1,1 @@
-"""core."""
+"""The vocabulary: ids, workers, tiers, local turns, latency definitions, errors."""

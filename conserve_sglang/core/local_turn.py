@@ -16,9 +16,7 @@ REFUSAL_PREFIX = "conserve-refused"
 REFUSAL_STATUS = 409
 
 _MARK_PATTERN = re.compile(rf"^{MARK} max_uncached=(\d{{1,9}}) min_cached=(\d{{1,9}})$")
-_REFUSAL_PATTERN = re.compile(
-    rf"{REFUSAL_PREFIX} reason=([a-z_]+) cached=(\d+) uncached=(\d+)"
-)
+_REFUSAL_PATTERN = re.compile(rf"{REFUSAL_PREFIX} reason=([a-z_]+) cached=(\d+) uncached=(\d+)")
 
 
 class RefusalReason(Enum):

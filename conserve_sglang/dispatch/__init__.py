@@ -1,1 +1,49 @@
-"""dispatch."""
+"""The state machine that owns conversations, pins and the KV ledger."""
+
+from conserve_sglang.dispatch.commands import (
+    AbortTurn,
+    Command,
+    RejectTurn,
+    ReleaseConversation,
+    SendTurn,
+)
+from conserve_sglang.dispatch.dispatcher import Dispatcher
+from conserve_sglang.dispatch.events import (
+    ConversationEnded,
+    Event,
+    FailureCause,
+    FirstToken,
+    Tick,
+    TurnAbandoned,
+    TurnArrived,
+    TurnDone,
+    TurnFailed,
+    WorkerLost,
+    WorkerUp,
+)
+from conserve_sglang.dispatch.invariants import validate
+from conserve_sglang.dispatch.state import ConversationView, DispatchSettings, WorkerLoad
+
+__all__ = [
+    "AbortTurn",
+    "Command",
+    "ConversationEnded",
+    "ConversationView",
+    "DispatchSettings",
+    "Dispatcher",
+    "Event",
+    "FailureCause",
+    "FirstToken",
+    "RejectTurn",
+    "ReleaseConversation",
+    "SendTurn",
+    "Tick",
+    "TurnAbandoned",
+    "TurnArrived",
+    "TurnDone",
+    "TurnFailed",
+    "WorkerLoad",
+    "WorkerLost",
+    "WorkerUp",
+    "validate",
+]

@@ -19,6 +19,7 @@ class PhaseOneCause(Enum):
     LARGE_APPEND = "large_append"
     PREFIX_MISSING = "prefix_missing"
     DECODER_LOST = "decoder_lost"
+    RECLAIMED = "reclaimed"
 
 
 class PlacementReason(Enum):
@@ -29,6 +30,7 @@ class PlacementReason(Enum):
     LARGE_APPEND = "large_append"
     PREFIX_MISSING = "prefix_missing"
     DECODER_LOST = "decoder_lost"
+    RECLAIMED = "reclaimed"
     EVERY_TURN = "every_turn"
     STICKY = "sticky"
     ROTATION = "rotation"
@@ -59,6 +61,7 @@ class TurnView:
     `input_tokens` is the whole prompt; `needed_tokens` is the KV room it must find on a decoder
     that holds nothing of it; `resident_tokens` is what `pinned_decoder` holds of the
     conversation; `phase_one_cause` is set when this turn already met a reason to leave the pin.
+    `pinned_decoder` is None for a conversation without a pin, or whose decoder is not up.
     """
 
     arrival_number: int
@@ -80,20 +83,16 @@ class ClusterView(Protocol):
         """The worker of a role with most free KV tokens."""
         ...
 
-    def least_backlog(self, role: Role) -> WorkerId | None:
-        """The worker of a role with fewest prompt tokens sent to it and not yet prefilled."""
+    def least_backlog_prefiller(self) -> WorkerId | None:
+        """The prefiller with fewest prompt tokens sent to it and not yet prefilled."""
         ...
 
     def free_tokens(self, worker_id: WorkerId) -> int:
         """KV tokens neither resident nor reserved, by the ledger; 0 when overcommitted."""
         ...
 
-    def capacity_tokens(self, worker_id: WorkerId) -> int:
-        """Size of the worker's KV pool."""
-        ...
-
-    def is_up(self, worker_id: WorkerId) -> bool:
-        """Whether the worker may be given turns."""
+    def largest_capacity(self, role: Role) -> int:
+        """Size of the largest KV pool of a role, in tokens; 0 when no such worker is up."""
         ...
 
 
@@ -102,13 +101,15 @@ class Placement:
     """Run the turn on `decoder`; with a `prefiller`, prefill there and move the KV once.
 
     `keeps_kv` says whether the conversation's KV counts as resident on the decoder afterwards,
-    which is what makes it a pin.
+    which is what makes it a pin. `max_local_tokens` bounds what a decoder may prefill by itself
+    when there is no prefiller; None when it may prefill anything.
     """
 
     decoder: WorkerId
     prefiller: WorkerId | None
     reason: PlacementReason
     keeps_kv: bool
+    max_local_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

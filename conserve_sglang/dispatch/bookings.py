@@ -1,0 +1,133 @@
+"""Pins and KV bookings: what conversations and turns hold in the ledger.
+
+Every number added to the ledger is remembered where it came from (a conversation's
+`resident_tokens`, a turn's `reserved_tokens` and `backlog_tokens`), with the epoch of the worker,
+so that it is taken out exactly once and never from a worker that has been lost since.
+"""
+
+from conserve_sglang.core.ids import ConversationId, WorkerId
+from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
+from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
+from conserve_sglang.policy.api import PhaseOneCause, Placement
+
+
+class Bookings:
+    """Moves conversations and turns on and off workers, and keeps the ledger in step."""
+
+    __slots__ = ("ledger",)
+
+    def __init__(self) -> None:
+        self.ledger = KvLedger()
+
+    def pin_of(self, conversation: Conversation) -> WorkerState | None:
+        """The decoder that holds a conversation; voids a pin whose worker was lost."""
+        decoder = conversation.decoder
+        if decoder is None or conversation.decoder_epoch == decoder.epoch:
+            return decoder
+        conversation.decoder = None
+        conversation.resident_tokens = 0
+        conversation.cause = PhaseOneCause.DECODER_LOST
+        return None
+
+    def unpin(self, conversation: Conversation) -> WorkerId | None:
+        """Drop a conversation's pin; the worker it was on, or None without a pin."""
+        pin = self.pin_of(conversation)
+        if pin is None:
+            return None
+        self.set_resident(conversation, 0)
+        pin.num_conversations -= 1
+        conversation.decoder = None
+        return pin.spec.worker_id
+
+    def set_resident(self, conversation: Conversation, tokens: int) -> None:
+        """State how much of a conversation its decoder holds. Nothing without a pin."""
+        pin = self.pin_of(conversation)
+        if pin is not None:
+            self.ledger.add_resident(pin, tokens - conversation.resident_tokens)
+            conversation.resident_tokens = tokens
+
+    def book(self, turn: Turn, placement: Placement, needed_tokens: int) -> WorkerId | None:
+        """Book a turn on its workers; the worker its conversation's pin left, if it moved."""
+        ledger, conversation = self.ledger, turn.conversation
+        decoder = ledger.state(placement.decoder)
+        left = None
+        if placement.keeps_kv and self.pin_of(conversation) is not decoder:
+            left = self.unpin(conversation)
+            conversation.decoder, conversation.decoder_epoch = decoder, decoder.epoch
+            decoder.num_conversations += 1
+        is_pinned = self.pin_of(conversation) is decoder
+        resident = conversation.resident_tokens if is_pinned else 0
+        turn.decoder, turn.decoder_epoch = decoder, decoder.epoch
+        turn.keeps_kv = placement.keeps_kv
+        turn.reserved_tokens = max(0, needed_tokens - resident)
+        turn.attempts += 1
+        ledger.add_reserved(decoder, turn.reserved_tokens)
+        if placement.prefiller is not None:
+            turn.prefiller = ledger.state(placement.prefiller)
+            turn.prefiller_epoch = turn.prefiller.epoch
+            turn.backlog_tokens = turn.input_tokens
+            ledger.add_backlog(turn.prefiller, turn.backlog_tokens)
+            conversation.num_kv_transfers += 1
+        if placement.keeps_kv and (placement.prefiller is not None or resident == 0):
+            conversation.opener = turn
+        return left
+
+    def prefilled(self, turn: Turn) -> bool:
+        """A turn's prefill is over; True if that brought its conversation to its decoder."""
+        self._leave_backlog(turn)
+        conversation = turn.conversation
+        if conversation.opener is not turn:
+            return False
+        conversation.opener = None
+        conversation.cause = None
+        return True
+
+    def take_back(self, turn: Turn) -> None:
+        """Undo a sent turn's bookings; a pin it was still opening goes with them."""
+        if turn.decoder is None:
+            return
+        self._leave_backlog(turn)
+        if turn.decoder_epoch == turn.decoder.epoch:
+            self.ledger.add_reserved(turn.decoder, -turn.reserved_tokens)
+        turn.decoder, turn.prefiller, turn.reserved_tokens = None, None, 0
+        conversation = turn.conversation
+        if conversation.opener is turn:
+            conversation.opener = None
+            if conversation.resident_tokens == 0:
+                self.unpin(conversation)
+
+    def view(self, conversation: Conversation) -> ConversationView:
+        """A conversation as others see it."""
+        pin = self.pin_of(conversation)
+        return ConversationView(
+            conversation_id=ConversationId(conversation.conversation_id),
+            decoder=None if pin is None else pin.spec.worker_id,
+            resident_tokens=conversation.resident_tokens,
+            num_turns=conversation.num_turns,
+            num_kv_transfers=conversation.num_kv_transfers,
+            num_open_turns=conversation.num_open_turns,
+            last_active_at_s=conversation.last_active_at_s,
+        )
+
+    def loads(self) -> tuple[WorkerLoad, ...]:
+        """Every worker ever announced, in order of registration."""
+        return tuple(
+            WorkerLoad(
+                worker_id=state.spec.worker_id,
+                role=state.spec.role,
+                tier=state.spec.tier,
+                is_up=state.is_up,
+                capacity_tokens=state.spec.kv_capacity_tokens,
+                resident_tokens=state.resident_tokens,
+                reserved_tokens=state.reserved_tokens,
+                free_tokens=state.free_tokens,
+                backlog_tokens=state.backlog_tokens,
+                num_conversations=state.num_conversations,
+            )
+            for state in self.ledger.states()
+        )
+
+    def _leave_backlog(self, turn: Turn) -> None:
+        if turn.prefiller is not None and turn.prefiller_epoch == turn.prefiller.epoch:
+            self.ledger.add_backlog(turn.prefiller, -turn.backlog_tokens)
+        turn.backlog_tokens = 0

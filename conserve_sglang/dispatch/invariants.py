@@ -1,0 +1,59 @@
+"""What must hold after every event. Run in tests after each step, in production on demand."""
+
+from collections import Counter
+
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.worker import Role
+from conserve_sglang.dispatch.dispatcher import Dispatcher
+
+
+def validate(dispatcher: Dispatcher) -> None:
+    """Raise AssertionError unless the dispatcher's books add up.
+
+    The ledger equals the sum of what conversations and turns say they hold; nothing is negative;
+    every open turn is sent, waiting or held, and in exactly one of these; every live
+    conversation has at most one pin, on a worker that is up.
+    """
+    conversations = list(dispatcher._conversations.live())
+    turns = list(dispatcher._turns.values())
+    resident: Counter[WorkerId] = Counter()
+    pinned: Counter[WorkerId] = Counter()
+    for conversation in conversations:
+        pin = dispatcher._bookings.pin_of(conversation)
+        assert conversation.resident_tokens >= 0, "resident tokens are negative"
+        if pin is None:
+            assert conversation.resident_tokens == 0, "resident tokens without a pin"
+            continue
+        assert pin.is_up, "pinned to a worker that is not up"
+        assert pin.spec.role is not Role.PREFILL, "pinned to a prefiller"
+        resident[pin.spec.worker_id] += conversation.resident_tokens
+        pinned[pin.spec.worker_id] += 1
+    reserved: Counter[WorkerId] = Counter()
+    backlog: Counter[WorkerId] = Counter()
+    for turn in turns:
+        if turn.decoder is not None and turn.decoder_epoch == turn.decoder.epoch:
+            reserved[turn.decoder.spec.worker_id] += turn.reserved_tokens
+        if turn.prefiller is not None and turn.prefiller_epoch == turn.prefiller.epoch:
+            backlog[turn.prefiller.spec.worker_id] += turn.backlog_tokens
+    for load in dispatcher.worker_loads():
+        name = load.worker_id
+        assert load.resident_tokens == resident[name], f"{name}: resident differs"
+        assert load.reserved_tokens == reserved[name], f"{name}: reserved differs"
+        assert load.backlog_tokens == backlog[name], f"{name}: backlog differs"
+        assert load.num_conversations == pinned[name], f"{name}: conversations differ"
+        assert min(load.resident_tokens, load.reserved_tokens, load.backlog_tokens) >= 0, name
+    _validate_turns(dispatcher)
+
+
+def _validate_turns(dispatcher: Dispatcher) -> None:
+    held = 0
+    for conversation in dispatcher._conversations.live():
+        held += len(conversation.held or ())
+        assert not (conversation.held and conversation.num_open_turns == 0), "held but not open"
+        opener = conversation.opener
+        assert opener is None or opener.decoder is not None, "opener was not sent"
+    waiting = sum(turn.is_waiting for turn in dispatcher._turns.values())
+    unsent = sum(turn.decoder is None for turn in dispatcher._turns.values())
+    assert waiting == dispatcher._line.num_waiting, "waiting turns miscounted"
+    assert held == dispatcher._num_held, "held turns miscounted"
+    assert unsent == waiting + held, "a turn is neither sent, waiting nor held"

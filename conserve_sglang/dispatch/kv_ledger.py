@@ -1,0 +1,192 @@
+"""What each worker holds and has been promised, in KV tokens: the key that places turns.
+
+    capacity  |-------------------------------------------------|
+    resident  |##############|            contexts of finished turns, until released
+    reserved                 |+++++|      turns in flight: their input and a fixed room for output
+    free                           |------------------------|   may be negative: overcommitted
+
+The ledger counts what the dispatcher placed. A worker's own figure leaves out idle conversations
+(it calls them evictable), so it cannot be the key.
+"""
+
+from heapq import heapify, heappop, heappush
+
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.worker import Role, WorkerSpec
+
+
+class WorkerState:
+    """One worker's account. `epoch` grows when the worker is lost, which voids all older pins."""
+
+    __slots__ = (
+        "backlog_tokens",
+        "epoch",
+        "is_up",
+        "num_conversations",
+        "order",
+        "reserved_tokens",
+        "resident_tokens",
+        "spec",
+    )
+
+    def __init__(self, spec: WorkerSpec, order: int) -> None:
+        self.spec = spec
+        self.order = order
+        self.epoch = 0
+        self.is_up = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Empty the account, as a worker is when it starts."""
+        self.resident_tokens = 0
+        self.reserved_tokens = 0
+        self.backlog_tokens = 0
+        self.num_conversations = 0
+
+    @property
+    def free_tokens(self) -> int:
+        """Capacity less resident less reserved; negative when overcommitted."""
+        return self.spec.kv_capacity_tokens - self.resident_tokens - self.reserved_tokens
+
+
+class Ranking:
+    """Workers by a number that changes often; the least is found in O(log n).
+
+    A heap with stale entries: an entry counts only while it equals the worker's current key.
+    """
+
+    __slots__ = ("_heap", "_keys")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int]] = []
+        self._keys: dict[int, int] = {}
+
+    def set(self, order: int, key: int) -> None:
+        """Give worker number `order` its current key."""
+        keys = self._keys
+        if keys.get(order) == key:
+            return
+        keys[order] = key
+        heappush(self._heap, (key, order))
+        if len(self._heap) > 4 * len(keys) + 64:
+            self._heap = [(each_key, each) for each, each_key in keys.items()]
+            heapify(self._heap)
+
+    def drop(self, order: int) -> None:
+        """Leave a worker out."""
+        self._keys.pop(order, None)
+
+    def least(self) -> int | None:
+        """The worker with the least key, the earliest registered among equals; None when empty."""
+        heap = self._heap
+        while heap:
+            key, order = heap[0]
+            if self._keys.get(order) == key:
+                return order
+            heappop(heap)
+        return None
+
+
+class KvLedger:
+    """The accounts of all workers; the `ClusterView` that policies read."""
+
+    __slots__ = ("_backlog", "_by_id", "_by_order", "_capacity", "_free", "_up")
+
+    def __init__(self) -> None:
+        self._by_id: dict[WorkerId, WorkerState] = {}
+        self._by_order: list[WorkerState] = []
+        self._free = {role: Ranking() for role in Role}
+        self._backlog = Ranking()
+        self._up: dict[Role, tuple[WorkerId, ...]] = dict.fromkeys(Role, ())
+        self._capacity = dict.fromkeys(Role, 0)
+
+    # what policies read
+
+    def workers(self, role: Role) -> tuple[WorkerId, ...]:
+        """Workers of a role that are up, in order of registration."""
+        return self._up[role]
+
+    def most_free(self, role: Role) -> WorkerId | None:
+        """The worker of a role with most free KV tokens."""
+        return self._name(self._free[role].least())
+
+    def least_backlog_prefiller(self) -> WorkerId | None:
+        """The prefiller with fewest prompt tokens sent to it and not yet prefilled."""
+        return self._name(self._backlog.least())
+
+    def free_tokens(self, worker_id: WorkerId) -> int:
+        """KV tokens neither resident nor reserved; 0 when overcommitted."""
+        return max(0, self._by_id[worker_id].free_tokens)
+
+    def largest_capacity(self, role: Role) -> int:
+        """Size of the largest KV pool of a role, in tokens; 0 when no such worker is up."""
+        return self._capacity[role]
+
+    # what the dispatcher does
+
+    def state(self, worker_id: WorkerId) -> WorkerState:
+        """A known worker's account."""
+        return self._by_id[worker_id]
+
+    def states(self) -> tuple[WorkerState, ...]:
+        """All known workers, in order of registration."""
+        return tuple(self._by_order)
+
+    def open(self, spec: WorkerSpec) -> None:
+        """Start an empty account for a worker that is up."""
+        state = self._by_id.get(spec.worker_id)
+        if state is None:
+            state = WorkerState(spec, len(self._by_order))
+            self._by_id[spec.worker_id] = state
+            self._by_order.append(state)
+        else:
+            self.close(spec.worker_id)
+            state.spec = spec
+        state.is_up = True
+        self._rank(state)
+        self._refresh(spec.role)
+
+    def close(self, worker_id: WorkerId) -> bool:
+        """Void a worker's account; False when it is not up."""
+        state = self._by_id.get(worker_id)
+        if state is None or not state.is_up:
+            return False
+        state.is_up = False
+        state.epoch += 1
+        state.clear()
+        self._free[state.spec.role].drop(state.order)
+        self._backlog.drop(state.order)
+        self._refresh(state.spec.role)
+        return True
+
+    def add_resident(self, state: WorkerState, tokens: int) -> None:
+        """Count `tokens` more (or fewer) as held for conversations at rest or in flight."""
+        state.resident_tokens += tokens
+        self._rank(state)
+
+    def add_reserved(self, state: WorkerState, tokens: int) -> None:
+        """Count `tokens` more (or fewer) as promised to turns in flight."""
+        state.reserved_tokens += tokens
+        self._rank(state)
+
+    def add_backlog(self, state: WorkerState, tokens: int) -> None:
+        """Count `tokens` more (or fewer) as sent to a prefiller and not yet prefilled."""
+        state.backlog_tokens += tokens
+        if state.is_up:
+            self._backlog.set(state.order, state.backlog_tokens)
+
+    def _rank(self, state: WorkerState) -> None:
+        if not state.is_up:
+            return
+        if state.spec.role is Role.PREFILL:
+            self._backlog.set(state.order, state.backlog_tokens)
+        else:
+            self._free[state.spec.role].set(state.order, -state.free_tokens)
+
+    def _refresh(self, role: Role) -> None:
+        up = [s for s in self._by_order if s.is_up and s.spec.role is role]
+        self._up[role] = tuple(state.spec.worker_id for state in up)
+        self._capacity[role] = max((s.spec.kv_capacity_tokens for s in up), default=0)
+
+    def _name(self, order: int | None) -> WorkerId | None:
+        return None if order is None else self._by_order[order].spec.worker_id

@@ -1,0 +1,65 @@
+"""What the policy is asked, and what its answer means for the workers. Pure functions."""
+
+from conserve_sglang.core.local_turn import LocalLimits
+from conserve_sglang.core.worker import Role
+from conserve_sglang.dispatch.bookings import Bookings
+from conserve_sglang.dispatch.commands import SendTurn
+from conserve_sglang.dispatch.kv_ledger import KvLedger
+from conserve_sglang.dispatch.state import DispatchSettings, Turn
+from conserve_sglang.policy.api import Placement, TurnView
+
+UNBOUNDED_LOCAL_TOKENS = 999_999_999
+
+
+def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> TurnView:
+    """A turn as the policy sees it now."""
+    conversation = turn.conversation
+    pin = bookings.pin_of(conversation)
+    return TurnView(
+        arrival_number=turn.arrival_number,
+        input_tokens=turn.input_tokens,
+        needed_tokens=needed_tokens(turn, bookings.ledger, settings),
+        pinned_decoder=None if pin is None else pin.spec.worker_id,
+        resident_tokens=conversation.resident_tokens,
+        phase_one_cause=conversation.cause,
+    )
+
+
+def needed_tokens(turn: Turn, ledger: KvLedger, settings: DispatchSettings) -> int:
+    """Input and output room; a length that is only derived never exceeds the largest pool."""
+    largest = max(ledger.largest_capacity(Role.DECODE), ledger.largest_capacity(Role.MIXED))
+    needed = turn.input_tokens + settings.reserve_output_tokens
+    if needed <= largest or largest == 0:
+        return needed
+    return max(turn.input_tokens, largest) if turn.is_exact else largest
+
+
+def local_limits(
+    turn: Turn, placement: Placement, ledger: KvLedger, settings: DispatchSettings
+) -> LocalLimits | None:
+    """What a decoder may prefill by itself; None for phase 1 and for mixed workers."""
+    if placement.prefiller is not None:
+        return None
+    if ledger.state(placement.decoder).spec.role is not Role.DECODE:
+        return None
+    if placement.max_local_tokens is None:
+        return LocalLimits(max_uncached=UNBOUNDED_LOCAL_TOKENS, min_cached=0)
+    expected = turn.conversation.prompt_tokens - settings.prefix_slack_tokens
+    if turn.is_exact and turn.input_tokens < turn.conversation.prompt_tokens:
+        expected = 0  # a prompt shorter than the last one does not continue it
+    return LocalLimits(max_uncached=placement.max_local_tokens, min_cached=max(0, expected))
+
+
+def send_turn(turn: Turn, placement: Placement, limits: LocalLimits | None) -> SendTurn:
+    """The command that carries a placement out."""
+    return SendTurn(
+        turn_id=turn.turn_id,
+        conversation_id=turn.conversation.conversation_id,
+        decoder=placement.decoder,
+        prefiller=placement.prefiller,
+        limits=limits,
+        reason=placement.reason,
+        keeps_kv=placement.keeps_kv,
+        attempt=turn.attempts,
+        turn_index=turn.turn_index,
+    )

@@ -1,0 +1,252 @@
+"""Random event streams keep every promise of the dispatcher."""
+
+import random
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
+from conserve_sglang.core.tier import PolicyChoice
+from conserve_sglang.core.worker import Role
+from conserve_sglang.dispatch import (
+    AbortTurn,
+    Command,
+    ConversationEnded,
+    Dispatcher,
+    DispatchSettings,
+    Event,
+    FailureCause,
+    FirstToken,
+    RejectTurn,
+    SendTurn,
+    Tick,
+    TurnAbandoned,
+    TurnArrived,
+    TurnDone,
+    TurnFailed,
+    WorkerLost,
+    WorkerUp,
+    validate,
+)
+from conserve_sglang.policy import POLICIES, make_policy
+from tests.builders import a_worker
+
+WORKERS = ("p0", "p1", "d0", "d1", "d2")
+SETTINGS = DispatchSettings(
+    max_queued_turns=6,
+    queue_timeout_s=40.0,
+    conversation_ttl_s=200.0,
+    reclaim_idle_s=20.0,
+    reserve_output_tokens=64,
+    max_attempts=3,
+)
+
+
+class Step(NamedTuple):
+    """One random action; `pick` chooses among what is possible, `size` sizes it."""
+
+    action: str
+    pick: int
+    size: int
+
+
+ACTIONS = (
+    ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["abandon", "end"]
+    + ["lose", "up", "wait", "tick"]
+)  # fmt: skip
+steps = st.lists(
+    st.builds(
+        Step,
+        action=st.sampled_from(ACTIONS),
+        pick=st.integers(0, 999),
+        size=st.integers(0, 5000),
+    ),
+    max_size=80,
+)
+
+
+class World:
+    """Plays steps against a dispatcher as a faithful executor would, and keeps count."""
+
+    def __init__(self, policy: str) -> None:
+        self.dispatcher = Dispatcher(make_policy(PolicyChoice(name=policy, params={})), SETTINGS)
+        self.now = 0.0
+        self.log: list[tuple[Event, float, list[Command]]] = []
+        self.sent: dict[TurnId, SendTurn] = {}
+        self.with_first_token: set[TurnId] = set()
+        self.to_abort: set[TurnId] = set()
+        self.open: set[TurnId] = set()
+        self.of_ended: set[TurnId] = set()
+        self.answers: Counter[TurnId] = Counter()
+        self.num_arrived = 0
+        for name in WORKERS:
+            self.tell(WorkerUp(spec=a_worker(name, 6000)))
+
+    def tell(self, event: Event) -> None:
+        commands = self.dispatcher.handle(event, self.now)
+        self.log.append((event, self.now, commands))
+        if isinstance(event, TurnDone | TurnAbandoned):
+            self.answer(event.turn_id)
+        for command in commands:
+            self.obey(command)
+        validate(self.dispatcher)
+
+    def answer(self, turn_id: TurnId) -> None:
+        self.answers[turn_id] += 1
+        self.open.discard(turn_id)
+        self.sent.pop(turn_id, None)
+        self.to_abort.discard(turn_id)
+
+    def obey(self, command: Command) -> None:
+        if isinstance(command, SendTurn):
+            assert command.turn_id in self.open
+            assert command.turn_id not in self.sent, "sent twice at once"
+            self.check_placement(command)
+            self.sent[command.turn_id] = command
+            self.with_first_token.discard(command.turn_id)
+        elif isinstance(command, RejectTurn):
+            assert command.turn_id not in self.sent, "rejected while it runs"
+            self.answer(command.turn_id)
+        elif isinstance(command, AbortTurn):
+            assert command.turn_id in self.sent
+            self.to_abort.add(command.turn_id)
+
+    def check_placement(self, command: SendTurn) -> None:
+        up = {load.worker_id: load for load in self.dispatcher.worker_loads() if load.is_up}
+        assert up[command.decoder].role is not Role.PREFILL
+        if command.prefiller is None:
+            return
+        assert up[command.prefiller].role is Role.PREFILL
+        assert command.limits is None
+        opening = [
+            other
+            for other in self.sent.values()
+            if other.conversation_id == command.conversation_id
+            and other.prefiller is not None
+            and other.turn_id not in self.with_first_token
+            and other.turn_id not in self.of_ended
+        ]
+        assert not (command.keeps_kv and opening), "two transfers for one phase 1"
+
+    def play(self, step: Step) -> None:
+        if step.action == "arrive":
+            self.arrive(step)
+        elif step.action in {"lose", "up"}:
+            name = WORKERS[step.pick % len(WORKERS)]
+            if step.action == "lose":
+                self.tell(WorkerLost(worker_id=WorkerId(name)))
+            else:
+                self.tell(WorkerUp(spec=a_worker(name, 6000)))
+        elif step.action == "end":
+            self.end(ConversationId(f"c{step.pick % 5}"))
+        elif step.action == "wait":
+            self.now += step.size / 50
+        elif step.action == "tick":
+            self.tell(Tick())
+        else:
+            self.move_turn(step)
+
+    def end(self, conversation_id: ConversationId) -> None:
+        self.of_ended |= {
+            turn_id
+            for turn_id, command in self.sent.items()
+            if command.conversation_id == conversation_id
+        }
+        self.tell(ConversationEnded(conversation_id=conversation_id))
+
+    def arrive(self, step: Step) -> None:
+        turn_id = TurnId(self.num_arrived)
+        self.num_arrived += 1
+        self.open.add(turn_id)
+        self.tell(
+            TurnArrived(
+                turn_id=turn_id,
+                conversation_id=ConversationId(f"c{step.pick % 5}"),
+                input_tokens=step.size,
+                is_exact=step.pick % 3 != 0,
+            )
+        )
+
+    def move_turn(self, step: Step) -> None:
+        turns = sorted(self.open if step.action == "abandon" else self.sent)
+        if not turns:
+            return
+        turn_id = turns[step.pick % len(turns)]
+        if step.action == "first_token":
+            self.with_first_token.add(turn_id)
+            self.tell(FirstToken(turn_id=turn_id))
+        elif step.action == "done":
+            self.tell(
+                TurnDone(
+                    turn_id=turn_id,
+                    prompt_tokens=step.size,
+                    output_tokens=step.pick,
+                    cached_tokens=0,
+                )
+            )
+        elif step.action == "abandon":
+            self.tell(TurnAbandoned(turn_id=turn_id))
+        elif turn_id not in self.with_first_token:
+            self.fail(turn_id, list(FailureCause)[step.size % len(FailureCause)])
+
+    def fail(self, turn_id: TurnId, cause: FailureCause) -> None:
+        del self.sent[turn_id]
+        self.to_abort.discard(turn_id)
+        self.tell(TurnFailed(turn_id=turn_id, cause=cause))
+
+    def finish(self) -> None:
+        """Let everything end: no turn may be left behind."""
+        for turn_id in sorted(self.to_abort):
+            self.tell(TurnAbandoned(turn_id=turn_id))
+        for name in WORKERS:
+            self.tell(WorkerUp(spec=a_worker(name, 6000)))
+        while self.open:
+            self.now += 1000.0
+            for turn_id in sorted(self.sent):
+                self.tell(TurnAbandoned(turn_id=turn_id))
+            self.tell(Tick())
+        self.now += 1000.0
+        self.tell(Tick())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(script=steps)
+@settings(max_examples=150, deadline=None)
+def test_promises_hold_over_random_events(policy: str, script: list[Step]) -> None:
+    world = World(policy)
+    for step in script:
+        world.play(step)
+    world.finish()
+    assert world.answers == Counter(dict.fromkeys(map(TurnId, range(world.num_arrived)), 1))
+    assert world.dispatcher.num_conversations == 0
+    assert world.dispatcher.num_queued == 0
+    assert world.dispatcher.next_deadline_at_s is None
+    for load in world.dispatcher.worker_loads():
+        assert (load.resident_tokens, load.reserved_tokens, load.backlog_tokens) == (0, 0, 0)
+
+
+@given(script=steps, policy=st.sampled_from(sorted(POLICIES)))
+@settings(max_examples=100, deadline=None)
+def test_same_events_same_commands(script: list[Step], policy: str) -> None:
+    world = World(policy)
+    for step in script:
+        world.play(step)
+    again = Dispatcher(make_policy(PolicyChoice(name=policy, params={})), SETTINGS)
+    for event, now, commands in world.log:
+        assert again.handle(event, now) == commands
+
+
+def test_long_run_with_a_fixed_seed() -> None:
+    rng = random.Random(20260601839)
+    world = World("conserve")
+    for _ in range(20_000):
+        world.play(Step(rng.choice(ACTIONS), rng.randrange(1000), rng.randrange(5000)))
+    world.finish()
+    assert set(world.answers.values()) == {1}
+    reasons = {c.reason.value for _, _, cs in world.log for c in cs if isinstance(c, SendTurn)}
+    assert reasons == {
+        "first_turn", "pinned", "large_append", "prefix_missing", "decoder_lost", "reclaimed",
+    }  # fmt: skip
