@@ -1,0 +1,141 @@
+"""The table of hooks: every place in SGLang this plugin reaches into, and with what.
+
+Nothing else names a path in SGLang but the two adapters. `needed_for` says what would break.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from conserve_sglang.plugin import abort, batching, guard, intake, refuse, report, transfers
+from conserve_sglang.plugin.inside import Inside
+
+SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+PICKER = "sglang.srt.managers.schedule_policy.PrefillAdder"
+LOADS = "sglang.srt.managers.scheduler_components.load_inquirer.SchedulerLoadInquirer"
+TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+REQUEST = "sglang.srt.managers.io_struct.GenerateReqInput"
+SCHEDULER_MODULE = "sglang.srt.managers.scheduler"
+
+
+class Kind(Enum):
+    """SGLang's hook kinds, by the name of its `HookType` members."""
+
+    BEFORE = "BEFORE"
+    AFTER = "AFTER"
+    AROUND = "AROUND"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """One function of SGLang, and what is put around it."""
+
+    target: str
+    kind: Kind
+    body: Callable[..., Any]
+    needed_for: str
+
+
+def decoder_hooks(inside: Inside) -> tuple[Hook, ...]:
+    """What the scheduler process of a decode server needs."""
+
+    def around(target: str, body: Callable[..., Any], needed_for: str) -> Hook:
+        bound = partial(body, inside)
+        return Hook(target=target, kind=Kind.AROUND, body=bound, needed_for=needed_for)
+
+    def after(target: str, body: Callable[..., Any], needed_for: str) -> Hook:
+        bound = partial(body, inside)
+        return Hook(target=target, kind=Kind.AFTER, body=bound, needed_for=needed_for)
+
+    prebuilt = f"{SCHEDULER}.{inside.adapter.prebuilt_method}"
+    return (
+        around(
+            f"{SCHEDULER}.handle_generate_request",
+            intake.handle_generate_request,
+            "marked requests pass the gate",
+        ),
+        around(
+            f"{SCHEDULER}._add_request_to_queue",
+            intake.add_request_to_queue,
+            "local requests are queued for prefill, or refused",
+        ),
+        around(prebuilt, batching.get_prebuilt_batch, "only requests with KV count as transferred"),
+        around(
+            f"{SCHEDULER}.get_next_disagg_decode_batch_to_run",
+            batching.get_next_batch,
+            "local requests are prefilled",
+        ),
+        around(
+            f"{PICKER}.add_one_req",
+            batching.add_one_req,
+            "a request that lost its prefix while queued is refused",
+        ),
+        around(f"{SCHEDULER}.abort_request", abort.abort_request, "queued local turns can abort"),
+        after(
+            f"{SCHEDULER}.get_internal_state",
+            report.get_internal_state,
+            "the router recognises a decoder",
+        ),
+        after(
+            f"{LOADS}.get_num_waiting_uncached_tokens",
+            report.get_num_waiting_uncached_tokens,
+            "queued local turns count as load",
+        ),
+        after(f"{LOADS}.get_loads", report.get_loads, "queued local turns count as load"),
+    )
+
+
+def front_hooks() -> tuple[Hook, ...]:
+    """What the HTTP process of a decode server needs."""
+    return (
+        Hook(
+            target=f"{REQUEST}.__getitem__",
+            kind=Kind.AROUND,
+            body=intake.get_item,
+            needed_for="the mark survives n > 1 and lists of prompts",
+        ),
+        Hook(
+            target=f"{TOKENIZER}._handle_abort_finish_reason",
+            kind=Kind.AROUND,
+            body=refuse.handle_abort_finish_reason,
+            needed_for="a refusal reaches the router",
+        ),
+    )
+
+
+def observer_hooks(inside: Inside) -> tuple[Hook, ...]:
+    """What the scheduler process of a prefill server needs to count its transfers."""
+    return (
+        Hook(
+            target=f"{SCHEDULER}.send_kv_chunk",
+            kind=Kind.AROUND,
+            body=partial(transfers.send_kv_chunk, inside),
+            needed_for="KV transfers are counted",
+        ),
+    )
+
+
+def guards(hooks: tuple[Hook, ...], inside: Inside, *, is_scheduler: bool) -> tuple[Hook, ...]:
+    """The checks that run once the hooks should be in force."""
+    targets = tuple((hook.target, hook.body) for hook in hooks)
+    owner = SCHEDULER if is_scheduler else TOKENIZER
+    checked = [
+        Hook(
+            target=f"{owner}.__init__",
+            kind=Kind.BEFORE,
+            body=partial(guard.before_init, targets, inside, is_scheduler),
+            needed_for="a server that cannot serve refuses to start",
+        )
+    ]
+    if is_scheduler and inside.settings.local_prefill:
+        checked.append(
+            Hook(
+                target=f"{SCHEDULER}.init_disaggregation",
+                kind=Kind.AFTER,
+                body=guard.after_init_disaggregation,
+                needed_for="a model that cannot be served is refused",
+            )
+        )
+    return tuple(checked)

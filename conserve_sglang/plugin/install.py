@@ -1,0 +1,43 @@
+"""Registering the hooks of one process with SGLang, after checking that it is a known SGLang."""
+
+from conserve_sglang.plugin.adapter import adapter_for
+from conserve_sglang.plugin.guard import check_sglang, installed_sglang
+from conserve_sglang.plugin.hooks import (
+    Hook,
+    decoder_hooks,
+    front_hooks,
+    guards,
+    observer_hooks,
+)
+from conserve_sglang.plugin.inside import Inside
+from conserve_sglang.plugin.settings import Settings
+
+
+def install_front(settings: Settings) -> None:
+    """Hook into the process that speaks HTTP."""
+    hooks = front_hooks()
+    _register(hooks + guards(hooks, _inside(settings), is_scheduler=False))
+
+
+def install_scheduler(settings: Settings) -> None:
+    """Hook into a scheduler process."""
+    inside = _inside(settings)
+    hooks: tuple[Hook, ...] = ()
+    if settings.local_prefill:
+        hooks += decoder_hooks(inside)
+    if settings.transfer_log is not None:
+        hooks += observer_hooks(inside)
+    _register(hooks + guards(hooks, inside, is_scheduler=True))
+
+
+def _inside(settings: Settings) -> Inside:
+    version, root = installed_sglang()
+    check_sglang(version, root)
+    return Inside(sglang_version=version, adapter=adapter_for(version), settings=settings)
+
+
+def _register(hooks: tuple[Hook, ...]) -> None:
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    for hook in hooks:
+        HookRegistry.register(hook.target, hook.body, HookType[hook.kind.value])

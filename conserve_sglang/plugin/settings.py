@@ -1,0 +1,46 @@
+"""What the plugin is told, all of it by environment variables, which SGLang's children inherit.
+
+CONSERVE_ENABLED=1            without it the plugin does nothing at all
+CONSERVE_LOCAL_PREFILL=1      this is a decode server that takes local turns
+CONSERVE_COUNT_TRANSFERS=1    this is a prefill server that logs each KV transfer it sends
+CONSERVE_TRANSFER_LOG=FILE    where to
+SGLANG_USE_CPU_ENGINE=1       (SGLang's own) apply the CPU cures
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+ENABLED = "CONSERVE_ENABLED"
+LOCAL_PREFILL = "CONSERVE_LOCAL_PREFILL"
+COUNT_TRANSFERS = "CONSERVE_COUNT_TRANSFERS"
+TRANSFER_LOG = "CONSERVE_TRANSFER_LOG"
+CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
+RUST_SERVER = "SGLANG_RUST_SERVER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The plugin's switches for one process."""
+
+    enabled: bool
+    local_prefill: bool
+    cpu_engine: bool
+    rust_server: bool
+    transfer_log: str | None
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process."""
+    log = environ.get(TRANSFER_LOG) if _is_on(environ, COUNT_TRANSFERS) else None
+    return Settings(
+        enabled=_is_on(environ, ENABLED),
+        local_prefill=_is_on(environ, LOCAL_PREFILL),
+        cpu_engine=_is_on(environ, CPU_ENGINE),
+        rust_server=_is_on(environ, RUST_SERVER),
+        transfer_log=log or None,
+    )
+
+
+def _is_on(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "").strip().lower() in {"1", "true", "yes", "y", "on"}

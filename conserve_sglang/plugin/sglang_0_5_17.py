@@ -1,0 +1,24 @@
+"""SGLang 0.5.17: KV state lives in the request itself."""
+
+from typing import Any
+
+from conserve_sglang.plugin.adapter import Adapter
+
+
+class Sglang0517(Adapter):
+    """SGLang 0.5.17."""
+
+    prebuilt_method = "get_new_prebuilt_batch"
+
+    def holds_kv(self, req: Any) -> bool:
+        return req.req_pool_idx is not None
+
+    def prefix_tokens(self, req: Any) -> int:
+        return len(req.prefix_indices)
+
+    def drop_kv_backup(self, scheduler: Any, req: Any) -> None:
+        req.__dict__.pop("kv_cache_cpu", None)
+
+    def release_queued(self, scheduler: Any, req: Any) -> None:
+        if scheduler.enable_hicache_storage:
+            scheduler.tree_cache.release_aborted_request(req.rid)
