@@ -46,7 +46,7 @@ class Bookings:
             self.ledger.add_resident(pin, tokens - conversation.resident_tokens)
             conversation.resident_tokens = tokens
 
-    def book(self, turn: Turn, placement: Placement, needed_tokens: int) -> WorkerId | None:
+    def book(self, turn: Turn, placement: Placement) -> WorkerId | None:
         """Book a turn on its workers; the worker its conversation's pin left, if it moved."""
         ledger, conversation = self.ledger, turn.conversation
         decoder = ledger.state(placement.decoder)
@@ -59,7 +59,7 @@ class Bookings:
         resident = conversation.resident_tokens if is_pinned else 0
         turn.decoder, turn.decoder_epoch = decoder, decoder.epoch
         turn.keeps_kv = placement.keeps_kv
-        turn.reserved_tokens = max(0, needed_tokens - resident)
+        turn.reserved_tokens = max(0, turn.needed_tokens - resident)
         turn.attempts += 1
         ledger.add_reserved(decoder, turn.reserved_tokens)
         if placement.prefiller is not None:

@@ -21,7 +21,7 @@ from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.commands import AbortTurn, Command, RejectTurn, ReleaseConversation
 from conserve_sglang.dispatch.conversations import Conversations
 from conserve_sglang.dispatch.events import Event, FailureCause
-from conserve_sglang.dispatch.placing import local_limits, needed_tokens, send_turn, turn_view
+from conserve_sglang.dispatch.placing import local_limits, send_turn, turn_view
 from conserve_sglang.dispatch.state import (
     Conversation,
     ConversationView,
@@ -292,9 +292,8 @@ class Dispatcher:
         return self._policy.place(view, self._bookings.ledger)
 
     def _send(self, turn: Turn, placement: Placement) -> None:
-        ledger = self._bookings.ledger
-        limits = local_limits(turn, placement, ledger, self._settings)
-        left = self._bookings.book(turn, placement, needed_tokens(turn, ledger, self._settings))
+        limits = local_limits(turn, placement, self._bookings.ledger, self._settings)
+        left = self._bookings.book(turn, placement)
         if left is not None:
             conversation_id = turn.conversation.conversation_id
             self._out.append(ReleaseConversation(conversation_id=conversation_id, worker_id=left))

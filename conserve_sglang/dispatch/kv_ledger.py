@@ -90,7 +90,7 @@ class Ranking:
 class KvLedger:
     """The accounts of all workers; the `ClusterView` that policies read."""
 
-    __slots__ = ("_backlog", "_by_id", "_by_order", "_capacity", "_free", "_up")
+    __slots__ = ("_backlog", "_by_id", "_by_order", "_capacity", "_free", "_up", "largest_pool")
 
     def __init__(self) -> None:
         self._by_id: dict[WorkerId, WorkerState] = {}
@@ -99,6 +99,7 @@ class KvLedger:
         self._backlog = Ranking()
         self._up: dict[Role, tuple[WorkerId, ...]] = dict.fromkeys(Role, ())
         self._capacity = dict.fromkeys(Role, 0)
+        self.largest_pool = 0  # of all workers that decode, in tokens
 
     # what policies read
 
@@ -187,6 +188,7 @@ class KvLedger:
         up = [s for s in self._by_order if s.is_up and s.spec.role is role]
         self._up[role] = tuple(state.spec.worker_id for state in up)
         self._capacity[role] = max((s.spec.kv_capacity_tokens for s in up), default=0)
+        self.largest_pool = max(self._capacity[Role.DECODE], self._capacity[Role.MIXED])
 
     def _name(self, order: int | None) -> WorkerId | None:
         return None if order is None else self._by_order[order].spec.worker_id

@@ -1,4 +1,4 @@
-"""What the policy is asked, and what its answer means for the workers. Pure functions."""
+"""What the policy is asked, and what its answer means for the workers."""
 
 from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.core.worker import Role
@@ -12,23 +12,24 @@ UNBOUNDED_LOCAL_TOKENS = 999_999_999
 
 
 def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> TurnView:
-    """A turn as the policy sees it now."""
+    """A turn as the policy sees it now; notes on the turn how much room that is."""
     conversation = turn.conversation
     pin = bookings.pin_of(conversation)
+    turn.needed_tokens = _needed_tokens(turn, bookings.ledger, settings)
     return TurnView(
         arrival_number=turn.arrival_number,
         input_tokens=turn.input_tokens,
-        needed_tokens=needed_tokens(turn, bookings.ledger, settings),
+        needed_tokens=turn.needed_tokens,
         pinned_decoder=None if pin is None else pin.spec.worker_id,
         resident_tokens=conversation.resident_tokens,
         phase_one_cause=conversation.cause,
     )
 
 
-def needed_tokens(turn: Turn, ledger: KvLedger, settings: DispatchSettings) -> int:
+def _needed_tokens(turn: Turn, ledger: KvLedger, settings: DispatchSettings) -> int:
     """Input and output room; a length that is only derived never exceeds the largest pool."""
-    largest = max(ledger.largest_capacity(Role.DECODE), ledger.largest_capacity(Role.MIXED))
     needed = turn.input_tokens + settings.reserve_output_tokens
+    largest = ledger.largest_pool
     if needed <= largest or largest == 0:
         return needed
     return max(turn.input_tokens, largest) if turn.is_exact else largest

@@ -49,6 +49,7 @@ class Turn:
     decoder_epoch: int = 0
     prefiller: WorkerState | None = None
     prefiller_epoch: int = 0
+    needed_tokens: int = 0
     reserved_tokens: int = 0
     backlog_tokens: int = 0
     keeps_kv: bool = False
