@@ -1,0 +1,97 @@
+"""What a worker says about itself: once in full when it is met, then only that it is there."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from conserve_sglang.core.errors import NotCapable, Unreachable
+from conserve_sglang.core.worker import Role
+from conserve_sglang.workers.fetch import fetch
+from conserve_sglang.workers.pool import ConnectionPool
+
+MODES = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "null"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFacts:
+    """A worker as it reported itself. `serves_local_turns`: our plugin is in force in it."""
+
+    mode: str
+    kv_capacity_tokens: int
+    serves_local_turns: bool
+    served_name: str
+    version: str
+
+
+class _Conserve(msgspec.Struct):
+    local_prefill: bool = False
+
+
+class _Memory(msgspec.Struct):
+    token_capacity: int | None = None
+
+
+class _State(msgspec.Struct):
+    conserve: _Conserve | None = None
+    memory_usage: _Memory | None = None
+
+
+class _ServerInfo(msgspec.Struct):
+    disaggregation_mode: str | None = None
+    max_total_num_tokens: int | None = None
+    max_total_tokens: int | None = None
+    served_model_name: str | None = None
+    version: str = ""
+    internal_states: list[_State] = []
+
+
+_server_info = msgspec.json.Decoder(_ServerInfo)
+
+
+async def read_facts(pool: ConnectionPool, timeout_s: float = 10.0) -> WorkerFacts:
+    """Ask a worker what it is."""
+    status, body = await fetch(pool, "GET", "/server_info", timeout_s=timeout_s)
+    if status != 200:
+        raise Unreachable(f"GET /server_info answered {status}")
+    try:
+        info = _server_info.decode(body)
+    except msgspec.DecodeError as error:
+        raise NotCapable(f"GET /server_info is not SGLang's: {error}") from error
+    state = info.internal_states[0] if info.internal_states else _State()
+    capacity = info.max_total_num_tokens or info.max_total_tokens
+    if not capacity and state.memory_usage is not None:
+        capacity = state.memory_usage.token_capacity
+    if not capacity:
+        raise NotCapable("GET /server_info tells no KV capacity (max_total_num_tokens)")
+    return WorkerFacts(
+        mode=info.disaggregation_mode or "null",
+        kv_capacity_tokens=capacity,
+        serves_local_turns=state.conserve is not None and state.conserve.local_prefill,
+        served_name=info.served_model_name or "",
+        version=info.version,
+    )
+
+
+def check_role(facts: WorkerFacts, role: Role, *, needs_plugin: bool) -> None:
+    """Raise `NotCapable` if a worker cannot serve the role the tier map gives it."""
+    if facts.mode != MODES[role]:
+        raise NotCapable(
+            f"it runs in disaggregation mode {facts.mode!r}, but the tier map gives it the role"
+            f" {role.value!r}. Start it with --disaggregation-mode {MODES[role]}."
+        )
+    if role is Role.DECODE and needs_plugin and not facts.serves_local_turns:
+        raise NotCapable(
+            "it is a decoder without the conserve-sglang plugin and cannot serve tail turns."
+            " Install conserve-sglang beside SGLang there, start it with CONSERVE_ENABLED=1 and"
+            " CONSERVE_LOCAL_PREFILL=1, and see `conserve-sglang doctor`."
+        )
+
+
+async def is_ready(pool: ConnectionPool, timeout_s: float) -> bool:
+    """Whether a worker answers and takes requests; cheap, runs no model step.
+
+    `/health` would make an idle server generate a token and take a second for it. A server that
+    does not know `/ready` (SGLang before 0.5.23) shows by its 404 that it is there.
+    """
+    status, _ = await fetch(pool, "GET", "/ready", timeout_s=timeout_s)
+    return status in (200, 404)

@@ -1,0 +1,119 @@
+"""Server-sent events, read no more than needed: token counts at the tail, a usage event held back.
+
+Body bytes pass through as they are. Only an event that might be the extra usage event is looked
+into, and only when the router itself asked for it.
+"""
+
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+TAIL_BYTES = 4096
+_MAX_HELD_BYTES = 16 * 1024
+_NUMBER = re.compile(rb"\s*(\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of one answer, as its worker reported them."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
+def usage_in(tail: bytes) -> Usage | None:
+    """The last token counts in the tail of an answer; None if it holds none.
+
+    Inside JSON text a quote is escaped, so a key can only match where it is a key.
+    """
+    prompt = _last_number(tail, b'"prompt_tokens":')
+    if prompt is None:
+        return None
+    return Usage(
+        prompt_tokens=prompt,
+        output_tokens=_last_number(tail, b'"completion_tokens":') or 0,
+        cached_tokens=_last_number(tail, b'"cached_tokens":') or 0,
+    )
+
+
+def _last_number(tail: bytes, key: bytes) -> int | None:
+    at = tail.rfind(key)
+    if at < 0:
+        return None
+    match = _NUMBER.match(tail, at + len(key))
+    return int(match[1]) if match else None
+
+
+class _UsageEvent(msgspec.Struct):
+    choices: list[msgspec.Raw]
+    usage: dict[str, msgspec.Raw]
+    sglext: msgspec.Raw | None = None
+
+
+_usage_event = msgspec.json.Decoder(_UsageEvent)
+
+
+def _may_hold_usage(data: bytes) -> bool:
+    return b'"choices":[]' in data or b'"choices": []' in data
+
+
+class UsageFilter:
+    """Takes the usage event out of a stream whose client did not ask for one.
+
+    Events may be split anywhere over the pieces fed; an unfinished event is held until it is
+    whole, which costs its reader nothing, unless it is too long to be a usage event.
+    """
+
+    __slots__ = ("_held", "is_passing", "usage")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self.is_passing = False  # inside an event too long to hold
+        self.usage: Usage | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of `data` (and of what was held) that goes on to the client."""
+        if self.is_passing:
+            end = data.find(b"\n\n")
+            if end < 0:
+                return data
+            self.is_passing = False
+            return data[: end + 2] + self.feed(data[end + 2 :])
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if not data.endswith(b"\n\n"):
+            end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+            self._held = data[end:]
+            data = data[:end]
+            if len(self._held) > _MAX_HELD_BYTES:
+                self.is_passing = True
+                data += self._held
+                self._held = b""
+        if _may_hold_usage(data):
+            return self._without_usage(data)
+        return data
+
+    def flush(self) -> bytes:
+        """What is still held when the stream ends."""
+        held = self._held
+        self._held = b""
+        return held
+
+    def _without_usage(self, data: bytes) -> bytes:
+        events = data.split(b"\n\n")
+        return b"\n\n".join(event for event in events if not self._is_usage(event))
+
+    def _is_usage(self, event: bytes) -> bool:
+        if not event.startswith(b"data:") or not _may_hold_usage(event):
+            return False
+        try:
+            parsed = _usage_event.decode(event[5:])
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        if parsed.choices or parsed.sglext not in (None, msgspec.Raw(b"null")):
+            return False
+        self.usage = usage_in(event)
+        return self.usage is not None

@@ -1,0 +1,214 @@
+"""One HTTP/1.1 connection to a worker: sends a request and hands on the answer's bytes.
+
+The answer is parsed by httptools only as far as heads and framing go; body bytes are handed on
+as they came, one call for each piece read from the socket.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import httptools
+
+from conserve_sglang.core.errors import Unreachable, WorkerError
+
+Headers = list[tuple[bytes, bytes]]
+Pieces = Sequence[bytes | memoryview]
+
+
+class ResponseSink(Protocol):
+    """Takes one answer: a head, body pieces of which the last is marked, or an error."""
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The answer's head; header names are lower case."""
+        ...
+
+    def on_body(self, data: bytes, is_last: bool) -> None:
+        """The next body bytes; `data` may be empty when `is_last`."""
+        ...
+
+    def on_broken(self, error: WorkerError) -> None:
+        """There will be no (rest of the) answer."""
+        ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Carries one request at a time. `on_free` is told when it may carry the next."""
+
+    __slots__ = (
+        "_head_is_due",
+        "_headers",
+        "_is_complete",
+        "_is_framed",
+        "_is_paused",
+        "_on_closed",
+        "_on_free",
+        "_on_lost",
+        "_parser",
+        "_parts",
+        "_sink",
+        "_status",
+        "_transport",
+        "has_answer_begun",
+        "is_open",
+        "num_requests",
+    )
+
+    def __init__(
+        self,
+        on_free: Callable[["UpstreamConnection"], None],
+        on_closed: Callable[["UpstreamConnection"], None],
+    ) -> None:
+        self._on_free = on_free
+        self._on_closed = on_closed
+        self._on_lost: Callable[[UpstreamConnection, WorkerError], None] | None = None
+        self._transport: Any = None
+        self._parser: Any = None
+        self._sink: ResponseSink | None = None
+        self._status = 0
+        self._headers: Headers = []
+        self._parts: list[bytes] = []
+        self._head_is_due = False
+        self._is_complete = False
+        self._is_framed = False
+        self._is_paused = False
+        self.has_answer_begun = False
+        self.is_open = False
+        self.num_requests = 0
+
+    def send(
+        self,
+        request: Pieces,
+        sink: ResponseSink,
+        on_lost: Callable[["UpstreamConnection", WorkerError], None],
+    ) -> None:
+        """Send a request; `on_lost` is told if the connection goes before the answer is whole."""
+        self._sink = sink
+        self._on_lost = on_lost
+        self.has_answer_begun = False
+        self.num_requests += 1
+        if len(request) == 1:
+            self._transport.write(request[0])
+        else:
+            self._transport.writelines(request)
+
+    def abandon(self) -> None:
+        """Close at once without telling the sink; SGLang aborts a request whose client is gone."""
+        self._sink = None
+        self._on_lost = None
+        self.is_open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def drop(self) -> None:
+        """Close at once and tell whoever waits for an answer."""
+        self._lose(Unreachable("the worker was given up"))
+
+    def pause(self) -> None:
+        """Stop reading until `resume`, because whoever reads the answer is slow."""
+        if self.is_open and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._is_paused:
+            self._is_paused = False
+            if self.is_open:
+                self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._parser = httptools.HttpResponseParser(self)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:
+            self.abandon()  # bytes nobody asked for: out of step, never to be reused
+            return
+        self.has_answer_begun = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._lose(Unreachable(f"the worker's answer is not HTTP/1.1: {error}"))
+            return
+        if self._head_is_due:
+            self._head_is_due = False
+            sink.on_head(self._status, self._headers)
+            if self._sink is not sink:
+                return
+        if self._is_complete:
+            self._finish(sink)
+        elif self._parts:
+            sink.on_body(self._take_parts(), False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        sink = self._sink
+        if sink is not None and exc is None and self.has_answer_begun and not self._is_framed:
+            if self._status:  # a body without length or chunks ends with the connection
+                self._sink = self._on_lost = None
+                sink.on_body(self._take_parts(), True)
+        elif sink is not None:
+            reason = f" ({exc})" if exc else ""
+            self._lose(Unreachable(f"the worker closed the connection{reason}"))
+        self._on_closed(self)
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._status = 0
+        self._is_framed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._headers.append((name, value))
+        if name in (b"content-length", b"transfer-encoding"):
+            self._is_framed = True
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:  # an interim answer is followed by the real one
+            self._status = status
+            self._head_is_due = True
+
+    def on_body(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        self._is_complete = self._status >= 200
+
+    # inside
+
+    def _take_parts(self) -> bytes:
+        parts = self._parts
+        if not parts:
+            return b""
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return data
+
+    def _finish(self, sink: ResponseSink) -> None:
+        data = self._take_parts()
+        self._sink = self._on_lost = None
+        self._is_complete = False
+        self.resume()
+        if self._parser.should_keep_alive():
+            self._on_free(self)
+        else:
+            self.is_open = False
+            self._transport.close()
+        sink.on_body(data, True)
+
+    def _lose(self, error: WorkerError) -> None:
+        on_lost = self._on_lost
+        self._sink = self._on_lost = None
+        if self.is_open:
+            self.is_open = False
+            self._transport.abort()
+        if on_lost is not None:
+            on_lost(self, error)
