@@ -1,0 +1,65 @@
+"""`python -m conserve_sglang.router --tier-map FILE`: run the router until it is told to stop."""
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from conserve_sglang.core.errors import ConserveError
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.router.service import RouterService
+from conserve_sglang.tiermap import load_tier_map
+
+logger = logging.getLogger(__name__)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m conserve_sglang.router", description=__doc__)
+    parser.add_argument("--tier-map", required=True, metavar="FILE", help="the deployment file")
+    parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument(
+        "--trust-decoders",
+        action="store_true",
+        help="take decoders without looking for the plugin in them (fake workers in benchmarks)",
+    )
+    return parser.parse_args(argv)
+
+
+async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
+    loop = asyncio.get_running_loop()
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told_to_stop.set)
+    service = RouterService(tier_map, trusts_decoders=trusts_decoders)
+    await service.start()
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collector need not look at it again
+    await told_to_stop.wait()
+    logger.info("stopping")
+    await service.stop()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; 0 after an orderly stop, 2 for a bad tier map or a port in use."""
+    arguments = _arguments(argv)
+    logging.basicConfig(
+        level=arguments.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        tier_map = load_tier_map(Path(arguments.tier_map))
+        uvloop.run(_run(tier_map, arguments.trust_decoders))
+    except ConserveError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""One client's connection: HTTP/1.1 requests in, answers out, strictly in order.
+
+Reading goes on while an answer is under way, because that is how a client's leaving is noticed;
+what arrives meanwhile is kept, up to a bound, and handled when its turn comes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from conserve_sglang.router.headers import answer_head
+from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.request_reader import Request, RequestReader
+from conserve_sglang.workers.upstream import Headers
+
+MAX_KEPT_BYTES = 256 * 1024
+LINGER_S = 2.0
+
+
+class Asker(Protocol):
+    """Whoever answers a request hears what becomes of its client."""
+
+    def client_gone(self) -> None:
+        """The client left; nothing more can be written."""
+        ...
+
+    def client_slow(self) -> None:
+        """The client does not keep up: stop producing."""
+        ...
+
+    def client_ready(self) -> None:
+        """Go on producing."""
+        ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """Reads requests, hands them to `serve` one at a time, and writes their answers."""
+
+    __slots__ = (
+        "_backlog",
+        "_backlog_bytes",
+        "_head",
+        "_is_chunked",
+        "_is_closing",
+        "_is_stepping",
+        "_on_lost",
+        "_reader",
+        "_request",
+        "_serve",
+        "_transport",
+        "asker",
+    )
+
+    def __init__(
+        self,
+        serve: "Callable[[Request, ClientConnection], None]",
+        on_lost: "Callable[[ClientConnection], None]",
+        max_body_bytes: int,
+    ) -> None:
+        self._serve = serve
+        self._on_lost = on_lost
+        self._reader = RequestReader(max_body_bytes)
+        self._transport: Any = None
+        self.asker: Asker | None = None
+        self._request: Request | None = None  # the one being answered
+        self._backlog: list[bytes] = []
+        self._backlog_bytes = 0
+        self._is_stepping = False
+        self._is_closing = False
+        self._head = b""
+        self._is_chunked = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        self._backlog.clear()
+        self._reader.ready.clear()
+        self._on_lost(self)
+        asker, self.asker = self.asker, None
+        if asker is not None:
+            asker.client_gone()
+
+    def pause_writing(self) -> None:
+        if self.asker is not None:
+            self.asker.client_slow()
+
+    def resume_writing(self) -> None:
+        if self.asker is not None:
+            self.asker.client_ready()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        if self._request is None:
+            self._reader.feed(data)
+            self._step()
+            return
+        self._backlog.append(data)
+        self._backlog_bytes += len(data)
+        if self._backlog_bytes > MAX_KEPT_BYTES:
+            self._transport.pause_reading()
+
+    # one request after the other
+
+    def _step(self) -> None:
+        """Serve what is there, until something has to be waited for."""
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        reader = self._reader
+        while self._request is None and not self._is_closing:
+            if reader.ready:
+                self._request = reader.ready.popleft()
+                self._serve(self._request, self)
+            elif reader.refusal is not None:
+                self._refuse(reader.refusal)
+            elif reader.waits_for_continue:
+                reader.owes_continue = False
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            elif self._backlog:
+                self._read_backlog()
+            else:
+                break
+        self._is_stepping = False
+
+    def _read_backlog(self) -> None:
+        data = b"".join(self._backlog)
+        self._backlog.clear()
+        if self._backlog_bytes > MAX_KEPT_BYTES:
+            self._transport.resume_reading()
+        self._backlog_bytes = 0
+        self._reader.feed(data)
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer what cannot be read further, then let the client finish sending before closing.
+
+        Closing with bytes unread would reset the connection and lose the answer on its way.
+        """
+        self._request = Request("", b"", [], b"", is_http11=True, keeps_alive=False)
+        self._is_closing = True
+        self._write_problem(problem, b"")
+        asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+
+    # answering
+
+    @property
+    def is_http11(self) -> bool:
+        """Whether the request being answered is of HTTP/1.1."""
+        return self._request is not None and self._request.is_http11
+
+    def begin(self, status: int, headers: Headers, extra: bytes, length: int | None) -> None:
+        """Set the head of the answer; it leaves with the first body bytes."""
+        request = self._request
+        if request is None:
+            return
+        if length is not None:
+            extra += b"content-length: %d\r\n" % length
+        elif request.is_http11:
+            extra += b"transfer-encoding: chunked\r\n"
+        else:
+            request.keeps_alive = False
+        if not request.keeps_alive:
+            extra += b"connection: close\r\n"
+        self._is_chunked = length is None and request.is_http11
+        self._head = answer_head(status, headers, extra)
+
+    def send(self, data: bytes, is_last: bool) -> None:
+        """Write body bytes; the last ones end the request."""
+        if self._request is None:
+            return
+        if self._is_chunked:
+            if data:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            if is_last:
+                data += b"0\r\n\r\n"
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        if data:
+            self._transport.write(data)
+        if is_last:
+            self._finish()
+
+    def answer(self, status: int, headers: Headers, body: bytes, extra: bytes = b"") -> None:
+        """A whole answer at once."""
+        self.begin(status, headers, extra, len(body))
+        self.send(body, True)
+
+    def answer_problem(self, problem: Problem, extra: bytes = b"") -> None:
+        """An error as the whole answer."""
+        if self._request is not None:
+            self._write_problem(problem, extra)
+            self._finish()
+
+    def break_off(self, event: bytes) -> None:
+        """End an answer that cannot be completed: with an event that says so where one fits,
+        else without its proper end, so that nobody takes it for whole."""
+        if self._request is None:
+            return
+        self._request.keeps_alive = False
+        if event and self._is_chunked:
+            self.send(event, True)
+        else:
+            self._is_closing = True
+            self.asker = None
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Stop: close as soon as nothing is being answered."""
+        if self._request is None:
+            self._is_closing = True
+            self._transport.close()
+        else:
+            self._request.keeps_alive = False
+
+    def abort(self) -> None:
+        """Stop at once."""
+        self._transport.abort()
+
+    def _write_problem(self, problem: Problem, extra: bytes) -> None:
+        body = problem.to_json()
+        self.begin(problem.status, problem.headers(), extra, len(body))
+        self._transport.write(self._head + body)
+        self._head = b""
+
+    def _finish(self) -> None:
+        request, self._request = self._request, None
+        self.asker = None
+        self._is_chunked = False
+        if request is not None and not request.keeps_alive:
+            self._is_closing = True
+            self._transport.close()
+        elif not self._is_stepping:
+            self._step()

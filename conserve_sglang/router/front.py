@@ -1,0 +1,161 @@
+"""The main port: which request is a turn, which is about the router, and which is a mistake."""
+
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.router.client import ClientConnection
+from conserve_sglang.router.executor import Executor
+from conserve_sglang.router.fleet import Fleet
+from conserve_sglang.router.headers import END_HEADER, split_request_headers
+from conserve_sglang.router.identity import History, name_in
+from conserve_sglang.router.payload import BadBody, Endpoint, Payload, read_payload, text_field
+from conserve_sglang.router.problem import NO_WORKER, Problem
+from conserve_sglang.router.request_reader import Request
+from conserve_sglang.router.status import Status
+from conserve_sglang.router.turn import Turn
+from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
+
+_TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
+_CONVERSATIONS = b"/v1/conversations/"
+_JSON = [(b"content-type", b"application/json")]
+
+
+class Front:
+    """Serves the requests of all client connections."""
+
+    def __init__(
+        self,
+        tier_map: TierMap,
+        executor: Executor,
+        fleet: Fleet,
+        status: Status,
+        exporter: Exporter,
+    ) -> None:
+        self._model = tier_map.model
+        self._settings = tier_map.router
+        self._executor = executor
+        self._fleet = fleet
+        self._status = status
+        self._exporter = exporter
+        self._known_models = {
+            msgspec.json.encode(name) for name in (self._model.served_name, self._model.path)
+        }
+        self._plain: dict[bytes, Callable[[ClientConnection], None]] = {
+            b"/health": self._health,
+            b"/metrics": self._metrics,
+            b"/v1/models": self._models,
+        }
+
+    def serve(self, request: Request, client: ClientConnection) -> None:
+        """Answer a request, now or later."""
+        path = request.target.partition(b"?")[0]
+        endpoint = _TURNS.get(path)
+        try:
+            if endpoint is not None:
+                if request.method == "POST":
+                    self._turn(endpoint, request, client)
+                else:
+                    client.answer_problem(_wrong_method(request.method, "POST"))
+            elif path in self._plain:
+                if request.method == "GET":
+                    self._plain[path](client)
+                else:
+                    client.answer_problem(_wrong_method(request.method, "GET"))
+            elif path.startswith(_CONVERSATIONS):
+                self._conversation(request.method, path[len(_CONVERSATIONS) :], client)
+            else:
+                client.answer_problem(_unknown_path(path))
+        except BadBody as error:
+            client.answer_problem(error.problem)
+
+    # turns
+
+    def _turn(self, endpoint: Endpoint, request: Request, client: ClientConnection) -> None:
+        payload = read_payload(endpoint, request.body)
+        self._check_model(payload)
+        if not self._fleet.num_decoders_up:
+            client.answer_problem(NO_WORKER)
+            return
+        executor = self._executor
+        forward, ours = split_request_headers(request.headers)
+        turn = Turn(executor, executor.next_turn_id(), client)
+        turn.payload = payload
+        turn.forward = forward
+        name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
+        if name is not None:
+            turn.conversation = executor.conversations.named(name)
+        elif self._settings.identify_by_history:
+            turn.history = History(payload)
+            turn.conversation = turn.history.find(executor.conversations)
+        else:
+            turn.conversation = executor.conversations.new()
+        turn.ends_conversation = END_HEADER in ours
+        turn.input_tokens = payload.input_tokens or executor.estimate.tokens(payload.input_bytes)
+        payload.fields = {}  # what was to be read is read
+        client.asker = turn
+        executor.arrive(turn)
+
+    def _check_model(self, payload: Payload) -> None:
+        raw = payload.fields.get("model")
+        if raw is None or bytes(raw) in self._known_models:
+            return
+        name = text_field(payload.fields, "model")
+        served = self._model.served_name
+        # An adapter of the model is asked for as MODEL:ADAPTER.
+        if name is not None and name.partition(":")[0] not in (served, self._model.path):
+            message = f"The model {name[:200]!r} is not served here. Use {served!r}."
+            raise BadBody(
+                Problem(status=404, code="model_not_found", message=message, param="model")
+            )
+
+    # about the router
+
+    def _health(self, client: ClientConnection) -> None:
+        status, body = self._status.health()
+        client.answer(status, _JSON, msgspec.json.encode(body))
+
+    def _metrics(self, client: ClientConnection) -> None:
+        headers = [(b"content-type", CONTENT_TYPE.encode())]
+        client.answer(200, headers, self._exporter.text())
+
+    def _models(self, client: ClientConnection) -> None:
+        name = self._model.served_name
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "sglang", "root": name}
+        body = {"object": "list", "data": [model]}
+        client.answer(200, _JSON, msgspec.json.encode(body))
+
+    def _conversation(self, method: str, escaped: bytes, client: ClientConnection) -> None:
+        if method not in ("GET", "DELETE"):
+            client.answer_problem(_wrong_method(method, "GET, DELETE"))
+            return
+        conversation = self._executor.conversations.find(unquote_to_bytes(escaped))
+        body = None if conversation is None else self._status.conversation(conversation)
+        if conversation is None or body is None:
+            client.answer_problem(UNKNOWN_CONVERSATION)
+            return
+        if method == "DELETE":
+            self._executor.end_conversation(conversation)
+            body = {"id": body["id"], "object": "conversation", "deleted": True}
+        client.answer(200, _JSON, msgspec.json.encode(body))
+
+
+UNKNOWN_CONVERSATION = Problem(
+    status=404,
+    code="conversation_not_found",
+    message="There is no such conversation: it never was, or it has ended.",
+)
+
+
+def _wrong_method(method: str, allow: str) -> Problem:
+    message = f"The method {method} is not served here. Use {allow}."
+    return Problem(status=405, code="method_not_allowed", message=message, allow=allow)
+
+
+def _unknown_path(path: bytes) -> Problem:
+    shown = path[:200].decode("latin-1")
+    turns = ", ".join(endpoint.value for endpoint in Endpoint)
+    message = f"There is nothing at {shown}. Turns go to {turns}; GET /v1/models lists the model."
+    return Problem(status=404, code="unknown_path", message=message)

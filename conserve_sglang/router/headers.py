@@ -1,0 +1,79 @@
+"""Which headers cross the router, and how heads are written.
+
+Placement belongs to the router alone, so every header by which SGLang or another router can be
+steered stops here, whoever sent it.
+"""
+
+from conserve_sglang.router.problem import REASONS
+from conserve_sglang.workers.upstream import Headers
+
+CONVERSATION_HEADER = b"x-conversation-id"
+END_HEADER = b"x-conversation-end"
+NAMING_HEADERS = (
+    CONVERSATION_HEADER,
+    b"x-claude-code-session-id",
+    b"x-session-affinity",
+    b"session-id",
+    b"x-smg-routing-key",
+)
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# Stopped on the way to the workers; accept-encoding because token counts are read in the answer.
+STOPPED = _HOP_BY_HOP | frozenset(
+    {b"accept-encoding", b"content-length", b"expect", b"host", END_HEADER, *NAMING_HEADERS}
+)
+_OURS = frozenset({*NAMING_HEADERS, END_HEADER})
+_STEERING_PREFIXES = (b"x-smg-", b"x-override-", b"x-data-parallel", b"x-conversation-")
+_STOPPED_BACK = _HOP_BY_HOP | {b"content-length", CONVERSATION_HEADER}
+
+
+def is_stopped(name: bytes) -> bool:
+    """Whether a request header (lower case) stays at the router."""
+    return name in STOPPED or (name[:2] == b"x-" and name.startswith(_STEERING_PREFIXES))
+
+
+def split_request_headers(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:
+    """The headers that go on to the workers, ready to send, and those read by the router."""
+    forward: list[bytes] = []
+    ours: dict[bytes, bytes] = {}
+    dropped: frozenset[bytes] = frozenset()
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            dropped |= {token.strip().lower() for token in value.split(b",")}
+        if name in _OURS:
+            ours[name] = value
+    for name, value in headers:
+        if not is_stopped(name) and name not in dropped:
+            forward += (name, b": ", value, b"\r\n")
+    return b"".join(forward), ours
+
+
+def content_length(headers: Headers) -> int | None:
+    """The declared length of an answer, if it has one."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return None
+
+
+def answer_head(status: int, headers: Headers, extra: bytes) -> bytes:
+    """A head for the client: the worker's headers less hop-by-hop ones, and ours."""
+    lines = [b"HTTP/1.1 %d %s\r\n" % (status, REASONS.get(status, "Status").encode())]
+    for name, value in headers:
+        if name not in _STOPPED_BACK:
+            lines.append(name + b": " + value + b"\r\n")
+    lines.append(extra)
+    lines.append(b"\r\n")
+    return b"".join(lines)

@@ -1,0 +1,251 @@
+"""The two answers a turn can have: the decoder's, passed on, and the prefiller's, drained.
+
+Nothing reaches the client before it is clear that the decoder took the turn: the head is held
+until the first body bytes, of a stream until its first whole event, since SGLang reports errors
+and refusals there, behind a head that says 200.
+"""
+
+from typing import Protocol
+
+from conserve_sglang.core.errors import WorkerError
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.dispatch import FailureCause
+from conserve_sglang.router.problem import Problem, from_worker
+from conserve_sglang.router.verdict import error_in, failure_cause
+from conserve_sglang.workers.pool import Exchange
+from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, usage_in
+from conserve_sglang.workers.upstream import Headers
+
+MAX_ERROR_BYTES = 64 * 1024
+MAX_KEPT_ANSWER_BYTES = 1024 * 1024
+
+
+class LegOwner(Protocol):
+    """The turn, as its legs know it."""
+
+    def began(self, status: int, headers: Headers) -> None:
+        """The decoder's first body bytes are there."""
+        ...
+
+    def pass_on(self, data: bytes, is_last: bool) -> None:
+        """Body bytes for the client."""
+        ...
+
+    def answered(self, usage: Usage | None) -> None:
+        """The decoder's answer is whole."""
+        ...
+
+    def failed(self, cause: FailureCause, why: str) -> None:
+        """A worker failed before the first byte; the turn may be tried elsewhere."""
+        ...
+
+    def refused(self, problem: Problem) -> None:
+        """A worker refused the request itself; trying elsewhere would not help."""
+        ...
+
+    def broke_off(self, why: str) -> None:
+        """The decoder's answer ended in the middle."""
+        ...
+
+
+class DecodeLeg:
+    """The decoder's answer to one attempt at a turn."""
+
+    __slots__ = (
+        "_early",
+        "_filter",
+        "_has_begun",
+        "_headers",
+        "_is_stream",
+        "_kept",
+        "_kept_bytes",
+        "_owner",
+        "_status",
+        "_tail",
+        "exchange",
+        "worker_id",
+    )
+
+    def __init__(
+        self, owner: LegOwner, worker_id: WorkerId, *, is_stream: bool, hides_usage: bool
+    ) -> None:
+        self._owner = owner
+        self.worker_id = worker_id
+        self.exchange: Exchange | None = None
+        self._is_stream = is_stream
+        self._filter = UsageFilter() if hides_usage else None
+        self._status = 0
+        self._headers: Headers = []
+        self._early = b""
+        self._tail = b""
+        self._has_begun = False
+        self._kept: list[bytes] | None = None
+        self._kept_bytes = 0
+
+    def keep_answer(self) -> None:
+        """Keep the answer's bytes, up to a bound, for whoever wants to read it afterwards."""
+        self._kept = []
+
+    @property
+    def kept_answer(self) -> bytes | None:
+        """The whole answer, if it was to be kept and was not too long."""
+        return None if self._kept is None else b"".join(self._kept)
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether what was passed on ends with a whole event."""
+        if self._filter is not None:
+            return not self._filter.is_passing
+        return self._tail.endswith(b"\n\n")
+
+    def abort(self) -> None:
+        """Stop the worker's work on it; nothing more is heard."""
+        if self.exchange is not None:
+            self.exchange.abort()
+            self.exchange = None
+
+    # ResponseSink
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self._status = status
+        self._headers = headers
+
+    def on_body(self, data: bytes, is_last: bool) -> None:
+        if self._has_begun:
+            self._pass(data, is_last)
+        elif self._status == 200:
+            self._take_first(data, is_last)
+        else:
+            self._early += data
+            if is_last or len(self._early) > MAX_ERROR_BYTES:
+                self._fail(self._status, self._early)
+
+    def on_broken(self, error: WorkerError) -> None:
+        self.exchange = None
+        if self._has_begun:
+            self._owner.broke_off(str(error))
+        else:
+            self._owner.failed(FailureCause.DECODER_FAILED, str(error))
+
+    # inside
+
+    def _take_first(self, data: bytes, is_last: bool) -> None:
+        if self._early:
+            data = self._early + data
+        if self._is_stream:
+            if b"\n\n" not in data and not is_last and len(data) <= MAX_ERROR_BYTES:
+                self._early = data
+                return
+            error = error_in(data)
+            if error is not None:
+                self._fail(error[0], error[1].encode())
+                return
+        elif not data and not is_last:
+            return
+        self._early = b""
+        self._has_begun = True
+        self._owner.began(self._status, self._headers)
+        self._pass(data, is_last)
+
+    def _fail(self, status: int, body: bytes) -> None:
+        self.abort()
+        cause = failure_cause(status, body)
+        if cause is None:
+            self._owner.refused(from_worker(status, body))
+        else:
+            self._owner.failed(cause, f"{status}: {body[:300].decode('utf-8', 'replace')}")
+
+    def _pass(self, data: bytes, is_last: bool) -> None:
+        if self._kept is not None:
+            self._keep(data)
+        usage = None
+        if self._filter is not None:
+            data = self._filter.feed(data)
+            if is_last:
+                data += self._filter.flush()
+                usage = self._filter.usage
+        else:
+            self._tail = (self._tail + data)[-TAIL_BYTES:] if self._tail else data[-TAIL_BYTES:]
+            if is_last:
+                usage = usage_in(self._tail)
+        if is_last and self.exchange is not None:
+            self.exchange.close()
+            self.exchange = None
+        if is_last:
+            self._owner.answered(usage)
+        if data or is_last:
+            self._owner.pass_on(data, is_last)
+
+    def _keep(self, data: bytes) -> None:
+        if self._kept is None:
+            return
+        self._kept_bytes += len(data)
+        if self._kept_bytes > MAX_KEPT_ANSWER_BYTES:
+            self._kept = None
+        else:
+            self._kept.append(data)
+
+
+class PrefillLeg:
+    """The prefiller's answer to one attempt: only whether it failed matters."""
+
+    __slots__ = ("_early", "_has_begun", "_is_stream", "_owner", "_status", "exchange", "worker_id")
+
+    def __init__(self, owner: LegOwner, worker_id: WorkerId, *, is_stream: bool) -> None:
+        self._owner = owner
+        self.worker_id = worker_id
+        self.exchange: Exchange | None = None
+        self._is_stream = is_stream
+        self._status = 0
+        self._early = b""
+        self._has_begun = False
+
+    def abort(self) -> None:
+        """Stop the worker's work on it; nothing more is heard."""
+        if self.exchange is not None:
+            self.exchange.abort()
+            self.exchange = None
+
+    # ResponseSink
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self._status = status
+
+    def on_body(self, data: bytes, is_last: bool) -> None:
+        if not self._has_begun:
+            self._take_first(data, is_last)
+        if is_last and self.exchange is not None:
+            self.exchange.close()
+            self.exchange = None
+
+    def on_broken(self, error: WorkerError) -> None:
+        self.exchange = None
+        self._owner.failed(FailureCause.PREFILLER_FAILED, str(error))
+
+    def _take_first(self, data: bytes, is_last: bool) -> None:
+        self._early += data
+        is_whole = is_last or len(self._early) > MAX_ERROR_BYTES
+        if self._status != 200:
+            if is_whole:
+                self._fail(self._status, self._early)
+        elif not self._is_stream:
+            self._begin()
+        elif is_whole or b"\n\n" in self._early:
+            error = error_in(self._early)
+            if error is None:
+                self._begin()
+            else:
+                self._fail(error[0], error[1].encode())
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        self._early = b""
+
+    def _fail(self, status: int, body: bytes) -> None:
+        self._begin()
+        self.abort()
+        if status >= 500:
+            why = f"{status}: {body[:300].decode('utf-8', 'replace')}"
+            self._owner.failed(FailureCause.PREFILLER_FAILED, why)
+        else:
+            self._owner.refused(from_worker(status, body))

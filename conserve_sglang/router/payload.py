@@ -1,0 +1,223 @@
+"""What the router reads of a request body, and the bodies it makes of it.
+
+A body is opened one level deep: the top-level keys with their values as raw bytes. That costs
+less than searching it for the forbidden names (measured: 8 us against 100 us for 27 KB), settles
+duplicate and escaped keys as the worker's own parser would, and refuses malformed JSON. Values
+are looked into only where something must be read; the bytes sent on are the client's own.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from conserve_sglang.router.problem import Problem
+
+Fields = dict[str, msgspec.Raw]
+
+
+class Endpoint(Enum):
+    """The endpoints that are turns of a conversation."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETION = "/v1/completions"
+    GENERATE = "/generate"
+
+
+# Fields that place a request, or tie it to state on a worker. Never taken from a client.
+FORBIDDEN = frozenset(
+    {
+        "bootstrap_host",
+        "bootstrap_port",
+        "bootstrap_room",
+        "bootstrap_pair_key",
+        "conversation_id",
+        "data_parallel_rank",
+        "decode_tp_size",
+        "disagg_prefill_dp_rank",
+        "rid",
+        "routed_dp_rank",
+        "routing_key",
+        "session_id",
+        "session_params",
+    }
+)
+_TRUE = msgspec.Raw(b"true")
+_NULL = msgspec.Raw(b"null")
+_COPIED_BYTES = 8192  # below this a copy is cheaper than a second write
+_WITH_USAGE = b'"stream_options":{"include_usage":true},'
+
+_fields = msgspec.json.Decoder(Fields)
+_stream_options = msgspec.json.Decoder(Fields | None)
+_text = msgspec.json.Decoder(str)
+_list = msgspec.json.Decoder(list[msgspec.Raw])
+_QUOTE = ord('"')
+_BRACKET = ord("[")
+
+
+class BadBody(Exception):
+    """The body cannot be served; carries the answer."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+@dataclass(slots=True)
+class Payload:
+    """A body taken apart: `inserts` + `rest` is what follows the opening brace.
+
+    `input_tokens` is set where the body counts its tokens itself, else `input_bytes` is what the
+    length is derived from.
+    """
+
+    endpoint: Endpoint
+    fields: Fields
+    rest: bytes | memoryview = b""
+    inserts: bytes = b""
+    is_stream: bool = False
+    hides_usage: bool = False
+    input_bytes: int = 0
+    input_tokens: int | None = None
+    conversation_name: str | None = None
+    must_rebuild: bool = False
+
+
+def read_payload(endpoint: Endpoint, body: bytes) -> Payload:
+    """Open a body; raises `BadBody`."""
+    fields = _open(body)
+    is_stream = fields.get("stream") == _TRUE
+    payload = Payload(endpoint, fields, is_stream=is_stream)
+    _measure(payload)
+    if not FORBIDDEN.isdisjoint(fields):
+        _drop_forbidden(payload)
+    if is_stream and endpoint is not Endpoint.GENERATE:
+        _ask_for_usage(payload)
+    if payload.must_rebuild:
+        # Everything after the opening brace, each value's bytes as the client wrote them.
+        payload.rest = msgspec.json.encode(payload.fields)[1:]
+    else:
+        at = body.index(b"{") + 1
+        payload.rest = body[at:] if len(body) < _COPIED_BYTES else memoryview(body)[at:]
+    return payload
+
+
+def _drop_forbidden(payload: Payload) -> None:
+    fields = payload.fields
+    raw = fields.get("conversation_id")
+    if raw is not None:
+        payload.conversation_name = _string(raw, "conversation_id")
+    payload.fields = {name: value for name, value in fields.items() if name not in FORBIDDEN}
+    payload.must_rebuild = True
+
+
+def _ask_for_usage(payload: Payload) -> None:
+    """Have the worker count tokens, and remember whether the client wants to see that."""
+    options = payload.fields.get("stream_options")
+    if options is None:
+        payload.inserts = _WITH_USAGE
+        payload.hides_usage = True
+    elif not _asks_usage(options):
+        payload.fields = {**payload.fields, "stream_options": _asking_usage(options)}
+        payload.hides_usage = payload.must_rebuild = True
+
+
+def _open(body: bytes) -> Fields:
+    try:
+        if not body.isascii():
+            body.decode()
+        fields = _fields.decode(body)
+    except UnicodeDecodeError as error:
+        raise _malformed(f"it is not UTF-8 ({error.reason} at byte {error.start})") from error
+    except RecursionError as error:
+        raise _malformed("it is nested too deeply") from error
+    except msgspec.ValidationError as error:
+        raise _malformed("it is not a JSON object") from error
+    except msgspec.DecodeError as error:
+        raise _malformed(str(error)) from error
+    if not fields:
+        raise _malformed("it is an empty object")
+    return fields
+
+
+def _malformed(why: str) -> BadBody:
+    message = f"The request body cannot be read: {why}. Send one JSON object in UTF-8."
+    return BadBody(Problem(status=400, code="malformed_body", message=message))
+
+
+def _wrong_type(name: str, expected: str) -> BadBody:
+    message = f"The field {name!r} must be {expected}."
+    return BadBody(Problem(status=400, code="wrong_type", message=message, param=name))
+
+
+def _string(raw: msgspec.Raw, name: str) -> str:
+    try:
+        return _text.decode(raw)
+    except msgspec.DecodeError as error:
+        raise _wrong_type(name, "a string") from error
+
+
+def text_field(fields: Fields, name: str) -> str | None:
+    """A field's text; None if it is absent or null. Raises `BadBody` if it is something else."""
+    raw = fields.get(name)
+    if raw is None or raw == _NULL:
+        return None
+    return _string(raw, name)
+
+
+def _measure(payload: Payload) -> None:
+    """Set the input's length, in tokens where the body has them, in bytes of JSON elsewhere."""
+    fields = payload.fields
+    if payload.endpoint is Endpoint.CHAT:
+        messages = memoryview(fields.get("messages", _NULL))
+        if messages[0] != _BRACKET:
+            raise _wrong_type("messages", "a list of messages")
+        tools = fields.get("tools")
+        payload.input_bytes = messages.nbytes + (memoryview(tools).nbytes if tools else 0)
+        return
+    names = ("prompt",) if payload.endpoint is Endpoint.COMPLETION else ("text", "input_ids")
+    for name in names:
+        raw = fields.get(name)
+        if raw is not None and raw != _NULL:
+            _measure_prompt(payload, name, raw)
+            return
+    raise _wrong_type(" or ".join(names), "given")
+
+
+def _measure_prompt(payload: Payload, name: str, raw: msgspec.Raw) -> None:
+    view = memoryview(raw)
+    if view[0] == _QUOTE and name != "input_ids":
+        payload.input_bytes = view.nbytes
+        return
+    if view[0] != _BRACKET:
+        raise _wrong_type(name, "a string or a list of token ids")
+    first = bytes(view[1:64]).lstrip()[:1]
+    if first.isdigit():
+        payload.input_tokens = bytes(raw).count(b",") + 1
+        return
+    if name == "prompt" and first == b'"':
+        prompts = _list.decode(raw)
+        if len(prompts) == 1:  # a list of one prompt is answered as that prompt is
+            payload.fields = {**payload.fields, name: prompts[0]}
+            payload.must_rebuild = True
+            payload.input_bytes = memoryview(prompts[0]).nbytes
+            return
+    message = f"The field {name!r} must hold one prompt: a turn belongs to one conversation."
+    raise BadBody(Problem(status=400, code="one_prompt_only", message=message, param=name))
+
+
+def _asks_usage(options: msgspec.Raw) -> bool:
+    return (_options(options) or {}).get("include_usage") == _TRUE
+
+
+def _asking_usage(options: msgspec.Raw) -> msgspec.Raw:
+    asked = {**(_options(options) or {}), "include_usage": _TRUE}
+    return msgspec.Raw(msgspec.json.encode(asked))
+
+
+def _options(options: msgspec.Raw) -> Fields | None:
+    try:
+        asked: Fields | None = _stream_options.decode(options)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _wrong_type("stream_options", "an object") from error
+    return asked

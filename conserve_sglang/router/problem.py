@@ -1,0 +1,148 @@
+"""Errors as clients see them: OpenAI's shape, a status, and a message that says what to do."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from conserve_sglang.policy.api import RejectReason
+
+REASONS = {
+    100: "Continue",
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a request is not served. `retry_after_s` is set where trying again makes sense."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_s: int | None = None
+    allow: str | None = None
+
+    def to_json(self) -> bytes:
+        """The body: `{"error": {"message", "type", "param", "code"}}`."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def to_event(self) -> bytes:
+        """The same as a server-sent event, for a stream that has begun."""
+        return b"data: " + self.to_json() + b"\n\n"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers beside the framing."""
+        headers = [(b"content-type", b"application/json")]
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        if self.allow is not None:
+            headers.append((b"allow", self.allow.encode()))
+        return headers
+
+
+NO_WORKER = Problem(
+    status=503,
+    code="no_worker",
+    message="No worker that can decode is up. Try again; GET /health says which workers are down.",
+    retry_after_s=5,
+)
+BROKEN_OFF = Problem(
+    status=502,
+    code="answer_broken_off",
+    message="The worker broke off in the middle of this answer. Send the request again.",
+)
+ENDED = Problem(
+    status=409,
+    code="conversation_ended",
+    message="The conversation was ended while this turn was under way.",
+)
+_REJECTED = {
+    RejectReason.TOO_LONG: Problem(
+        status=400,
+        code="context_length_exceeded",
+        message="The prompt is longer than any decoder can hold. Shorten it.",
+    ),
+    RejectReason.QUEUE_FULL: Problem(
+        status=429,
+        code="queue_full",
+        message="Too many turns are waiting for a worker. Try again later.",
+        retry_after_s=2,
+    ),
+    RejectReason.QUEUE_TIMEOUT: Problem(
+        status=503,
+        code="queue_timeout",
+        message="No worker had room for this turn in time. Try again later.",
+        retry_after_s=5,
+    ),
+    RejectReason.RETRIES_SPENT: Problem(
+        status=502,
+        code="workers_failed",
+        message="Every attempt to serve this turn failed at its workers. Try again;"
+        " the router's log says what each attempt met.",
+    ),
+    RejectReason.CONVERSATION_ENDED: ENDED,
+}
+
+
+def rejection(reason: RejectReason) -> Problem:
+    """What a rejected turn is answered with."""
+    return _REJECTED[reason]
+
+
+class _Detail(msgspec.Struct):
+    message: str = ""
+    code: int | str | None = None
+    param: str | None = None
+
+
+class _WorkerBody(msgspec.Struct):
+    error: _Detail | str | None = None
+    message: str | None = None
+    detail: msgspec.Raw | None = None
+
+
+_worker_body = msgspec.json.Decoder(_WorkerBody)
+
+
+def from_worker(status: int, body: bytes) -> Problem:
+    """A worker's own refusal of a request, brought into OpenAI's shape."""
+    message = ""
+    param = None
+    try:
+        parsed = _worker_body.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        message = body[:2000].decode("utf-8", "replace")
+    else:
+        if isinstance(parsed.error, _Detail):
+            message, param = parsed.error.message, parsed.error.param
+        else:
+            message = parsed.message or parsed.error or ""
+        if not message and parsed.detail is not None:
+            message = bytes(parsed.detail).decode("utf-8", "replace")
+    code = "worker_refused"
+    if "context length" in message or "longer than the model" in message:
+        code = "context_length_exceeded"
+        message += " Shorten the prompt or ask for fewer tokens."
+    return Problem(
+        status=status,
+        code=code,
+        message=message or f"The worker answered {status} without saying why.",
+        param=param,
+    )

@@ -1,0 +1,134 @@
+"""Reads HTTP/1.1 requests off a connection's bytes, within bounds."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import httptools
+
+from conserve_sglang.router.problem import Problem
+from conserve_sglang.workers.upstream import Headers
+
+MAX_HEAD_BYTES = 64 * 1024
+
+_MALFORMED = Problem(
+    status=400,
+    code="malformed_request",
+    message="This is not an HTTP/1.1 request the router can read. Send plain HTTP/1.1.",
+)
+_HEAD_TOO_LARGE = Problem(
+    status=431,
+    code="headers_too_large",
+    message=f"The request's head is larger than {MAX_HEAD_BYTES} bytes. Send fewer headers.",
+)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as it came; header names are lower case."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes
+    is_http11: bool
+    keeps_alive: bool
+
+
+class RequestReader:
+    """Turns bytes into requests: `ready` are whole; `refusal` says why reading had to end."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_head_bytes",
+        "_headers",
+        "_is_in_head",
+        "_max_body_bytes",
+        "_parser",
+        "_target",
+        "owes_continue",
+        "ready",
+        "refusal",
+    )
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self.ready: deque[Request] = deque()
+        self.refusal: Problem | None = None
+        self.owes_continue = False
+        self._start()
+
+    def _start(self) -> None:
+        self._target = b""
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._is_in_head = True
+
+    @property
+    def waits_for_continue(self) -> bool:
+        """The client holds its body back until it is told to go on."""
+        return self.owes_continue and not self._is_in_head
+
+    def feed(self, data: bytes) -> None:
+        """Read on."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.refusal = self.refusal or _MALFORMED
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.refusal = self.refusal or _HEAD_TOO_LARGE
+
+    # httptools callbacks
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._headers.append((name, value))
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.owes_continue = True
+        elif name == b"content-length" and value.isdigit():
+            self._check_body_bytes(int(value))
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        self._check_body_bytes(self._body_bytes)
+        if self.refusal is None:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.refusal is not None:
+            return
+        self.owes_continue = False
+        is_http11 = self._parser.get_http_version() == "1.1"
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self.ready.append(
+            Request(
+                self._parser.get_method().decode(),
+                self._target,
+                self._headers,
+                body,
+                is_http11,
+                is_http11 and self._parser.should_keep_alive(),
+            )
+        )
+        self._start()
+
+    def _check_body_bytes(self, num_bytes: int) -> None:
+        if num_bytes > self._max_body_bytes and self.refusal is None:
+            self.refusal = Problem(
+                status=413,
+                code="body_too_large",
+                message=f"The request body is larger than {self._max_body_bytes} bytes."
+                " Send less, or raise router.max_body_bytes in the tier map.",
+            )

@@ -1,0 +1,129 @@
+"""The router as a running service: composed from a tier map, listening, and stopped in order."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.dispatch import Dispatcher, DispatchSettings
+from conserve_sglang.policy.registry import make_policy
+from conserve_sglang.router.client import ClientConnection
+from conserve_sglang.router.control import ControlEndpoints, control_app
+from conserve_sglang.router.executor import Executor
+from conserve_sglang.router.fleet import Fleet
+from conserve_sglang.router.front import Front
+from conserve_sglang.router.status import Status
+from conserve_sglang.telemetry.prometheus import Exporter, RouterMetrics
+
+logger = logging.getLogger(__name__)
+
+LISTEN_BACKLOG = 2048
+DRAIN_S = 5.0
+
+
+class _ControlServer(uvicorn.Server):
+    """uvicorn without its own signal handlers: the router stops it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class RouterService:
+    """Everything between the tier map and the sockets. Lives in one event loop."""
+
+    def __init__(self, tier_map: TierMap, *, trusts_decoders: bool = False) -> None:
+        settings = tier_map.router
+        self._settings = settings
+        self._clock: Callable[[], float] = asyncio.get_running_loop().time
+        dispatcher = Dispatcher(
+            make_policy(tier_map.policy),
+            DispatchSettings(
+                max_queued_turns=settings.max_queued_turns,
+                queue_timeout_s=settings.queue_timeout_s,
+                conversation_ttl_s=settings.conversation_ttl_s,
+                reclaim_idle_s=settings.reclaim_idle_s,
+                reserve_output_tokens=settings.reserve_output_tokens,
+                max_attempts=settings.max_attempts,
+            ),
+        )
+        self.metrics = RouterMetrics()
+        self.fleet = Fleet(tier_map, trusts_decoders=trusts_decoders)
+        self.executor = Executor(dispatcher, self.fleet, self.metrics, self._clock)
+        self.fleet.tell = self.executor.tell
+        status = Status(dispatcher, self.executor, self.fleet)
+        exporter = Exporter(self.metrics, status.gauges)
+        self._front = Front(tier_map, self.executor, self.fleet, status, exporter)
+        self._control = ControlEndpoints(self.executor, self.fleet, status, exporter)
+        self.port, self.control_port = settings.port, settings.control_port
+        self._clients: set[ClientConnection] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._control_server: _ControlServer | None = None
+        self._control_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""
+        settings = self._settings
+        main = _bound(settings.host, settings.port, "router.port")
+        try:
+            control = _bound(settings.host, settings.control_port, "router.control_port")
+        except ConfigError:
+            main.close()
+            raise
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._new_client, sock=main, backlog=LISTEN_BACKLOG)
+        config = uvicorn.Config(
+            control_app(self._control), log_config=None, access_log=False, lifespan="off"
+        )
+        self._control_server = _ControlServer(config)
+        self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
+        self.fleet.start()
+        self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
+        logger.info(
+            "listening on %s:%d, control port %d", settings.host, self.port, self.control_port
+        )
+
+    async def stop(self) -> None:
+        """Take no more requests, give open answers a moment, then close everything."""
+        if self._server is not None:
+            self._server.close()
+        for client in tuple(self._clients):
+            client.close()
+        deadline = self._clock() + DRAIN_S
+        while self.executor.num_open_turns and self._clock() < deadline:
+            await asyncio.sleep(0.05)
+        self.executor.stop()
+        for client in tuple(self._clients):
+            client.abort()
+        await self.fleet.stop()
+        if self._control_server is not None and self._control_task is not None:
+            self._control_server.should_exit = True
+            await self._control_task
+
+    def _new_client(self) -> ClientConnection:
+        client = ClientConnection(
+            self._front.serve, self._clients.discard, self._settings.max_body_bytes
+        )
+        self._clients.add(client)
+        return client
+
+
+def _bound(host: str, port: int, field: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"{field}: cannot listen on {host}:{port} ({error.strerror})."
+            " Stop what listens there, or set another port in the tier map."
+        ) from error
+    bound.setblocking(False)
+    return bound

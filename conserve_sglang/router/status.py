@@ -1,0 +1,117 @@
+"""What the router tells about itself: health, workers, conversations, the gauges of a scrape."""
+
+from typing import Any
+
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.worker import Role
+from conserve_sglang.dispatch import Dispatcher, WorkerLoad
+from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.router.executor import Executor
+from conserve_sglang.router.fleet import Fleet, Worker, WorkerState
+from conserve_sglang.telemetry.prometheus import Gauges
+
+
+class Status:
+    """Reads the dispatcher and the fleet; changes nothing."""
+
+    def __init__(self, dispatcher: Dispatcher, executor: Executor, fleet: Fleet) -> None:
+        self._dispatcher = dispatcher
+        self._executor = executor
+        self._fleet = fleet
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """200 while every role of the tier map has a worker that is up, else 503."""
+        workers = self._fleet.workers()
+        up = {worker.plan.role for worker in workers if worker.state is WorkerState.UP}
+        planned = {worker.plan.role for worker in workers}
+        missing = sorted(role.value for role in planned - up)
+        all_up = all(worker.state is WorkerState.UP for worker in workers)
+        status = "unavailable" if missing else "ok" if all_up else "degraded"
+        body: dict[str, Any] = {
+            "status": status,
+            "roles_without_worker": missing,
+            "workers": {worker.worker_id: _standing(worker) for worker in workers},
+            "queued_turns": self._dispatcher.num_queued,
+            "conversations": self._dispatcher.num_conversations,
+        }
+        return (503 if missing else 200), body
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Each worker with its load by the ledger."""
+        loads = {load.worker_id: load for load in self._dispatcher.worker_loads()}
+        return [
+            self._worker(worker, loads.get(worker.worker_id)) for worker in self._fleet.workers()
+        ]
+
+    def _worker(self, worker: Worker, load: WorkerLoad | None) -> dict[str, Any]:
+        plan = worker.plan
+        described: dict[str, Any] = {
+            "id": plan.worker_id,
+            "role": plan.role.value,
+            "tier": plan.tier,
+            "host": plan.host,
+            "port": plan.port,
+            **_standing(worker),
+        }
+        if load is not None:
+            described |= {
+                "kv_capacity_tokens": load.capacity_tokens,
+                "kv_resident_tokens": load.resident_tokens,
+                "kv_reserved_tokens": load.reserved_tokens,
+                "kv_free_tokens": load.free_tokens,
+                "backlog_tokens": load.backlog_tokens,
+                "conversations": load.num_conversations,
+            }
+        return described
+
+    def conversation(self, conversation: Conversation) -> dict[str, Any] | None:
+        """A live conversation; None once the dispatcher has let go of it."""
+        view = self._dispatcher.conversation(conversation.key)
+        if view is None:
+            return None
+        name = conversation.name
+        return {
+            "id": conversation.key if name is None else name.decode("utf-8", "replace"),
+            "object": "conversation",
+            "key": conversation.key,
+            "decoder": view.decoder,
+            "resident_tokens": view.resident_tokens,
+            "turns": view.num_turns,
+            "kv_transfers": view.num_kv_transfers,
+            "open_turns": view.num_open_turns,
+        }
+
+    def gauges(self) -> Gauges:
+        """For the metrics; a worker never met yet is shown as down."""
+        loads = {load.worker_id: load for load in self._dispatcher.worker_loads()}
+        return Gauges(
+            num_queued_turns=self._dispatcher.num_queued,
+            num_open_turns=self._executor.num_open_turns,
+            num_conversations=self._dispatcher.num_conversations,
+            workers=tuple(
+                loads.get(worker.worker_id, _absent(worker)) for worker in self._fleet.workers()
+            ),
+        )
+
+
+def _standing(worker: Worker) -> dict[str, str]:
+    standing = {"state": worker.state.value}
+    if worker.reason:
+        standing["reason"] = worker.reason
+    return standing
+
+
+def _absent(worker: Worker) -> WorkerLoad:
+    role: Role = worker.plan.role
+    return WorkerLoad(
+        worker_id=WorkerId(worker.worker_id),
+        role=role,
+        tier=worker.plan.tier,
+        is_up=False,
+        capacity_tokens=0,
+        resident_tokens=0,
+        reserved_tokens=0,
+        free_tokens=0,
+        backlog_tokens=0,
+        num_conversations=0,
+    )

@@ -1,0 +1,169 @@
+"""One turn on its way through the router, from its client's request to the last byte."""
+
+from typing import Protocol
+
+from conserve_sglang.core.ids import TurnId
+from conserve_sglang.dispatch import FailureCause, SendTurn
+from conserve_sglang.policy.api import RejectReason
+from conserve_sglang.router.client import ClientConnection
+from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.router.headers import content_length
+from conserve_sglang.router.identity import History
+from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
+from conserve_sglang.router.payload import Payload
+from conserve_sglang.router.problem import BROKEN_OFF, Problem, rejection
+from conserve_sglang.telemetry.prometheus import Outcome
+from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.upstream import Headers
+
+
+class Desk(Protocol):
+    """Whoever keeps the turns is told what becomes of each."""
+
+    def turn_began(self, turn: "Turn") -> None:
+        """The first bytes of the answer are there."""
+        ...
+
+    def turn_answered(self, turn: "Turn", usage: Usage | None) -> None:
+        """The answer is whole."""
+        ...
+
+    def turn_failed(self, turn: "Turn", cause: FailureCause, why: str) -> None:
+        """The attempt failed; the turn stays open."""
+        ...
+
+    def turn_abandoned(self, turn: "Turn", outcome: Outcome, why: str) -> None:
+        """The turn is over without a whole answer."""
+        ...
+
+
+class Turn:
+    """Owns its legs and writes to its client; `desk` hears each step."""
+
+    __slots__ = (
+        "_desk",
+        "arrived_at_s",
+        "client",
+        "command",
+        "conversation",
+        "decode_leg",
+        "ends_conversation",
+        "first_byte_at_s",
+        "forward",
+        "has_begun",
+        "history",
+        "input_tokens",
+        "is_over",
+        "payload",
+        "prefill_leg",
+        "turn_id",
+    )
+
+    def __init__(self, desk: Desk, turn_id: TurnId, client: ClientConnection) -> None:
+        self._desk = desk
+        self.turn_id = turn_id
+        self.client: ClientConnection | None = client
+        self.payload: Payload
+        self.conversation: Conversation
+        self.forward = b""
+        self.history: History | None = None
+        self.input_tokens = 0
+        self.ends_conversation = False
+        self.arrived_at_s = 0.0
+        self.first_byte_at_s = 0.0
+        self.command: SendTurn | None = None
+        self.decode_leg: DecodeLeg | None = None
+        self.prefill_leg: PrefillLeg | None = None
+        self.has_begun = False
+        self.is_over = False
+
+    # commands
+
+    def reject(self, reason: RejectReason) -> None:
+        """Answer with an error."""
+        self._end_with(rejection(reason))
+
+    def abort(self, cause: FailureCause, problem: Problem) -> None:
+        """Stop at the workers; before the first byte the turn may go on elsewhere."""
+        if self.is_over:
+            return
+        if self.has_begun:
+            self._break_off(problem, "aborted")
+        else:
+            self.stop_legs()
+            self._desk.turn_failed(self, cause, "aborted")
+
+    def stop_legs(self) -> None:
+        """Abort what still runs at the workers."""
+        if self.decode_leg is not None:
+            self.decode_leg.abort()
+        if self.prefill_leg is not None:
+            self.prefill_leg.abort()
+
+    # Asker
+
+    def client_gone(self) -> None:
+        self.client = None
+        if not self.is_over:
+            self.stop_legs()
+            self._desk.turn_abandoned(self, Outcome.CLIENT_LEFT, "the client left")
+
+    def client_slow(self) -> None:
+        if self.decode_leg is not None and self.decode_leg.exchange is not None:
+            self.decode_leg.exchange.pause()
+
+    def client_ready(self) -> None:
+        if self.decode_leg is not None and self.decode_leg.exchange is not None:
+            self.decode_leg.exchange.resume()
+
+    # LegOwner
+
+    def began(self, status: int, headers: Headers) -> None:
+        self.has_begun = True
+        self._desk.turn_began(self)
+        if self.client is not None:
+            length = None if self.payload.hides_usage else content_length(headers)
+            self.client.begin(status, headers, self.conversation.header_line, length)
+
+    def pass_on(self, data: bytes, is_last: bool) -> None:
+        client = self.client
+        if client is not None:
+            if is_last:
+                self.client = None
+            client.send(data, is_last)
+
+    def answered(self, usage: Usage | None) -> None:
+        self._desk.turn_answered(self, usage)
+
+    def failed(self, cause: FailureCause, why: str) -> None:
+        if not self.has_begun and not self.is_over:
+            self.stop_legs()
+            self._desk.turn_failed(self, cause, why)
+
+    def refused(self, problem: Problem) -> None:
+        if not self.has_begun and not self.is_over:
+            self.stop_legs()
+            self._desk.turn_abandoned(self, Outcome.REFUSED, problem.message)
+            self._end_with(problem)
+
+    def broke_off(self, why: str) -> None:
+        if not self.is_over:
+            self._break_off(BROKEN_OFF, why)
+
+    # inside
+
+    def _break_off(self, problem: Problem, why: str) -> None:
+        event = b""
+        if self.payload.is_stream and self.decode_leg is not None:
+            event = b"" if self.decode_leg.is_between_events else b"\n\n"
+            event += problem.to_event()
+        self.stop_legs()
+        self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
+        client, self.client = self.client, None
+        if client is not None:
+            client.break_off(event)
+
+    def _end_with(self, problem: Problem) -> None:
+        client, self.client = self.client, None
+        if client is not None:
+            client.answer_problem(problem, self.conversation.header_line)
