@@ -1,0 +1,155 @@
+"""What a launch starts on this machine, as values. Pure: a tier map in, process specs out."""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
+from conserve_sglang.workers.argv import worker_argv, worker_env
+
+ROUTER = "router"
+REMOTE_PYTHON = "python3"
+_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_PLAIN = re.compile(r"[\w@%+=:,./-]*")
+
+
+class ProcessKind(Enum):
+    """What a process is to the launcher."""
+
+    WORKER = "worker"
+    ROUTER = "router"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One process: its command, what its environment adds to ours, and how it shows its health.
+
+    `health_host` and `health_port` answer `GET /health` with 200 once it is ready. `listens` are
+    the (host, port) pairs that must be free before it starts.
+    """
+
+    name: str
+    kind: ProcessKind
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    health_host: str
+    health_port: int
+    listens: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """Everything one launcher starts; `notices` is what its user should know beforehand."""
+
+    workers: tuple[ProcessSpec, ...]
+    router: ProcessSpec | None
+    control: tuple[str, int]
+    url: str
+    notices: tuple[str, ...]
+
+
+def make_plan(
+    tier_map: TierMap, *, is_here: Callable[[str], bool], python: str, with_router: bool
+) -> LaunchPlan:
+    """The workers of this machine and the router. Raises ConfigError when there is no worker."""
+    here = [worker for worker in tier_map.workers if is_here(worker.host)]
+    if not here:
+        hosts = ", ".join(sorted({worker.host for worker in tier_map.workers}))
+        raise ConfigError(
+            f"{tier_map.source}: no worker of it runs on this machine; its hosts are {hosts}."
+            " Say which of them this is with --host"
+        )
+    settings = tier_map.router
+    reach = _WILDCARD.get(settings.host, settings.host)
+    return LaunchPlan(
+        workers=tuple(worker_spec(tier_map, worker, python=python) for worker in here),
+        router=router_spec(tier_map, python=python) if with_router else None,
+        control=(reach, settings.control_port),
+        url=f"http://{reach}:{settings.port}",
+        notices=notices(tier_map),
+    )
+
+
+def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> ProcessSpec:
+    """The process of one SGLang server."""
+    ports = [worker.port] + ([] if worker.bootstrap_port is None else [worker.bootstrap_port])
+    argv = worker_argv(tier_map, worker, python=python)
+    bound = argv[argv.index("--host") + 1]
+    return ProcessSpec(
+        name=worker.worker_id,
+        kind=ProcessKind.WORKER,
+        argv=argv,
+        env=worker_env(tier_map, worker),
+        health_host=_WILDCARD.get(bound, bound),
+        health_port=worker.port,
+        listens=tuple((bound, port) for port in ports),
+    )
+
+
+def router_spec(tier_map: TierMap, *, python: str) -> ProcessSpec:
+    """The process of the router."""
+    settings = tier_map.router
+    return ProcessSpec(
+        name=ROUTER,
+        kind=ProcessKind.ROUTER,
+        argv=(python, "-m", "conserve_sglang.router", "--tier-map", tier_map.source),
+        env={},
+        health_host=_WILDCARD.get(settings.host, settings.host),
+        health_port=settings.control_port,
+        listens=((settings.host, settings.port), (settings.host, settings.control_port)),
+    )
+
+
+def all_commands(
+    tier_map: TierMap, *, is_here: Callable[[str], bool], python: str
+) -> tuple[tuple[str, ProcessSpec], ...]:
+    """Every process of the map with its host, other machines' too: what --dry-run prints."""
+    workers = [
+        (
+            worker.host,
+            worker_spec(tier_map, worker, python=python if is_here(worker.host) else REMOTE_PYTHON),
+        )
+        for worker in tier_map.workers
+    ]
+    return (*workers, (tier_map.router.host, router_spec(tier_map, python=python)))
+
+
+def command_line(spec: ProcessSpec) -> str:
+    """The command with its environment, to be pasted into a shell."""
+    settings = [f"{name}={_quote(value)}" for name, value in spec.env.items()]
+    return " ".join([*(["env", *settings] if settings else []), shlex.join(spec.argv)])
+
+
+def notices(tier_map: TierMap) -> tuple[str, ...]:
+    """What the tier map asks for and this version does not do."""
+    found = [line for tier in tier_map.tiers for line in _tier_notices(tier)]
+    if tier_map.power_budget_w is not None:
+        found.append(
+            f"power budget {tier_map.power_budget_w:g} W named in the tier map"
+            " is not enforced by this version"
+        )
+    return tuple(found)
+
+
+def backoff_s(failures: int, *, first_s: float, most_s: float) -> float:
+    """How long to wait before a restart after `failures` failures in a row: doubling, bounded."""
+    return min(most_s, first_s * 2.0 ** min(failures - 1, 30))
+
+
+def _tier_notices(tier: Tier) -> list[str]:
+    asked = []
+    if tier.power_cap_w is not None:
+        asked.append(f"power cap {tier.power_cap_w:g} W")
+    if tier.sm_clock_mhz is not None:
+        asked.append(f"SM clock {tier.sm_clock_mhz} MHz")
+    return [
+        f"tier {tier.name}: {what} named in the tier map is not applied by this version"
+        for what in asked
+    ]
+
+
+def _quote(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) else shlex.quote(value)

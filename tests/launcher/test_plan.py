@@ -1,0 +1,89 @@
+"""From a tier map to processes, without starting any."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.plan import all_commands, backoff_s, command_line, make_plan
+from conserve_sglang.tiermap import load_tier_map
+
+MAPS = Path(__file__).parents[2] / "tier_maps"
+
+
+def a40_l4() -> TierMap:
+    return load_tier_map(MAPS / "a40_l4.yaml")
+
+
+def test_only_the_workers_of_this_host_are_planned() -> None:
+    plan = make_plan(
+        a40_l4(), is_here=lambda host: host == "l4-box", python="python", with_router=False
+    )
+    assert [spec.name for spec in plan.workers] == ["l4-0", "l4-1", "l4-2", "l4-3"]
+    assert plan.router is None
+
+
+def test_a_map_without_a_worker_here_says_which_hosts_it_has() -> None:
+    with pytest.raises(ConfigError, match=r"its hosts are a40-box, l4-box.*--host"):
+        make_plan(a40_l4(), is_here=lambda _: False, python="python", with_router=True)
+
+
+def test_a_router_on_all_interfaces_is_reached_by_the_loopback() -> None:
+    plan = make_plan(
+        a40_l4(), is_here=lambda host: host == "a40-box", python="python", with_router=True
+    )
+    assert plan.url == "http://127.0.0.1:30000"
+    assert plan.control == ("127.0.0.1", 30001)
+    assert plan.router is not None
+    assert plan.router.listens == (("0.0.0.0", 30000), ("0.0.0.0", 30001))
+
+
+def test_a_prefiller_listens_on_its_bootstrap_port_too() -> None:
+    plan = make_plan(
+        load_tier_map(MAPS / "cpu_local.yaml"),
+        is_here=lambda _: True,
+        python="python",
+        with_router=True,
+    )
+    assert [spec.listens for spec in plan.workers] == [
+        (("127.0.0.1", 30100), ("127.0.0.1", 30150)),
+        (("127.0.0.1", 30200),),
+        (("127.0.0.1", 30201),),
+    ]
+
+
+def test_every_process_of_every_host_is_described() -> None:
+    commands = all_commands(a40_l4(), is_here=lambda _: False, python="/venv/bin/python")
+    assert [host for host, _ in commands] == ["a40-box", *["l4-box"] * 4, "0.0.0.0"]
+    assert commands[0][1].argv[0] == "python3"
+
+
+def test_a_command_line_can_be_pasted_into_a_shell() -> None:
+    tier_map = load_tier_map(MAPS / "cpu_local.yaml")
+    (_, spec), *_ = all_commands(tier_map, is_here=lambda _: True, python="/my python")
+    words = shlex.split(command_line(spec))
+    assert words[0] == "env"
+    assert words[1 : 1 + len(spec.env)] == [f"{key}={value}" for key, value in spec.env.items()]
+    assert tuple(words[1 + len(spec.env) :]) == spec.argv
+
+
+def test_knobs_that_are_not_applied_are_said_so() -> None:
+    plan = make_plan(
+        load_tier_map(MAPS / "a40_capped.yaml"),
+        is_here=lambda _: True,
+        python="python",
+        with_router=True,
+    )
+    assert "tier decode: power cap 200 W named in the tier map is not applied by this version" in (
+        plan.notices
+    )
+    assert "power budget 900 W named in the tier map is not enforced by this version" in (
+        plan.notices
+    )
+
+
+def test_the_backoff_doubles_up_to_its_bound() -> None:
+    waits = [backoff_s(failures, first_s=1, most_s=60) for failures in (1, 2, 3, 6, 7, 5000)]
+    assert waits == [1, 2, 4, 32, 60, 60]
