@@ -1,0 +1,78 @@
+"""A launch from beginning to end: plan, check, supervise until a signal or a failure."""
+
+import asyncio
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.here import host_test
+from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec, all_commands, make_plan
+from conserve_sglang.launcher.preflight import check
+from conserve_sglang.launcher.progress import Progress, Report, Step
+from conserve_sglang.launcher.supervise import SuperviseSettings, Supervisor
+
+_SIGNALS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "terminal closed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """What the user of a launch chooses. `host` is the tier map's name for this machine."""
+
+    log_dir: Path
+    host: str | None = None
+    with_router: bool = True
+    ready_timeout_s: float = 900.0
+
+
+def plan_launch(tier_map: TierMap, options: LaunchOptions) -> LaunchPlan:
+    """What a launch with these options starts."""
+    return make_plan(
+        tier_map,
+        is_here=host_test(options.host),
+        python=sys.executable,
+        with_router=options.with_router,
+    )
+
+
+def describe_commands(
+    tier_map: TierMap, options: LaunchOptions
+) -> tuple[tuple[str, ProcessSpec], ...]:
+    """Every process of the map with its host, to be shown instead of started."""
+    return all_commands(tier_map, is_here=host_test(options.host), python=sys.executable)
+
+
+def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:
+    """Run a deployment until a signal ends it; LaunchError when it cannot be kept up."""
+    plan = plan_launch(tier_map, options)
+    for notice in plan.notices:
+        report(Progress(step=Step.NOTICE, message=notice))
+    check(plan, tier_map)
+    _make_room_for_logs(plan, options.log_dir)
+    settings = SuperviseSettings(log_dir=options.log_dir, ready_timeout_s=options.ready_timeout_s)
+    asyncio.run(_supervise(plan, settings, report))
+
+
+async def _supervise(plan: LaunchPlan, settings: SuperviseSettings, report: Report) -> None:
+    supervisor = Supervisor(plan, settings, report)
+    loop = asyncio.get_running_loop()
+    for number, why in _SIGNALS.items():
+        loop.add_signal_handler(number, supervisor.stop, why)
+    await supervisor.run()
+
+
+def _make_room_for_logs(plan: LaunchPlan, log_dir: Path) -> None:
+    """Each launch begins its logs anew; a restart within it appends."""
+    specs = [*plan.workers, *([plan.router] if plan.router else [])]
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        for spec in specs:
+            (log_dir / f"{spec.name}.log").write_bytes(b"")
+    except OSError as error:
+        raise ConfigError(f"--log-dir {log_dir}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,92 @@
+"""What must be true before anything is started, each with what to do when it is not."""
+
+import importlib.util
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from conserve_sglang.core.errors import LaunchError
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec
+from conserve_sglang.launcher.ports import is_free, listener
+
+_ENGINES = {
+    "mooncake": ("from mooncake.engine import TransferEngine", "mooncake-transfer-engine"),
+    "mooncake_tcp": ("from mooncake.engine import TransferEngine", "mooncake-transfer-engine"),
+    "nixl": ("from nixl._api import nixl_agent", "nixl"),
+}
+_SYSTEM_PACKAGES = {"mooncake-transfer-engine": "libibverbs1 libnuma1 libcurl4"}
+_IMPORT_TIMEOUT_S = 60.0
+
+
+def check(plan: LaunchPlan, tier_map: TierMap) -> None:
+    """Raise LaunchError with everything that stands in the way."""
+    found = [*_sglang(), *_model(tier_map), *_engine(plan, tier_map), *_ports(plan)]
+    if found:
+        raise LaunchError("nothing was started:\n" + "\n".join(f"  * {line}" for line in found))
+
+
+def _sglang() -> Iterator[str]:
+    if importlib.util.find_spec("sglang") is None:
+        yield (
+            "SGLang is not installed in this Python;"
+            " pip install 'conserve-sglang[gpu]', or [cpu] on a machine without a GPU"
+        )
+
+
+def _model(tier_map: TierMap) -> Iterator[str]:
+    path = Path(tier_map.model.path)
+    if path.is_absolute() and not (path / "config.json").is_file():
+        yield (
+            f"the model folder {path} has no config.json; put the model there, or change"
+            " model.path in the tier map (the tiny model of the CPU map is written by"
+            " python -m bench.tiny_model)"
+        )
+
+
+def _engine(plan: LaunchPlan, tier_map: TierMap) -> Iterator[str]:
+    """Import the engine in a process of its own: its shared libraries may be what is missing."""
+    disaggregated = [spec for spec in plan.workers if "--disaggregation-mode" in spec.argv]
+    if not disaggregated:
+        return
+    statement, package = _ENGINES[tier_map.transfer_backend]
+    error = _import_error(statement, disaggregated[0])
+    if error is None:
+        return
+    on_cpu = "cpu" in disaggregated[0].argv
+    wheel = f"{package}-non-cuda" if on_cpu and package.startswith("mooncake") else package
+    todo = f"pip install {wheel}"
+    if "No module named" not in error and package in _SYSTEM_PACKAGES:
+        todo = f"apt-get install {_SYSTEM_PACKAGES[package]} (then, if need be, {todo})"
+    yield f"the transfer engine {tier_map.transfer_backend} cannot be loaded: {error}; {todo}"
+
+
+def _import_error(statement: str, spec: ProcessSpec) -> str | None:
+    try:
+        done = subprocess.run(
+            [spec.argv[0], "-c", statement],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **spec.env},
+            timeout=_IMPORT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"importing it took more than {_IMPORT_TIMEOUT_S:g} s"
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def _ports(plan: LaunchPlan) -> Iterator[str]:
+    specs = [*plan.workers, *([plan.router] if plan.router else [])]
+    for spec in specs:
+        for host, port in spec.listens:
+            if not is_free(host, port):
+                owner = listener(port)
+                by = f" by {owner}" if owner else ""
+                yield (
+                    f"port {port} on {host}, which {spec.name} is to listen on, is in use{by};"
+                    " stop that, or change the port in the tier map"
+                )
