@@ -73,6 +73,8 @@ def worker_env(tier_map: TierMap, worker: WorkerPlan) -> dict[str, str]:
     """What the worker's environment has beside the launcher's own."""
     tier = tier_map.tier_of(worker)
     env = {"CONSERVE_ENABLED": "1"}
+    if tier_map.model.path.startswith("/"):
+        env["HF_HUB_OFFLINE"] = "1"
     if worker.role is Role.DECODE:
         # Written out when off, too: a 1 left in the launcher's own environment must not win.
         sends_local = tier_map.policy.name in LOCAL_TURN_POLICIES

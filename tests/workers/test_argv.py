@@ -106,5 +106,12 @@ def test_cpu_workers_use_the_cpu_engine_and_tcp() -> None:
     assert found["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_a_model_in_a_folder_asks_no_hub() -> None:
+    text = TEXT.replace("Qwen/Qwen3-8B", "./m").replace("POLICY", "conserve").replace("FLAGS", "")
+    parsed = parse_tier_map(text, source="x.yaml", folder=Path("/maps"))
+    assert worker_env(parsed, parsed.workers[0])["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in env(0)
+
+
 def test_the_environment_of_the_tier_comes_last() -> None:
     assert env(1, flags='env: {OMP_NUM_THREADS: "2", X: y}')["OMP_NUM_THREADS"] == "2"
