@@ -1,0 +1,43 @@
+"""The conserve-sglang command."""
+
+from typing import Annotated
+
+import typer
+
+from . import doctor, launch, route, tiers
+
+app = typer.Typer(
+    name="conserve-sglang",
+    help="Conversation-level prefill/decode disaggregation for SGLang.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(launch.launch)
+app.command()(route.route)
+app.command()(doctor.doctor)
+app.add_typer(tiers.app, name="tiers")
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from conserve_sglang import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    app()

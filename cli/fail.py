@@ -1,0 +1,24 @@
+"""Turns this package's errors into a message and an exit code, in one place.
+
+0 done, 1 the system failed, 2 the input was wrong.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from conserve_sglang.core.errors import ConfigError, ConserveError
+
+
+@contextmanager
+def clean_failure() -> Iterator[None]:
+    """Show an error of ours without a traceback; let any other through."""
+    try:
+        yield
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except ConserveError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,25 @@
+"""Options that mean the same in every command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TierMapOption = Annotated[
+    Path, typer.Option("--tier-map", metavar="FILE", help="The deployment file (YAML).")
+]
+TierMapArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The deployment file (YAML).", show_default=False)
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON for a program instead of text.")
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host", metavar="NAME", help="The tier map's name for this machine; else found out."
+    ),
+]
+LogLevelOption = Annotated[
+    str, typer.Option("--log-level", help="debug, info, warning or error; the log is on stderr.")
+]

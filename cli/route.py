@@ -1,0 +1,18 @@
+"""conserve-sglang route: run only the router of a tier map."""
+
+from .fail import clean_failure
+from .options import TierMapOption
+
+
+def route(tier_map: TierMapOption) -> None:
+    """Run the router in front of workers that are started elsewhere, until Ctrl-C."""
+    import os
+    import sys
+
+    from conserve_sglang.launcher.plan import router_spec
+    from conserve_sglang.tiermap import load_tier_map
+
+    with clean_failure():
+        spec = router_spec(load_tier_map(tier_map), python=sys.executable)
+    sys.stdout.flush()
+    os.execv(spec.argv[0], spec.argv)

@@ -1,0 +1,66 @@
+"""Tier maps as tables and as JSON."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from conserve_sglang.core.errors import TierMapError
+from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
+from conserve_sglang.launcher.plan import notices
+from conserve_sglang.tiermap import load_tier_map
+
+
+def check_files(files: Iterable[Path]) -> list[dict[str, str | None]]:
+    """Each file with what is wrong with it, or None."""
+    return [{"file": str(path), "error": _error_of(path)} for path in files]
+
+
+def as_document(tier_map: TierMap) -> dict[str, Any]:
+    """The decoded tier map, defaults filled in, as plain JSON values."""
+    document: dict[str, Any] = msgspec.to_builtins(tier_map)
+    return {**document, "notices": list(notices(tier_map))}
+
+
+def print_table(tier_map: TierMap) -> None:
+    """One row a worker, then policy, router and what is not applied."""
+    console = Console()
+    table = Table(title=f"{tier_map.model.served_name}, policy {tier_map.policy.name}")
+    for column in ("worker", "role", "GPU", "GPU ids", "host", "port", "bootstrap", "knobs"):
+        table.add_column(column)
+    for worker in tier_map.workers:
+        table.add_row(*_cells(worker, tier_map.tier_of(worker)))
+    console.print(table)
+    router = tier_map.router
+    console.print(f"router on {router.host}:{router.port}, control port {router.control_port}")
+    for notice in notices(tier_map):
+        console.print(f"note: {notice}")
+
+
+def _cells(worker: WorkerPlan, tier: Tier) -> tuple[str, ...]:
+    knobs = []
+    if tier.power_cap_w is not None:
+        knobs.append(f"{tier.power_cap_w:g} W")
+    if tier.sm_clock_mhz is not None:
+        knobs.append(f"{tier.sm_clock_mhz} MHz")
+    return (
+        worker.worker_id,
+        worker.role.value,
+        tier.gpu,
+        ", ".join(str(gpu_id) for gpu_id in worker.gpu_ids) or "-",
+        worker.host,
+        str(worker.port),
+        str(worker.bootstrap_port or "-"),
+        ", ".join(knobs) or "-",
+    )
+
+
+def _error_of(path: Path) -> str | None:
+    try:
+        load_tier_map(path)
+    except TierMapError as error:
+        return str(error)
+    return None

@@ -1,0 +1,56 @@
+"""conserve-sglang launch without starting anything."""
+
+import json
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+
+from .conftest import RunCli
+
+MAPS = Path(__file__).parents[2] / "tier_maps"
+
+
+@pytest.mark.parametrize("name", ["cpu_local", "one_gpu", "a40_l4", "a40_capped"])
+def test_a_dry_run_prints_every_command_without_any_gpu(run_cli: RunCli, name: str) -> None:
+    ran = run_cli("launch", "--tier-map", MAPS / f"{name}.yaml", "--dry-run")
+    assert (ran.code, ran.err) == (0, "")
+    lines = [line for line in ran.out.splitlines() if line and not line.startswith("#")]
+    servers = [shlex.split(line) for line in lines if "sglang.launch_server" in line]
+    assert len(servers) == len(lines) - 1
+    assert all("CONSERVE_ENABLED=1" in words for words in servers)
+    assert "-m conserve_sglang.router --tier-map" in lines[-1]
+
+
+def test_a_dry_run_says_which_knobs_are_not_applied(run_cli: RunCli) -> None:
+    out = run_cli("launch", "--tier-map", MAPS / "a40_capped.yaml", "--dry-run").out
+    assert "# tier decode: power cap 200 W named in the tier map is not applied" in out
+
+
+def test_a_dry_run_as_json(run_cli: RunCli) -> None:
+    ran = run_cli("launch", "--tier-map", MAPS / "a40_l4.yaml", "--dry-run", "--json")
+    document = json.loads(ran.out)
+    assert [row["host"] for row in document["processes"]][:2] == ["a40-box", "l4-box"]
+    assert document["processes"][0]["argv"][:3] == ["python3", "-m", "sglang.launch_server"]
+    assert len(document["notices"]) == 1
+
+
+def test_another_machines_map_is_exit_code_2(run_cli: RunCli) -> None:
+    ran = run_cli("launch", "--tier-map", MAPS / "a40_l4.yaml", "--host", socket.gethostname())
+    assert ran.code == 2
+    assert "its hosts are a40-box, l4-box" in ran.err
+
+
+def test_a_missing_file_is_exit_code_2(run_cli: RunCli, tmp_path: Path) -> None:
+    ran = run_cli("launch", "--tier-map", tmp_path / "no.yaml", "--dry-run")
+    assert ran.code == 2
+    assert ran.err == f"error: {tmp_path}/no.yaml: cannot be read: No such file or directory\n"
+
+
+def test_route_refuses_a_wrong_map(run_cli: RunCli, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("schema_version: 9\n")
+    ran = run_cli("route", "--tier-map", path)
+    assert ran.code == 2
+    assert "schema_version: 9 is not one this version reads" in ran.err

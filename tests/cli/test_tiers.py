@@ -1,0 +1,62 @@
+"""conserve-sglang tiers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conserve_sglang.tiermap import json_schema_text
+
+from .conftest import RunCli
+
+MAPS = Path(__file__).parents[2] / "tier_maps"
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("schema_version: 1\nmodel: {path: m}\ntires: []\n")
+    return path
+
+
+def test_all_shipped_maps_are_valid(run_cli: RunCli) -> None:
+    ran = run_cli("tiers", "validate", *sorted(MAPS.glob("*.yaml")))
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.count(": ok\n") == 4
+
+
+def test_a_wrong_map_is_exit_code_2(run_cli: RunCli, wrong: Path) -> None:
+    ran = run_cli("tiers", "validate", MAPS / "cpu_local.yaml", wrong)
+    assert ran.code == 2
+    assert "cpu_local.yaml: ok" in ran.out
+    assert ran.err == f"{wrong}: tires: unknown field; did you mean tiers?\n"
+
+
+def test_validation_as_json(run_cli: RunCli, wrong: Path) -> None:
+    ran = run_cli("tiers", "validate", "--json", wrong)
+    assert ran.code == 2
+    (result,) = json.loads(ran.out)
+    assert result["file"] == str(wrong)
+    assert "tires: unknown field" in result["error"]
+
+
+def test_show_has_every_worker_and_says_what_is_not_applied(run_cli: RunCli) -> None:
+    out = run_cli("tiers", "show", MAPS / "a40_capped.yaml").out
+    assert all(name in out for name in ("prefill-0", "decode-0", "decode-1", "decode-2", "200 W"))
+    assert "not applied by this version" in " ".join(out.split())
+
+
+def test_show_as_json_is_the_decoded_map(run_cli: RunCli) -> None:
+    document = json.loads(run_cli("tiers", "show", "--json", MAPS / "a40_l4.yaml").out)
+    assert [worker["worker_id"] for worker in document["workers"]][:2] == ["a40-0", "l4-0"]
+    assert document["router"]["control_port"] == 30001
+
+
+def test_show_of_a_wrong_map_is_exit_code_2(run_cli: RunCli, wrong: Path) -> None:
+    ran = run_cli("tiers", "show", wrong)
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: {wrong}: tires: unknown field")
+
+
+def test_schema_prints_the_stored_schema(run_cli: RunCli) -> None:
+    assert run_cli("tiers", "schema").out == json_schema_text()
