@@ -4,6 +4,7 @@ Placement belongs to the router alone, so every header by which SGLang or anothe
 steered stops here, whoever sent it.
 """
 
+from conserve_sglang.dispatch import SendTurn
 from conserve_sglang.router.problem import REASONS
 from conserve_sglang.workers.upstream import Headers
 
@@ -35,8 +36,20 @@ STOPPED = _HOP_BY_HOP | frozenset(
     {b"accept-encoding", b"content-length", b"expect", b"host", END_HEADER, *NAMING_HEADERS}
 )
 _OURS = frozenset({*NAMING_HEADERS, END_HEADER})
-_STEERING_PREFIXES = (b"x-smg-", b"x-override-", b"x-data-parallel", b"x-conversation-")
-_STOPPED_BACK = _HOP_BY_HOP | {b"content-length", CONVERSATION_HEADER}
+_STEERING_PREFIXES = (
+    b"x-smg-",
+    b"x-override-",
+    b"x-data-parallel",
+    b"x-conversation-",
+    b"x-conserve-",
+)
+_STOPPED_BACK = _HOP_BY_HOP | {
+    b"content-length",
+    b"x-conserve-decoder",
+    b"x-conserve-prefiller",
+    b"x-conserve-reason",
+    CONVERSATION_HEADER,
+}
 
 
 def is_stopped(name: bytes) -> bool:
@@ -66,6 +79,16 @@ def content_length(headers: Headers) -> int | None:
         if name == b"content-length" and value.isdigit():
             return int(value)
     return None
+
+
+def placement_lines(command: SendTurn) -> bytes:
+    """Where a turn ran and why, for the client: names of workers as in the tier map."""
+    lines = (
+        f"x-conserve-decoder: {command.decoder}\r\nx-conserve-reason: {command.reason.value}\r\n"
+    )
+    if command.prefiller is not None:
+        lines += f"x-conserve-prefiller: {command.prefiller}\r\n"
+    return lines.encode()
 
 
 def answer_head(status: int, headers: Headers, extra: bytes) -> bytes:

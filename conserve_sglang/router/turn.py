@@ -7,7 +7,7 @@ from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.policy.api import RejectReason
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.conversations import Conversation
-from conserve_sglang.router.headers import content_length
+from conserve_sglang.router.headers import content_length, placement_lines
 from conserve_sglang.router.identity import History
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.payload import Payload
@@ -123,7 +123,10 @@ class Turn:
         self._desk.turn_began(self)
         if self.client is not None:
             length = None if self.payload.hides_usage else content_length(headers)
-            self.client.begin(status, headers, self.conversation.header_line, length)
+            ours = self.conversation.header_line
+            if self.command is not None:
+                ours += placement_lines(self.command)
+            self.client.begin(status, headers, ours, length)
 
     def pass_on(self, data: bytes, is_last: bool) -> None:
         client = self.client

@@ -41,6 +41,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_complete",
         "_is_framed",
         "_is_paused",
+        "_keeps_alive",
         "_on_closed",
         "_on_free",
         "_on_lost",
@@ -72,6 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_complete = False
         self._is_framed = False
         self._is_paused = False
+        self._keeps_alive = False
         self.has_answer_begun = False
         self.is_open = False
         self.num_requests = 0
@@ -181,6 +183,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._is_complete = self._status >= 200
+        # To be asked now: a moment later the parser thinks of the next answer.
+        self._keeps_alive = self._parser.should_keep_alive()
 
     # inside
 
@@ -197,7 +201,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = self._on_lost = None
         self._is_complete = False
         self.resume()
-        if self._parser.should_keep_alive():
+        if self._keeps_alive:
             self._on_free(self)
         else:
             self.is_open = False
