@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conserve_sglang.core.errors import ConfigError
@@ -56,6 +56,9 @@ def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:
     check(plan, tier_map)
     _make_room_for_logs(plan, options.log_dir)
     settings = SuperviseSettings(log_dir=options.log_dir, ready_timeout_s=options.ready_timeout_s)
+    if len(plan.workers) < len(tier_map.workers):
+        # The router also waits for workers that load their model on other machines.
+        settings = replace(settings, router_timeout_s=options.ready_timeout_s)
     asyncio.run(_supervise(plan, settings, report))
 
 

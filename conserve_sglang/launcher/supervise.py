@@ -19,10 +19,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperviseSettings:
-    """Times of a supervision, in seconds; `max_failures` in a row end a process for good."""
+    """Times of a supervision, in seconds; `max_failures` in a row end a process for good.
+
+    The router is healthy once every role has a worker it can use. It has its own, shorter time:
+    what keeps it waiting is not the loading of a model but a worker it refuses.
+    """
 
     log_dir: Path
     ready_timeout_s: float = 900.0
+    router_timeout_s: float = 60.0
     probe_interval_s: float = 0.25
     probe_timeout_s: float = 10.0
     grace_s: float = 10.0
@@ -99,11 +104,13 @@ class Supervisor:
 
     async def _until_healthy(self, child: Child) -> None:
         settings = self._settings
+        is_router = child.spec.kind is ProcessKind.ROUTER
+        timeout_s = settings.router_timeout_s if is_router else settings.ready_timeout_s
         healthy = asyncio.create_task(
             wait_healthy(
                 child.spec.health_host,
                 child.spec.health_port,
-                timeout_s=settings.ready_timeout_s,
+                timeout_s=timeout_s,
                 interval_s=settings.probe_interval_s,
                 probe_timeout_s=settings.probe_timeout_s,
             )
@@ -115,7 +122,7 @@ class Supervisor:
                 raise self._failure(child, f"ended with {_exit_text(ended.result())} before it")
             if not healthy.result():
                 await child.stop(grace_s=settings.grace_s)
-                raise self._failure(child, f"was given {settings.ready_timeout_s:g} s before it")
+                raise self._failure(child, f"was given {timeout_s:g} s before it")
         finally:
             healthy.cancel()
             ended.cancel()

@@ -76,6 +76,13 @@ def all_free(*specs: ProcessSpec) -> bool:
     return all(is_free(host, port) for spec in specs for host, port in spec.listens)
 
 
+async def kill_by_request(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /die HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.read()
+    writer.close()
+
+
 async def test_all_are_started_and_stopped_and_their_ports_free_again(
     stand_in: StandIn, free_ports: Ports, tmp_path: Path
 ) -> None:
@@ -240,8 +247,12 @@ async def test_a_killed_keeper_takes_its_server_along(stand_in: StandIn, tmp_pat
     assert all_free(worker)
 
 
-async def kill_by_request(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /die HTTP/1.1\r\nHost: x\r\n\r\n")
-    await reader.read()
-    writer.close()
+async def test_a_router_that_finds_no_usable_worker_is_not_waited_for_as_long_as_a_model(
+    stand_in: StandIn, tmp_path: Path
+) -> None:
+    worker = stand_in("w")
+    router = stand_in("router", "--never-ready", kind=ProcessKind.ROUTER)
+    launched = Launched(plan_of(worker, router=router), tmp_path, router_timeout_s=0.3)
+    with pytest.raises(LaunchError, match=r"router was given 0\.3 s before it became healthy"):
+        await during(launched, nothing)
+    assert all_free(worker)
