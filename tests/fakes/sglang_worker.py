@@ -1,0 +1,339 @@
+"""A fake SGLang worker on a real socket: prefill, decode or mixed, streaming or not.
+
+It answers as SGLang 0.5.23 with the plugin does, as far as a router can tell: pairs by bootstrap
+room, checks the mark of a local turn against what it holds of the session, refuses in the same
+shapes, counts tokens (one a byte). `tests/sglang/test_fake_contract.py` compares it to the real
+server. Faults are switched on by its attributes.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from conserve_sglang.core.local_turn import LocalLimits
+
+TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
+
+
+class Rendezvous:
+    """Where prefillers and decoders of one test meet, by room."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, asyncio.Event] = {}
+        self.rooms_used: list[int] = []
+
+    def room(self, number: int) -> asyncio.Event:
+        return self._rooms.setdefault(number, asyncio.Event())
+
+
+@dataclass
+class Seen:
+    """One request as the worker saw it."""
+
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+    body: dict[str, Any]
+    was_aborted: bool = False
+
+
+@dataclass
+class Faults:
+    """What goes wrong; counts go down with each request that meets it."""
+
+    statuses: list[int] = field(default_factory=list)  # answer the next requests with these
+    refusals: list[str] = field(default_factory=list)  # refuse the next local turns so
+    num_cuts_before_head: int = 0
+    num_cuts_after_head: int = 0
+    cut_after_events: int | None = None
+    closes_after_answer: bool = False
+    delay_s: float = 0.0
+    event_delay_s: float = 0.0
+    split_bytes: int = 0  # write the answer in pieces of so many bytes
+
+
+class FakeWorker:
+    """One worker; use `serve()`."""
+
+    def __init__(self, mode: str, rendezvous: Rendezvous, *, has_plugin: bool = True) -> None:
+        self.mode = mode
+        self.has_plugin = has_plugin
+        self.rendezvous = rendezvous
+        self.port = 0
+        self.bootstrap_port = 0
+        self.capacity_tokens = 100_000
+        self.answer = "the answer"
+        self.faults = Faults()
+        self.seen: list[Seen] = []
+        self.probes: list[str] = []
+        self.closed_sessions: list[str] = []
+        self.resident: dict[str, str] = {}
+        self.num_connections = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @asynccontextmanager
+    async def serve(self, port: int = 0) -> AsyncIterator["FakeWorker"]:
+        await self.start(port)
+        try:
+            yield self
+        finally:
+            await self.stop()
+
+    async def start(self, port: int = 0) -> None:
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.bootstrap_port = self.port  # only ever passed along
+
+    async def stop(self) -> None:
+        """Go at once, as a killed process does."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    @property
+    def turns(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.path in TURN_PATHS]
+
+    # HTTP
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self.num_connections += 1
+        try:
+            while await self._request(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            return False
+        first, *lines = head.decode().split("\r\n")
+        method, path, _ = first.split(" ")
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines if line)
+        }
+        raw = await reader.readexactly(int(headers.get("content-length", "0")))
+        if method == "GET":
+            self.probes.append(path)
+            await self._reply(writer, *self._about(path))
+            return True
+        seen = Seen(path, headers, raw, json.loads(raw))
+        self.seen.append(seen)
+        if path == "/close_session":
+            self.closed_sessions.append(seen.body["session_id"])
+            self.resident.pop(seen.body["session_id"], None)
+            await self._reply(writer, 200, b"")
+            return True
+        return await self._turn_unless_gone(reader, writer, seen)
+
+    async def _turn_unless_gone(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen
+    ) -> bool:
+        """Serve a turn, but stop when the router closes the connection meanwhile."""
+        turn = asyncio.ensure_future(self._turn(writer, seen))
+        gone = asyncio.ensure_future(reader.read(1))
+        await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if turn.done():
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            return turn.result()
+        seen.was_aborted = True
+        turn.cancel()
+        await asyncio.gather(turn, return_exceptions=True)
+        return False
+
+    def _about(self, path: str) -> tuple[int, bytes]:
+        if path == "/ready":
+            return 200, b""
+        if path != "/server_info":
+            return 404, b'{"detail":"Not Found"}'
+        state: dict[str, Any] = {"last_gen_throughput": 1.0}
+        if self.has_plugin and self.mode == "decode":
+            state["conserve"] = {"local_prefill": True, "max_total_num_tokens": 1}
+        info = {
+            "disaggregation_mode": self.mode,
+            "max_total_num_tokens": self.capacity_tokens,
+            "served_model_name": "tiny",
+            "internal_states": [state],
+            "version": "0.5.23",
+        }
+        return 200, json.dumps(info).encode()
+
+    async def _reply(self, writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
+        await self._write(writer, f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        step = self.faults.split_bytes or len(data)
+        for start in range(0, len(data), step or 1):
+            writer.write(data[start : start + step])
+            await writer.drain()
+            if self.faults.split_bytes:
+                await asyncio.sleep(0.001)
+
+    # turns
+
+    async def _turn(self, writer: asyncio.StreamWriter, seen: Seen) -> bool:
+        faults, body = self.faults, seen.body
+        if faults.num_cuts_before_head:
+            faults.num_cuts_before_head -= 1
+            return False
+        if faults.statuses:
+            await self._error(writer, faults.statuses.pop(0), "told to fail")
+            return True
+        await asyncio.sleep(faults.delay_s)
+        prompt = prompt_of(body)
+        cached = len(prompt) if "bootstrap_room" in body else self._cached(body, prompt)
+        if self.mode == "decode" and "bootstrap_room" not in body:
+            refusal = self._refusal(seen, prompt, cached)
+            if refusal is not None:
+                await self._refuse(writer, seen, refusal)
+                return True
+        if "bootstrap_room" in body:
+            room = self.rendezvous.room(body["bootstrap_room"])
+            if self.mode == "prefill":
+                assert not room.is_set(), "a room was used twice"
+                self.rendezvous.rooms_used.append(body["bootstrap_room"])
+                room.set()
+            else:
+                await room.wait()
+        if body.get("session_id"):
+            self.resident[body["session_id"]] = prompt + self.answer
+        return await self._answer(writer, seen, len(prompt), cached)
+
+    def _cached(self, body: dict[str, Any], prompt: str) -> int:
+        held = self.resident.get(body.get("session_id", ""), "")
+        return next(
+            (i for i, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b),
+            min(len(held), len(prompt)),
+        )
+
+    def _refusal(self, seen: Seen, prompt: str, cached: int) -> str | None:
+        if self.faults.refusals:
+            reason = self.faults.refusals.pop(0)
+            return f"conserve-refused reason={reason} cached=0 uncached={len(prompt)}"
+        key = seen.headers.get("x-smg-routing-key") or seen.body.get("routing_key")
+        limits = LocalLimits.from_routing_key(key)
+        if limits is None:
+            return "Disaggregated request received without bootstrap room id"
+        refusal = limits.refusal(prompt_tokens=len(prompt), cached_tokens=cached)
+        return None if refusal is None else refusal.to_message()
+
+    async def _refuse(self, writer: asyncio.StreamWriter, seen: Seen, message: str) -> None:
+        status = 409 if message.startswith("conserve") else 400
+        if not seen.body.get("stream"):
+            await self._error(writer, status, message)
+            return
+        if seen.path == "/generate":
+            reason = {"type": "abort", "message": message, "status_code": status}
+            event: Any = {"text": "", "output_ids": [], "meta_info": {"finish_reason": reason}}
+        else:
+            event = {"error": {"object": "error", "message": message, "code": status}}
+        await self._stream(writer, [f"data: {json.dumps(event, separators=(',', ':'))}\n\n"])
+
+    async def _error(self, writer: asyncio.StreamWriter, status: int, message: str) -> None:
+        body = {"object": "error", "message": message, "type": "x", "param": None, "code": status}
+        await self._reply(writer, status, json.dumps(body).encode())
+
+    async def _answer(
+        self, writer: asyncio.StreamWriter, seen: Seen, num_prompt: int, cached: int
+    ) -> bool:
+        usage = {
+            "prompt_tokens": num_prompt,
+            "total_tokens": num_prompt + len(self.answer),
+            "completion_tokens": len(self.answer),
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+        if seen.body.get("stream"):
+            if self.faults.num_cuts_after_head:
+                self.faults.num_cuts_after_head -= 1
+                await self._write(writer, STREAM_HEAD)
+                return False
+            return await self._stream(writer, self._events(seen, usage))
+        if seen.path == "/generate":
+            answer = self._generated(self.answer, usage)
+        elif seen.path == "/v1/completions":
+            choice = {"index": 0, "text": self.answer, "finish_reason": "stop"}
+            answer = {"object": "text_completion", "choices": [choice], "usage": usage}
+        else:
+            message = {"role": "assistant", "content": self.answer, "tool_calls": None}
+            answer = {"choices": [{"index": 0, "message": message}], "usage": usage}
+        await self._reply(writer, 200, json.dumps(answer, separators=(",", ":")).encode())
+        return not self.faults.closes_after_answer
+
+    def _generated(self, text: str, usage: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "text": text,
+            "output_ids": list(text.encode()),
+            "meta_info": {
+                "id": "x",
+                "finish_reason": {"type": "stop"},
+                "prompt_tokens": usage["prompt_tokens"],
+                "completion_tokens": len(text),
+                "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+            },
+        }
+
+    def _events(self, seen: Seen, usage: dict[str, Any]) -> list[str]:
+        words = self.answer.split(" ")
+        pieces = [word if n == 0 else " " + word for n, word in enumerate(words)]
+        events: list[Any] = []
+        for n, piece in enumerate(pieces):
+            if seen.path == "/generate":
+                events.append(self._generated("".join(pieces[: n + 1]), usage))
+            elif seen.path == "/v1/completions":
+                events.append({"choices": [{"index": 0, "text": piece}], "usage": None})
+            else:
+                delta = {"role": "assistant", "content": piece}
+                events.append({"choices": [{"index": 0, "delta": delta}], "usage": None})
+        if (seen.body.get("stream_options") or {}).get("include_usage"):
+            events.append({"id": "x", "choices": [], "usage": usage})
+        return [f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events]
+
+    async def _stream(self, writer: asyncio.StreamWriter, events: list[str]) -> bool:
+        await self._write(writer, STREAM_HEAD)
+        for number, event in enumerate([*events, "data: [DONE]\n\n"]):
+            if self.faults.cut_after_events == number:
+                return False
+            if number:
+                await asyncio.sleep(self.faults.event_delay_s)
+            data = event.encode()
+            await self._write(writer, b"%x\r\n%b\r\n" % (len(data), data))
+        await self._write(writer, b"0\r\n\r\n")
+        return not self.faults.closes_after_answer
+
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    """The prompt as text of one character a token."""
+    if "messages" in body:
+        parts = []
+        for message in body["messages"]:
+            content = message.get("content") or ""
+            if isinstance(content, list):
+                content = "".join(part.get("text", "") for part in content)
+            parts.append(content)
+        return "".join(parts)
+    if body.get("input_ids"):
+        return "".join(map(chr, body["input_ids"]))
+    text: str = body.get("prompt") or body.get("text") or ""
+    return text
