@@ -1,0 +1,17 @@
+"""The shared cluster of real servers: started for the first test that asks, stopped at the end."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sglang.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    shared = Cluster()
+    try:
+        shared.start()
+        yield shared
+    finally:
+        shared.stop()
