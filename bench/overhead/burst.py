@@ -1,0 +1,78 @@
+"""One short burst of load through one candidate, with what it cost and who else was at work."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.native.programs import Load, send_load
+from bench.overhead.candidates import Running
+from bench.overhead.process_cost import moment, rss_mib, tree
+
+NOISY_CORES = 0.6
+"""A burst is noisy if other work kept more cores busy than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A kind of load."""
+
+    name: str
+    body: Path
+    connections: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The core that client and workers share, and the workers' process."""
+
+    core: int
+    workers_pid: int
+    patience_s: float
+
+
+def burst(running: Running, case: Case, place: Place, seed: int) -> dict[str, Any]:
+    """Run a case once."""
+    waited_s = _wait_for_quiet(place.patience_s)
+    router = tree(running.pid) if running.pid else []
+    load = Load(
+        port=running.port,
+        connections=case.connections,
+        body=case.body,
+        seconds=case.seconds,
+        seed=seed,
+        header=running.candidate.header,
+        is_pinned=running.candidate.is_pinned,
+    )
+    before = moment(router, [place.workers_pid])
+    counted = send_load(load, {place.core})
+    router_s, others = moment(router, [place.workers_pid]).since(before)
+    return {
+        "requests_per_s": counted["requests_per_s"],
+        "num_ended": counted["ended"],
+        "num_errors": counted["errors"],
+        "latency_us": counted["latency_us"],
+        "events_per_s": counted["events"] / case.seconds,
+        "lateness_us": counted["lateness_us"],
+        "router_cpu_us": 1e6 * router_s / max(1, counted["all_events"] or counted["ended"]),
+        "router_cores": router_s / (case.seconds + load.warm_up_s),
+        "router_rss_mib": round(rss_mib(router), 1),
+        "others_cores": round(others, 2),
+        "load_average": os.getloadavg()[0],
+        "waited_s": round(waited_s, 1),
+        "is_noisy": others > NOISY_CORES,
+    }
+
+
+def _wait_for_quiet(patience_s: float) -> float:
+    """Give others the machine until they need little of it, or patience ends."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < patience_s:
+        before = moment([], [])
+        time.sleep(0.3)
+        _, others = moment([], []).since(before)
+        if others <= NOISY_CORES:
+            break
+    return time.monotonic() - begin
