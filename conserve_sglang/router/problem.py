@@ -115,7 +115,7 @@ class _Detail(msgspec.Struct):
 class _WorkerBody(msgspec.Struct):
     error: _Detail | str | None = None
     message: str | None = None
-    detail: msgspec.Raw | None = None
+    detail: msgspec.Raw = msgspec.Raw()
 
 
 _worker_body = msgspec.json.Decoder(_WorkerBody)
@@ -134,7 +134,7 @@ def from_worker(status: int, body: bytes) -> Problem:
             message, param = parsed.error.message, parsed.error.param
         else:
             message = parsed.message or parsed.error or ""
-        if not message and parsed.detail is not None:
+        if not message:
             message = bytes(parsed.detail).decode("utf-8", "replace")
     code = "worker_refused"
     if "context length" in message or "longer than the model" in message:

@@ -49,7 +49,7 @@ def _last_number(tail: bytes, key: bytes) -> int | None:
 class _UsageEvent(msgspec.Struct):
     choices: list[msgspec.Raw]
     usage: dict[str, msgspec.Raw]
-    sglext: msgspec.Raw | None = None
+    sglext: msgspec.Raw = msgspec.Raw()
 
 
 _usage_event = msgspec.json.Decoder(_UsageEvent)
@@ -113,7 +113,7 @@ class UsageFilter:
             parsed = _usage_event.decode(event[5:])
         except (msgspec.DecodeError, RecursionError):
             return False
-        if parsed.choices or parsed.sglext not in (None, msgspec.Raw(b"null")):
+        if parsed.choices or bytes(parsed.sglext) not in (b"", b"null"):
             return False
         self.usage = usage_in(event)
         return self.usage is not None

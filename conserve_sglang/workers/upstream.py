@@ -150,10 +150,10 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
         sink = self._sink
-        if sink is not None and exc is None and self.has_answer_begun and not self._is_framed:
-            if self._status:  # a body without length or chunks ends with the connection
-                self._sink = self._on_lost = None
-                sink.on_body(self._take_parts(), True)
+        has_head = self._status > 0 and not self._is_framed
+        if sink is not None and exc is None and self.has_answer_begun and has_head:
+            self._sink = self._on_lost = None  # a body without framing ends with the connection
+            sink.on_body(self._take_parts(), True)
         elif sink is not None:
             reason = f" ({exc})" if exc else ""
             self._lose(Unreachable(f"the worker closed the connection{reason}"))

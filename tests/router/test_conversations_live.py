@@ -1,14 +1,17 @@
 """Conversations over the wire: named, found by history, looked up, ended."""
 
+from typing import Any
+
 import pytest
 
 from tests.fakes.router_cluster import Cluster, a_cluster
 
-OPENING = [{"role": "user", "content": "hello"}]
-ANSWER = {"role": "assistant", "content": "the answer"}
+Messages = list[dict[str, Any]]
+OPENING: Messages = [{"role": "user", "content": "hello"}]
+ANSWER: dict[str, Any] = {"role": "assistant", "content": "the answer"}
 
 
-async def chat(cluster: Cluster, messages: list[dict[str, object]], **fields: object) -> str:
+async def chat(cluster: Cluster, messages: Messages, **fields: Any) -> str:
     """A turn without a name; returns the conversation the router says it belongs to."""
     answer = await cluster.post("/v1/chat/completions", {"messages": messages, **fields})
     assert answer.status == 200
@@ -42,7 +45,7 @@ async def test_user_field_names_a_conversation_only_if_configured() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_unnamed_conversation_is_found_by_its_history(cluster: Cluster, stream: bool) -> None:
-    messages: list[dict[str, object]] = [*OPENING]
+    messages: Messages = [*OPENING]
     names = set()
     for n in range(4):
         names.add(await chat(cluster, messages, stream=stream))

@@ -1,10 +1,12 @@
 """What a decoder or prefiller refuses, and what of it a client gets to see."""
 
+from typing import Any
+
 import pytest
 
 from tests.fakes.router_cluster import Cluster
 
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}]},
     "/v1/completions": {"prompt": "hello"},
     "/generate": {"text": "hello"},

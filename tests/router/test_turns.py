@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
 from tests.fakes.router_cluster import Cluster, a_cluster
 
-STEERING = {
+STEERING: dict[str, Any] = {
     "bootstrap_host": "10.0.0.1",
     "bootstrap_port": 1,
     "bootstrap_room": 7,

@@ -1,0 +1,128 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from conserve_sglang.core.errors import TimedOut, Unreachable
+from conserve_sglang.workers.fetch import fetch
+from conserve_sglang.workers.pool import ConnectionPool
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Script:
+    """A server that answers the n-th request with the n-th reply and counts connections."""
+
+    def __init__(self, *replies: bytes) -> None:
+        self.replies = list(replies)
+        self.num_connections = 0
+        self.requests: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_connections += 1
+        try:
+            while True:
+                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+                reply = self.replies.pop(0)
+                writer.write(reply)
+                await writer.drain()
+                if not reply or b"close" in reply or b"length" not in reply:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def pool_to(script: Script) -> AsyncIterator[ConnectionPool]:
+    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
+    pool = ConnectionPool("127.0.0.1", server.sockets[0].getsockname()[1])
+    try:
+        yield pool
+    finally:
+        pool.close()
+        server.close()
+        await asyncio.sleep(0.01)
+
+
+async def test_connection_is_used_again() -> None:
+    script = Script(OK, OK, OK)
+    async with pool_to(script) as pool:
+        for _ in range(3):
+            assert await fetch(pool, "GET", "/") == (200, b"ok")
+        assert script.num_connections == 1
+
+
+async def test_connection_that_is_to_close_is_not_used_again() -> None:
+    closing = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+    script = Script(closing, OK)
+    async with pool_to(script) as pool:
+        await fetch(pool, "GET", "/")
+        await fetch(pool, "GET", "/")
+        assert script.num_connections == 2
+
+
+async def test_stale_connection_is_retried_on_a_new_one() -> None:
+    script = Script(OK, b"", OK)
+    async with pool_to(script) as pool:
+        await fetch(pool, "GET", "/")
+        assert await fetch(pool, "GET", "/") == (200, b"ok")
+        assert script.num_connections == 2
+
+
+async def test_new_connection_that_breaks_is_not_retried() -> None:
+    script = Script(b"", OK)
+    async with pool_to(script) as pool:
+        with pytest.raises(Unreachable):
+            await fetch(pool, "GET", "/")
+        assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 9\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\nx: ",
+        b"nonsense and close",
+    ],
+)
+async def test_half_an_answer_is_none(broken: bytes) -> None:
+    async with pool_to(Script(broken)) as pool:
+        with pytest.raises(Unreachable):
+            await fetch(pool, "GET", "/")
+
+
+async def test_answer_may_end_with_the_connection() -> None:
+    async with pool_to(Script(b"HTTP/1.0 200 OK\r\nx: close\r\n\r\nall of it")) as pool:
+        assert await fetch(pool, "GET", "/") == (200, b"all of it")
+
+
+async def test_interim_answers_are_skipped() -> None:
+    async with pool_to(Script(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK)) as pool:
+        assert await fetch(pool, "GET", "/") == (200, b"ok")
+
+
+async def test_refused_connection_is_reported() -> None:
+    refused: list[bool] = []
+    pool = ConnectionPool("127.0.0.1", 1, on_refused=lambda: refused.append(True))
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
+        await fetch(pool, "GET", "/")
+    assert refused
+
+
+async def test_silent_server_times_out_and_its_connection_is_dropped() -> None:
+    async with pool_to(Script(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")) as pool:
+        with pytest.raises(TimedOut):
+            await fetch(pool, "GET", "/", timeout_s=0.05)
+        await asyncio.sleep(0.01)
+        assert pool.num_connections == 0
+
+
+async def test_bytes_nobody_asked_for_end_the_connection() -> None:
+    async with pool_to(Script(OK + OK, OK)) as pool:
+        await fetch(pool, "GET", "/")
+        await asyncio.sleep(0.01)
+        assert await fetch(pool, "GET", "/") == (200, b"ok")

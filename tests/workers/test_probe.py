@@ -1,0 +1,61 @@
+from dataclasses import replace
+
+import pytest
+
+from conserve_sglang.core.errors import NotCapable
+from conserve_sglang.core.worker import Role
+from conserve_sglang.workers.pool import ConnectionPool
+from conserve_sglang.workers.probe import WorkerFacts, check_role, is_ready, read_facts
+from tests.fakes.sglang_worker import FakeWorker, Rendezvous
+
+DECODER = WorkerFacts(
+    mode="decode",
+    kv_capacity_tokens=100_000,
+    serves_local_turns=True,
+    served_name="tiny",
+    version="0.5.23",
+)
+
+
+async def test_worker_tells_what_it_is() -> None:
+    async with FakeWorker("decode", Rendezvous()).serve() as worker:
+        pool = ConnectionPool("127.0.0.1", worker.port)
+        assert await is_ready(pool, 1.0)
+        assert await read_facts(pool) == DECODER
+        pool.close()
+
+
+async def test_plugin_is_missed() -> None:
+    async with FakeWorker("decode", Rendezvous(), has_plugin=False).serve() as worker:
+        pool = ConnectionPool("127.0.0.1", worker.port)
+        assert not (await read_facts(pool)).serves_local_turns
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("facts", "role", "needs_plugin", "said"),
+    [
+        (replace(DECODER, serves_local_turns=False), Role.DECODE, True, "plugin"),
+        (replace(DECODER, mode="null"), Role.DECODE, True, "--disaggregation-mode decode"),
+        (DECODER, Role.PREFILL, True, "--disaggregation-mode prefill"),
+        (DECODER, Role.MIXED, False, "--disaggregation-mode null"),
+    ],
+)
+def test_unfit_worker_is_refused_with_what_to_do(
+    facts: WorkerFacts, role: Role, needs_plugin: bool, said: str
+) -> None:
+    with pytest.raises(NotCapable, match=said):
+        check_role(facts, role, needs_plugin=needs_plugin)
+
+
+@pytest.mark.parametrize(
+    ("facts", "role", "needs_plugin"),
+    [
+        (DECODER, Role.DECODE, True),
+        (replace(DECODER, serves_local_turns=False), Role.DECODE, False),
+        (replace(DECODER, mode="prefill", serves_local_turns=False), Role.PREFILL, True),
+        (replace(DECODER, mode="null", serves_local_turns=False), Role.MIXED, True),
+    ],
+)
+def test_fit_worker_is_taken(facts: WorkerFacts, role: Role, needs_plugin: bool) -> None:
+    check_role(facts, role, needs_plugin=needs_plugin)

@@ -1,0 +1,96 @@
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conserve_sglang.workers.sse import Usage, UsageFilter, usage_in
+
+COUNTS = {
+    "prompt_tokens": 12,
+    "total_tokens": 15,
+    "completion_tokens": 3,
+    "prompt_tokens_details": {"cached_tokens": 8},
+}
+USAGE = Usage(prompt_tokens=12, output_tokens=3, cached_tokens=8)
+
+
+def event(content: object, **json_style: object) -> bytes:
+    return b"data: " + json.dumps(content, **json_style).encode() + b"\n\n"  # type: ignore[arg-type]
+
+
+TOKEN = event({"choices": [{"delta": {"content": 'say "choices":[] now'}}], "usage": None})
+COUNTED = event({"id": "x", "choices": [], "usage": COUNTS})
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("tail", "usage"),
+    [
+        (json.dumps({"choices": [], "usage": COUNTS}).encode(), USAGE),
+        (json.dumps({"usage": COUNTS}, separators=(",", ":")).encode(), USAGE),
+        (
+            b'{"text":"","meta_info":{"prompt_tokens":5,"completion_tokens":2,"cached_tokens":1}}',
+            Usage(prompt_tokens=5, output_tokens=2, cached_tokens=1),
+        ),
+        (
+            b'{"usage":{"prompt_tokens":5,"completion_tokens":2,"prompt_tokens_details":null}}',
+            Usage(prompt_tokens=5, output_tokens=2, cached_tokens=0),
+        ),
+        (b'{"text":"\\"prompt_tokens\\":7"}', None),
+        (b'{"usage":{"prompt_tokens":null}}', None),
+        (b"", None),
+    ],
+)
+def test_counts_are_read_from_the_tail(tail: bytes, usage: Usage | None) -> None:
+    assert usage_in(tail) == usage
+
+
+def test_last_counts_win() -> None:
+    first = b'data: {"meta_info":{"prompt_tokens":5,"completion_tokens":1,"cached_tokens":4}}\n\n'
+    assert usage_in(first + first.replace(b's":1', b's":9')) == Usage(
+        prompt_tokens=5, output_tokens=9, cached_tokens=4
+    )
+
+
+def test_only_the_usage_event_is_held_back() -> None:
+    filtered = UsageFilter()
+    assert filtered.feed(TOKEN) == TOKEN
+    assert filtered.feed(COUNTED + DONE) == DONE
+    assert filtered.usage == USAGE
+
+
+def test_empty_choices_without_usage_go_on() -> None:
+    extra = event({"choices": [], "usage": None, "sglext": {"a": 1}})
+    counted_and_more = event({"choices": [], "usage": COUNTS, "sglext": {"a": 1}})
+    filtered = UsageFilter()
+    assert filtered.feed(extra + counted_and_more) == extra + counted_and_more
+    assert filtered.usage is None
+
+
+def test_event_too_long_to_hold_goes_on_at_once() -> None:
+    long = event({"choices": [{"text": "x" * 40_000}]})
+    filtered = UsageFilter()
+    assert filtered.feed(long[:30_000]) == long[:30_000]
+    assert filtered.is_passing
+    assert filtered.feed(long[30_000:] + COUNTED + DONE) == long[30_000:] + DONE
+    assert filtered.usage == USAGE
+
+
+@given(st.lists(st.integers(0, 1200), max_size=12), st.integers(0, 5))
+def test_where_a_stream_is_cut_makes_no_difference(cuts: list[int], num_tokens: int) -> None:
+    stream = TOKEN * num_tokens + COUNTED + DONE
+    filtered = UsageFilter()
+    passed = b""
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    for start, end in pairwise(edges):
+        passed += filtered.feed(stream[start:end])
+    assert passed + filtered.flush() == TOKEN * num_tokens + DONE
+    assert filtered.usage == USAGE
+
+
+def test_unfinished_last_event_is_flushed() -> None:
+    filtered = UsageFilter()
+    assert filtered.feed(TOKEN + b"data: x") == TOKEN
+    assert filtered.flush() == b"data: x"
