@@ -27,6 +27,7 @@ from conserve_sglang.core.errors import ConfigError
 
 TICK_US = 10_000  # a decode step of the streams
 STREAM_TOKENS = 100
+GROUP_NICE = -19
 NOT_MEASURED = "TLS, a real network, more than one router core, slow clients, real engines"
 
 
@@ -51,6 +52,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of a burst at 32 connections")
     parser.add_argument("--patience", type=float, default=5.0, help="wait so long for a quiet core")
     parser.add_argument("--streams", type=int, default=0, help="also this many streams at a time")
+    parser.add_argument(
+        "--priority",
+        action="store_true",
+        help="weigh bursts up against all other work (root); that slows the others meanwhile",
+    )
     parser.add_argument("--only", nargs="*", default=[], help="candidates by name")
     parser.add_argument("--rival", action="store_true", help="measure sglang-router as well")
     parser.add_argument("--install-rival", action="store_true", help="install it first")
@@ -84,11 +90,18 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         ):
             for running in found:
                 check(running, ports, bodies)
-            place = Place(core=cores[1], workers_pid=workers_pid, patience_s=options.patience)
+            place = Place(
+                router_core=cores[0],
+                core=cores[1],
+                workers_pid=workers_pid,
+                patience_s=options.patience,
+                group_nice=GROUP_NICE if options.priority else 0,
+            )
             bursts = _rounds(found, cases, place, options.rounds)
     rows = summary(bursts)
     return {
         "num_rounds": options.rounds,
+        "has_priority": options.priority,
         "not_measured": NOT_MEASURED,
         "candidates": {candidate.name: candidate.what for candidate in candidates},
         "rows": rows,

@@ -58,13 +58,18 @@ def running(argv: Sequence[str], cores: set[int], log: Path | None = None) -> It
 
 
 def started(argv: Sequence[str], cores: set[int], **options: Any) -> "subprocess.Popen[bytes]":
-    """Start a process that may run on `cores` alone."""
+    """Start a process that may run on `cores` alone, in a scheduling group of its own."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
-        return subprocess.Popen(argv, **options)
+        return subprocess.Popen(argv, start_new_session=True, **options)
     finally:
         os.sched_setaffinity(0, before)
+
+
+def set_group_nice(pid: int, nice: int) -> None:
+    """Weigh a process's scheduling group against all others'; below 0 needs root."""
+    Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 @contextmanager
@@ -99,6 +104,7 @@ class Load:
     path: str = "/v1/chat/completions"
     header: str | None = None
     is_pinned: bool = False
+    group_nice: int = 0
 
 
 def send_load(load: Load, cores: set[int]) -> dict[str, Any]:
@@ -108,6 +114,8 @@ def send_load(load: Load, cores: set[int]) -> dict[str, Any]:
     if load.header:
         argv += [load.header, "pinned" if load.is_pinned else "fresh"]
     process = started(argv, cores, stdout=subprocess.PIPE)
+    if load.group_nice:
+        set_group_nice(process.pid, load.group_nice)
     output, _ = process.communicate(timeout=load.warm_up_s + load.seconds + 30)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, argv)

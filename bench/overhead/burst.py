@@ -2,16 +2,20 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.native.programs import Load, send_load
+from bench.native.programs import Load, send_load, set_group_nice
 from bench.overhead.candidates import Running
 from bench.overhead.process_cost import moment, rss_mib, tree
 
 NOISY_CORES = 0.6
-"""A burst is noisy if other work kept more cores busy than this."""
+"""A burst is noisy if other work kept more than this of its two cores busy."""
+
+REST_S = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +30,19 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The core that client and workers share, and the workers' process."""
+    """The routers' core, the one that client and workers share, and the workers' process."""
 
+    router_core: int
     core: int
     workers_pid: int
     patience_s: float
+    group_nice: int = 0
 
 
 def burst(running: Running, case: Case, place: Place, seed: int) -> dict[str, Any]:
     """Run a case once."""
-    waited_s = _wait_for_quiet(place.patience_s)
+    cores = [place.core, place.router_core] if running.pid else [place.core]
+    waited_s = _wait_for_quiet(cores, place.patience_s)
     router = tree(running.pid) if running.pid else []
     load = Load(
         port=running.port,
@@ -45,10 +52,12 @@ def burst(running: Running, case: Case, place: Place, seed: int) -> dict[str, An
         seed=seed,
         header=running.candidate.header,
         is_pinned=running.candidate.is_pinned,
+        group_nice=place.group_nice,
     )
-    before = moment(router, [place.workers_pid])
-    counted = send_load(load, {place.core})
-    router_s, others = moment(router, [place.workers_pid]).since(before)
+    with _preferred([place.workers_pid, *router[:1]], place.group_nice):
+        before = moment(router, [place.workers_pid], cores)
+        counted = send_load(load, {place.core})
+        router_s, others = moment(router, [place.workers_pid], cores).since(before)
     return {
         "requests_per_s": counted["requests_per_s"],
         "num_ended": counted["ended"],
@@ -66,13 +75,27 @@ def burst(running: Running, case: Case, place: Place, seed: int) -> dict[str, An
     }
 
 
-def _wait_for_quiet(patience_s: float) -> float:
+@contextmanager
+def _preferred(pids: list[int], nice: int) -> Iterator[None]:
+    """Scheduling groups weighed up for the time of a burst, then a rest for the others."""
+    for pid in pids if nice else ():
+        set_group_nice(pid, nice)
+    try:
+        yield
+    finally:
+        for pid in pids if nice else ():
+            set_group_nice(pid, 0)
+    if nice:
+        time.sleep(REST_S)
+
+
+def _wait_for_quiet(cores: list[int], patience_s: float) -> float:
     """Give others the machine until they need little of it, or patience ends."""
     begin = time.monotonic()
     while time.monotonic() - begin < patience_s:
-        before = moment([], [])
+        before = moment([], [], cores)
         time.sleep(0.3)
-        _, others = moment([], []).since(before)
+        _, others = moment([], [], cores).since(before)
         if others <= NOISY_CORES:
             break
     return time.monotonic() - begin

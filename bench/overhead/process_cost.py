@@ -3,6 +3,7 @@
 import os
 import resource
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,31 +40,34 @@ class Moment:
     at_s: float
     router_s: float
     ours_s: float
-    machine_s: float
+    cores_s: float
 
     def since(self, before: "Moment") -> tuple[float, float]:
-        """(CPU seconds of the router, cores that others kept busy)."""
-        others = (self.machine_s - before.machine_s) - (self.ours_s - before.ours_s)
+        """(CPU seconds of the router, how many of the cores looked at others kept busy)."""
+        others = (self.cores_s - before.cores_s) - (self.ours_s - before.ours_s)
         return self.router_s - before.router_s, max(0.0, others) / (self.at_s - before.at_s)
 
 
-def moment(router: list[int], others_of_ours: list[int]) -> Moment:
-    """Read the clocks; `ours` is the router, the workers, this process and what it waited for."""
+def moment(router: list[int], workers: list[int], cores: Collection[int]) -> Moment:
+    """Read the clocks; ours are the router, the workers, this process and what it waited for."""
     router_s = cpu_s(router)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     waited_s = children.ru_utime + children.ru_stime
     return Moment(
         at_s=time.monotonic(),
         router_s=router_s,
-        ours_s=router_s + cpu_s([*others_of_ours, os.getpid()]) + waited_s,
-        machine_s=_machine_busy_s(),
+        ours_s=router_s + cpu_s([*workers, os.getpid()]) + waited_s,
+        cores_s=sum(_busy_s(core) for core in cores),
     )
 
 
-def _machine_busy_s() -> float:
-    fields = _read(Path("/proc/stat")).partition("\n")[0].split()[1:9]
-    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
+def _busy_s(core: int) -> float:
+    for line in _read(Path("/proc/stat")).splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
+            return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
+    return 0.0
 
 
 def _tasks(pid: int) -> list[Path]:
