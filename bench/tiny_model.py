@@ -2,11 +2,14 @@
 
     python -m bench.tiny_model --out DIR
 
-The weights are random, yet made so that greedy answers vary, stay printable and never end by
-themselves: the embedding's first dimension is a constant that no layer writes to, and the output
-head reads a bias per token from it. Printable ASCII is likely, a space is not, everything else is
-ruled out unless a grammar leaves nothing else. One token is one byte, so that text, tokens and
-text again is lossless and a rendered conversation is a prefix of its continuation.
+The weights are random, yet made so that greedy answers vary, stay printable and do not end by
+themselves, but do end after a tool call. Two dimensions of the embedding are written to by no
+layer: one is a constant, from which the output head reads a bias per token; the other marks `>`,
+the last byte of a tool call, after which the answer ends. Printable ASCII is likely; the rest, a
+space and `>` among it, is ruled out unless a grammar asks for it.
+
+One token is one byte, so that text, tokens and text again is lossless and a rendered conversation
+is a prefix of its continuation.
 """
 
 import argparse
@@ -32,8 +35,11 @@ SPECIAL = {END_OF_TEXT: "<|endoftext|>", TURN_START: "<|im_start|>", TURN_END: "
 
 Array = NDArray[np.float32]
 
+CONSTANT, CLOSING = 0, 1
+"""The dimensions that no layer writes to."""
+
 # A conversation only grows: nothing in a rendered turn depends on the turns after it. The calls
-# of an answer are rendered as SGLang's grammar makes a model write them.
+# of an answer are rendered as SGLang's grammar (tool-call-parser qwen25) makes a model write them.
 CHAT_TEMPLATE = """\
 {%- if tools %}
 {{- '<|im_start|>tools\\n' }}
@@ -46,17 +52,14 @@ CHAT_TEMPLATE = """\
 {%- elif message.content %}
 {%- for part in message.content %}{{- part.text }}{%- endfor %}
 {%- endif %}
-{%- if message.tool_calls %}
-{{- '[' }}
-{%- for call in message.tool_calls %}
-{{- '{"name":"' + call.function.name + '","parameters":' }}
+{%- for call in message.tool_calls or [] %}
+{%- if not loop.first %}{{- '\\n' }}{%- endif %}
+{{- '<tool_call>\\n{"name":"' + call.function.name + '", "arguments":' }}
 {%- if call.function.arguments is string %}{{- call.function.arguments }}
 {%- else %}{{- call.function.arguments | tojson(separators=(',', ':')) }}
 {%- endif %}
-{{- '}' }}{%- if not loop.last %}{{- ',' }}{%- endif %}
+{{- '}\\n</tool_call>' }}
 {%- endfor %}
-{{- ']' }}
-{%- endif %}
 {{- '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
@@ -82,9 +85,13 @@ def _weights(rng: np.random.Generator) -> dict[str, Array]:
         return np.full(size, value, dtype=np.float32)
 
     embedding = normal(VOCAB, HIDDEN, 0.5)
-    embedding[:, 0] = 4.0
+    embedding[:, CONSTANT] = 4.0
+    embedding[:, CLOSING] = 0.0
+    embedding[ord(">"), CLOSING] = 12.0
     head = normal(VOCAB, HIDDEN, 0.7)
-    head[:, 0] = _token_bias()
+    head[:, CONSTANT] = _token_bias()
+    head[:, CLOSING] = 0.0
+    head[TURN_END, CLOSING] = 100.0
     tensors = {
         "model.embed_tokens.weight": embedding,
         "model.norm.weight": ones(HIDDEN),
@@ -97,7 +104,7 @@ def _weights(rng: np.random.Generator) -> dict[str, Array]:
             "mlp.down_proj.weight": normal(HIDDEN, INTERMEDIATE, 0.25),
         }
         for matrix in into_residual.values():
-            matrix[0, :] = 0.0  # the constant dimension stays constant
+            matrix[[CONSTANT, CLOSING], :] = 0.0
         tensors |= {layer + name: matrix for name, matrix in into_residual.items()}
         tensors |= {
             layer + "input_layernorm.weight": ones(HIDDEN),
@@ -116,9 +123,9 @@ def _weights(rng: np.random.Generator) -> dict[str, Array]:
 def _token_bias() -> Array:
     """What the output head adds per token, in units of the constant dimension."""
     bias = np.full(VOCAB, -150.0, dtype=np.float32)
-    bias[ord(" ")] = -75.0
     bias[ord("!") : ord("~") + 1] = 0.0
-    bias[[ord(mark) for mark in '"]}']] = 3.0  # a JSON answer comes to its end sooner
+    bias[[ord(mark) for mark in " >\\"]] = -75.0
+    bias[[ord(mark) for mark in ',"]}']] = (2.0, 9.0, 8.0, 8.0)  # JSON comes to its end sooner
     return bias
 
 

@@ -41,7 +41,7 @@ COMMON_FLAGS = (
     *("--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"),
     *("--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
     *("--chunked-prefill-size", str(CHUNKED_PREFILL_SIZE)),
-    *("--max-total-tokens", str(MAX_TOTAL_TOKENS), "--mem-fraction-static", "0.1"),
+    *("--max-total-tokens", str(MAX_TOTAL_TOKENS), "--mem-fraction-static", "0.8"),
     *("--schedule-policy", "fcfs", "--tool-call-parser", "qwen25"),
     # Without the sleep an idle scheduler keeps a core busy.
     *("--enable-cache-report", "--skip-server-warmup", "--sleep-on-idle"),
@@ -183,8 +183,8 @@ class Cluster:
         server = Server(
             name=name,
             role=role,
-            port=_free_port(taken),
-            bootstrap_port=_free_port(taken) if role == PREFILL else None,
+            port=free_port(taken),
+            bootstrap_port=free_port(taken) if role == PREFILL else None,
             log_path=self._log_dir / f"{name}.log",
             transfer_log=self._log_dir / f"{name}.transfers.jsonl",
             extra_flags=tuple(flags),
@@ -268,8 +268,9 @@ def _wait_for_group(group: int) -> None:
         time.sleep(0.05)
 
 
-def _free_port(taken: set[int | None]) -> int:
+def free_port(taken: set[int | None] | None = None) -> int:
     """A free loopback port, remembered in `taken`, since nobody holds it until it is used."""
+    taken = set() if taken is None else taken
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -90,8 +90,10 @@ def test_a_schema_is_followed_to_its_end(cluster: Cluster) -> None:
 
 
 def test_a_named_tool_is_called(cluster: Cluster) -> None:
-    parameters = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}}
-    function = {"name": "get_weather", "parameters": {**parameters, "required": ["city"]}}
+    parameters: dict[str, Any] = {"type": "object"}
+    parameters["properties"] = {"city": {"enum": ["Paris", "Rome"]}}
+    parameters["required"] = ["city"]
+    function = {"name": "get_weather", "parameters": parameters, "strict": True}
     body = _chat(
         "What is the weather?",
         max_tokens=200,
@@ -99,6 +101,7 @@ def test_a_named_tool_is_called(cluster: Cluster) -> None:
         tool_choice={"type": "function", "function": {"name": "get_weather"}},
     )
     choice = _post(cluster.url("ref") + "/v1/chat/completions", body)["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
     call = choice["message"]["tool_calls"][0]["function"]
     assert call["name"] == "get_weather"
     assert json.loads(call["arguments"])["city"] in {"Paris", "Rome"}
