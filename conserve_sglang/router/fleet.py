@@ -66,6 +66,7 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self.tell: Callable[[Event], None] = lambda event: None
         self.num_decoders_up = 0
+        self._is_stopping = False
 
     def workers(self) -> tuple[Worker, ...]:
         """All workers, in the tier map's order."""
@@ -86,9 +87,12 @@ class Fleet:
 
     async def stop(self) -> None:
         """End probing and close every connection."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._is_stopping = True
+        while self._tasks:
+            # Again and again: before Python 3.12 wait_for can swallow a cancellation.
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(tuple(self._tasks), timeout=0.5)
         for worker in self._workers.values():
             worker.pool.close()
 
@@ -128,7 +132,7 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self, worker: Worker) -> None:
-        while True:
+        while not self._is_stopping:
             worker.wake.clear()
             try:
                 await self._probe(worker)

@@ -18,6 +18,7 @@ from conserve_sglang.workers.upstream import Headers
 
 MAX_ERROR_BYTES = 64 * 1024
 MAX_KEPT_ANSWER_BYTES = 1024 * 1024
+_DONE = b"data: [DONE]\n\n"
 
 
 class LegOwner(Protocol):
@@ -56,6 +57,7 @@ class DecodeLeg:
         "_filter",
         "_has_begun",
         "_headers",
+        "_is_over",
         "_is_stream",
         "_kept",
         "_kept_bytes",
@@ -79,6 +81,7 @@ class DecodeLeg:
         self._early = b""
         self._tail = b""
         self._has_begun = False
+        self._is_over = False
         self._kept: list[bytes] | None = None
         self._kept_bytes = 0
 
@@ -112,7 +115,8 @@ class DecodeLeg:
 
     def on_body(self, data: bytes, is_last: bool) -> None:
         if self._has_begun:
-            self._pass(data, is_last)
+            if not self._is_over:
+                self._pass(data, is_last)
         elif self._status == 200:
             self._take_first(data, is_last)
         else:
@@ -122,6 +126,8 @@ class DecodeLeg:
 
     def on_broken(self, error: WorkerError) -> None:
         self.exchange = None
+        if self._is_over:
+            return
         if self._has_begun:
             self._owner.broke_off(str(error))
         else:
@@ -158,20 +164,21 @@ class DecodeLeg:
     def _pass(self, data: bytes, is_last: bool) -> None:
         if self._kept is not None:
             self._keep(data)
-        usage = None
         if self._filter is not None:
             data = self._filter.feed(data)
             if is_last:
                 data += self._filter.flush()
-                usage = self._filter.usage
+            end = data
         else:
-            self._tail = (self._tail + data)[-TAIL_BYTES:] if self._tail else data[-TAIL_BYTES:]
-            if is_last:
-                usage = usage_in(self._tail)
-        if is_last and self.exchange is not None:
-            self.exchange.close()
-            self.exchange = None
+            end = self._tail = (self._tail + data)[-TAIL_BYTES:]
+        if self._is_stream and end.endswith(_DONE):
+            # Whole for its reader, who may leave now. The end of the chunks follows in a segment
+            # of its own, and the connection waits for it by itself.
+            is_last = True
         if is_last:
+            self._is_over = True
+            self.exchange = None
+            usage = usage_in(self._tail) if self._filter is None else self._filter.usage
             self._owner.answered(usage)
         if data or is_last:
             self._owner.pass_on(data, is_last)

@@ -136,6 +136,7 @@ def from_worker(status: int, body: bytes) -> Problem:
             message = parsed.message or parsed.error or ""
         if not message:
             message = bytes(parsed.detail).decode("utf-8", "replace")
+    message = message.partition("\n\n  File ")[0]  # where in SGLang it was found helps nobody
     code = "worker_refused"
     if "context length" in message or "longer than the model" in message:
         code = "context_length_exceeded"

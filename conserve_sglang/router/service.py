@@ -102,7 +102,7 @@ class RouterService:
             client.abort()
         await self.fleet.stop()
         if self._control_server is not None and self._control_task is not None:
-            self._control_server.should_exit = True
+            self._control_server.should_exit = self._control_server.force_exit = True
             await self._control_task
 
     def _new_client(self) -> ClientConnection:

@@ -146,7 +146,7 @@ class Turn:
     def refused(self, problem: Problem) -> None:
         if not self.has_begun and not self.is_over:
             self.stop_legs()
-            self._desk.turn_abandoned(self, Outcome.REFUSED, problem.message)
+            self._desk.turn_abandoned(self, Outcome.REFUSED, f"{problem.status} {problem.code}")
             self._end_with(problem)
 
     def broke_off(self, why: str) -> None:

@@ -52,6 +52,7 @@ class Faults:
     closes_after_answer: bool = False
     delay_s: float = 0.0
     event_delay_s: float = 0.0
+    last_chunk_delay_s: float = 0.0  # between the last event and the end of the chunks
     split_bytes: int = 0  # write the answer in pieces of so many bytes
 
 
@@ -313,6 +314,7 @@ class FakeWorker:
                 await asyncio.sleep(self.faults.event_delay_s)
             data = event.encode()
             await self._write(writer, b"%x\r\n%b\r\n" % (len(data), data))
+        await asyncio.sleep(self.faults.last_chunk_delay_s)
         await self._write(writer, b"0\r\n\r\n")
         return not self.faults.closes_after_answer
 

@@ -181,3 +181,24 @@ async def test_slow_client_holds_back_the_worker_and_gets_everything() -> None:
         assert is_whole
         assert body.endswith(b"data: [DONE]\n\n")
         assert body.count(b"z" * 2000) == 2000
+
+
+@pytest.mark.parametrize("asks_usage", [False, True])
+async def test_client_leaving_after_the_last_event_has_its_answer(
+    cluster: Cluster, asks_usage: bool
+) -> None:
+    cluster["d0"].faults.last_chunk_delay_s = 0.2
+    client = await cluster.connect()
+    options = {"stream_options": {"include_usage": True}} if asks_usage else {}
+    client.ask("/v1/chat/completions", {"messages": [], "stream": True, **options})
+    answer = await client.answer()
+    client.close()
+    assert answer.is_whole
+    assert answer.events[-1] == "[DONE]"
+    assert cluster.service.metrics.turns[Outcome.ANSWERED] == 1
+    assert not cluster["d0"].turns[0].was_aborted
+    await asyncio.sleep(0.3)
+    before = cluster["d0"].num_connections
+    await cluster.chat("hello", name="other")
+    await cluster.chat("hello", name="yet another")
+    assert cluster["d0"].num_connections == before
