@@ -36,6 +36,8 @@ from conserve_sglang.workers.sse import Usage
 
 logger = logging.getLogger(__name__)
 
+SWEEP_INTERVAL_S = 1.0
+
 
 class Executor:
     """Between the dispatcher, which knows no I/O, and the workers."""
@@ -60,6 +62,7 @@ class Executor:
         self._rooms = rooms()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
+        self._sweep_at_s = 0.0
 
     @property
     def num_open_turns(self) -> int:
@@ -113,7 +116,9 @@ class Executor:
                     self._carry_out(command)
         finally:
             self._is_telling = False
-        self._set_timer()
+        # A turn that waits may bring a nearer deadline; idle conversations only get later ones.
+        if self._timer is None or self.dispatcher.num_queued:
+            self._set_timer()
 
     # commands
 
@@ -246,7 +251,10 @@ class Executor:
                 # The client may come again with the same history.
                 self.conversations.refile(conversation, history.taken_from)
             asyncio.get_running_loop().call_soon(self.conversations.forget_if_gone, conversation)
-        self.conversations.sweep(2)
+        now = self._clock()
+        if now >= self._sweep_at_s:
+            self._sweep_at_s = now + SWEEP_INTERVAL_S
+            self.conversations.sweep(max(16, len(self.conversations) // 64))
         return turn
 
     def _file(self, turn: Turn, answer: bytes | None) -> None:

@@ -19,7 +19,7 @@ from conserve_sglang.workers.probe import check_role, is_ready, read_facts
 
 logger = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 10.0  # a busy server on a busy CPU was seen to take that long
 MAX_MISSED_PROBES = 3  # timeouts in a row; a refused connection counts at once
 # Policies under which decoders get no local turns, and so need no plugin.
 _WITHOUT_LOCAL_TURNS = frozenset({"stock-pd"})

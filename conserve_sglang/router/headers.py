@@ -4,7 +4,10 @@ Placement belongs to the router alone, so every header by which SGLang or anothe
 steered stops here, whoever sent it.
 """
 
-from conserve_sglang.dispatch import SendTurn
+from functools import lru_cache
+
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.policy.api import PlacementReason
 from conserve_sglang.router.problem import REASONS
 from conserve_sglang.workers.upstream import Headers
 
@@ -36,6 +39,9 @@ STOPPED = _HOP_BY_HOP | frozenset(
     {b"accept-encoding", b"content-length", b"expect", b"host", END_HEADER, *NAMING_HEADERS}
 )
 _OURS = frozenset({*NAMING_HEADERS, END_HEADER})
+_STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()
+}
 _STEERING_PREFIXES = (
     b"x-smg-",
     b"x-override-",
@@ -81,19 +87,20 @@ def content_length(headers: Headers) -> int | None:
     return None
 
 
-def placement_lines(command: SendTurn) -> bytes:
+@lru_cache(maxsize=4096)
+def placement_lines(
+    decoder: WorkerId, prefiller: WorkerId | None, reason: PlacementReason
+) -> bytes:
     """Where a turn ran and why, for the client: names of workers as in the tier map."""
-    lines = (
-        f"x-conserve-decoder: {command.decoder}\r\nx-conserve-reason: {command.reason.value}\r\n"
-    )
-    if command.prefiller is not None:
-        lines += f"x-conserve-prefiller: {command.prefiller}\r\n"
+    lines = f"x-conserve-decoder: {decoder}\r\nx-conserve-reason: {reason.value}\r\n"
+    if prefiller is not None:
+        lines += f"x-conserve-prefiller: {prefiller}\r\n"
     return lines.encode()
 
 
 def answer_head(status: int, headers: Headers, extra: bytes) -> bytes:
     """A head for the client: the worker's headers less hop-by-hop ones, and ours."""
-    lines = [b"HTTP/1.1 %d %s\r\n" % (status, REASONS.get(status, "Status").encode())]
+    lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status]
     for name, value in headers:
         if name not in _STOPPED_BACK:
             lines.append(name + b": " + value + b"\r\n")

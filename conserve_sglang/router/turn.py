@@ -124,8 +124,9 @@ class Turn:
         if self.client is not None:
             length = None if self.payload.hides_usage else content_length(headers)
             ours = self.conversation.header_line
-            if self.command is not None:
-                ours += placement_lines(self.command)
+            sent = self.command
+            if sent is not None:
+                ours += placement_lines(sent.decoder, sent.prefiller, sent.reason)
             self.client.begin(status, headers, ours, length)
 
     def pass_on(self, data: bytes, is_last: bool) -> None:

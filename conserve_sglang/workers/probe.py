@@ -48,7 +48,7 @@ class _ServerInfo(msgspec.Struct):
 _server_info = msgspec.json.Decoder(_ServerInfo)
 
 
-async def read_facts(pool: ConnectionPool, timeout_s: float = 10.0) -> WorkerFacts:
+async def read_facts(pool: ConnectionPool, timeout_s: float = 30.0) -> WorkerFacts:
     """Ask a worker what it is."""
     status, body = await fetch(pool, "GET", "/server_info", timeout_s=timeout_s)
     if status != 200:
