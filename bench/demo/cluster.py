@@ -150,8 +150,8 @@ def _is_up(url: str, num_workers: int) -> bool:
         return False
     if not body.startswith(b"{"):
         return True  # an SGLang server answers with an empty body
-    workers: list[dict[str, Any]] = json.loads(body).get("workers", [])
-    return sum(bool(worker["is_up"]) for worker in workers) == num_workers
+    workers: dict[str, Any] = json.loads(body)["workers"]
+    return sum(worker["state"] == "up" for worker in workers.values()) == num_workers
 
 
 def _post(url: str) -> None:

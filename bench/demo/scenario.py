@@ -23,6 +23,7 @@ def _tool(name: str, description: str, **choices: list[str]) -> dict[str, Any]:
         "function": {
             "name": name,
             "description": description,
+            "strict": True,
             "parameters": {
                 "type": "object",
                 "properties": {
@@ -96,6 +97,7 @@ def request_options(turn_index: int) -> dict[str, Any]:
     if turn_index <= len(STEPS):
         function = {"name": STEPS[turn_index - 1]}
         options["tool_choice"] = {"type": "function", "function": function}
+        options["parallel_tool_calls"] = False
         options["max_tokens"] = MAX_CALL_TOKENS
     else:
         options["tool_choice"] = "none"
