@@ -30,7 +30,7 @@ class SuperviseSettings:
     router_timeout_s: float = 60.0
     probe_interval_s: float = 0.25
     probe_timeout_s: float = 10.0
-    grace_s: float = 10.0
+    grace_s: float = 20.0  # SGLang looks for a SIGTERM every 5 s, then frees what it holds
     first_backoff_s: float = 1.0
     most_backoff_s: float = 60.0
     stable_after_s: float = 120.0
