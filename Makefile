@@ -46,8 +46,11 @@ test-fast: setup  ## the tests that need no SGLang server
 test-compat: setup $(COMPAT_VENV)/.stamp  ## end to end on SGLang 0.5.17
 	$(COMPAT_VENV)/bin/python -m pytest -m sglang tests/sglang $(PYTEST_ARGS)
 
+# 0.5.17 imports torchvision before it calls a plugin, so there the stand-ins lie on the path.
 $(COMPAT_VENV)/.stamp: requirements/sglang-0.5.17.txt $(SETUP_FILES)
 	@scripts/setup.sh $(COMPAT_VENV) $<
+	@echo "$(CURDIR)/conserve_sglang/plugin/standins" \
+	  > "$$(echo $(COMPAT_VENV)/lib/python3*/site-packages)/cpu_standins.pth"
 
 demo: setup  ## play tool-calling conversations on 1 + 2 CPU servers
 	$(BIN)/python -m bench.demo

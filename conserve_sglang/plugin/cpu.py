@@ -11,6 +11,9 @@ rounded here, none of them by editing a file of SGLang:
 1 and 2 go through `sys.path`. A spawned process (scheduler, detokenizer) inherits that of the
 launcher before it imports anything, so they hold there too, although the plugin itself is called
 only after the imports. 3 and 4 act in the process that calls.
+
+SGLang 0.5.17 imports torchvision before it calls a plugin at all. There the folder of stand-ins
+has to be on the path already, by PYTHONPATH or a .pth file, as `make test-compat` arranges.
 """
 
 import importlib
@@ -28,7 +31,7 @@ EARLY_SEND_SWITCH = "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX"
 _STANDINS = Path(__file__).with_name("standins")
 _SCHEDULER = "sglang.srt.managers.scheduler"
 _SENDER_MODULE = "sglang.srt.disaggregation.mooncake.conn"
-_PINNING_FACTORIES = ("empty", "zeros", "ones", "full", "tensor", "empty_like", "zeros_like")
+_PINNING_FACTORIES = ("empty", "zeros", "tensor", "empty_like")
 
 
 def is_cpu_engine(environ: Mapping[str, str] = os.environ) -> bool:

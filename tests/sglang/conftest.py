@@ -8,8 +8,8 @@ from tests.sglang.cluster import Cluster
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    shared = Cluster()
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    shared = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         shared.start()
         yield shared
