@@ -41,15 +41,18 @@ class Candidate:
     header: str | None = None
     is_pinned: bool = False
     is_rival: bool = False
+    relay_width: int = 0  # not a router but bench.overhead.relay, to so many workers
 
     @property
     def has_process(self) -> bool:
         """Whether there is a router at all."""
-        return self.is_rival or self.policy is not None
+        return bool(self.is_rival or self.policy or self.relay_width)
 
 
 DIRECT = Candidate(name="direct", what="no router, one decoder")
 RIVAL_PD = Candidate(name="sglang-router", what="PD mode, round_robin", header=_NAME, is_rival=True)
+RELAY_TAIL = Candidate(name="relay-tail", what="bare relay to one decoder", relay_width=1)
+RELAY_PD = Candidate(name="relay-pd", what="bare relay to a pair", relay_width=2)
 OURS_PD = Candidate(
     name="ours-pd", what="policy stock-pd, new name each", policy="stock-pd", header=_NAME
 )
@@ -66,7 +69,7 @@ OURS_TAIL = Candidate(
 OURS_UNNAMED = Candidate(
     name="ours-unnamed", what="policy conserve, no name, history filed", policy="conserve"
 )
-ALL = (DIRECT, RIVAL_PD, OURS_PD, OURS_FIRST, OURS_TAIL, OURS_UNNAMED)
+ALL = (DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, OURS_PD, OURS_FIRST, OURS_TAIL, OURS_UNNAMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,10 @@ def up(
 def _argv(candidate: Candidate, ports: Ports, port: int, side_port: int, folder: Path) -> list[str]:
     if candidate.is_rival:
         return _rival_argv(ports, port, side_port)
+    if candidate.relay_width:
+        upstreams = [ports.prefill[0], ports.decode[0]][-candidate.relay_width :]
+        relay = [sys.executable, "-m", "bench.overhead.relay", str(port)]
+        return [*relay, *map(str, upstreams)]
     path = folder / f"{candidate.name}.yaml"
     path.write_text(_tier_map(candidate, ports, port, side_port))
     router = [sys.executable, "-m", "conserve_sglang.router"]

@@ -64,8 +64,9 @@ def _turn(
 
 
 def _expected(candidate: Candidate, num_sent: int, num_pinned: int) -> dict[str, int]:
-    if not candidate.has_process:
-        return {"prefilled": 0, "paired": 0, "local": num_sent, "marked": num_sent}
+    if candidate.policy is None and not candidate.is_rival:
+        width = max(1, candidate.relay_width)
+        return {"prefilled": 0, "paired": 0, "local": width * num_sent, "marked": width * num_sent}
     num_paired = num_pinned if candidate.is_pinned else num_sent
     return {
         "prefilled": num_paired,
