@@ -17,6 +17,9 @@ from conserve_sglang.tiermap import load_tier_map
 
 logger = logging.getLogger(__name__)
 
+# A turn leaves next to no cycles behind, and a full collection walks every conversation.
+GC_THRESHOLDS = (50_000, 20, 100)
+
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m conserve_sglang.router", description=__doc__)
@@ -39,6 +42,7 @@ async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
     await service.start()
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again
+    gc.set_threshold(*GC_THRESHOLDS)
     await told_to_stop.wait()
     logger.info("stopping")
     await service.stop()

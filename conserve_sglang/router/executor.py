@@ -87,6 +87,7 @@ class Executor:
                 is_exact=turn.payload.input_tokens is not None,
             )
         )
+        self._mind_queue()
 
     def end_conversation(self, conversation: Conversation) -> None:
         """The client said it is over."""
@@ -116,8 +117,7 @@ class Executor:
                     self._carry_out(command)
         finally:
             self._is_telling = False
-        # A turn that waits may bring a nearer deadline; idle conversations only get later ones.
-        if self._timer is None or self.dispatcher.num_queued:
+        if self._timer is None:
             self._set_timer()
 
     # commands
@@ -222,6 +222,7 @@ class Executor:
             self.end_conversation(turn.conversation)
         elif turn.history is not None and turn.decode_leg is not None:
             asyncio.get_running_loop().call_soon(self._file, turn, turn.decode_leg.kept_answer)
+        turn.forget_legs()
 
     def turn_failed(self, turn: Turn, cause: FailureCause, why: str) -> None:
         self.metrics.failures[cause] += 1
@@ -229,12 +230,14 @@ class Executor:
             self.metrics.num_kv_misses += 1
         logger.info("turn %d of %s: %s: %s", turn.turn_id, turn.conversation.key, cause.value, why)
         self.tell(TurnFailed(turn_id=turn.turn_id, cause=cause))
+        self._mind_queue()
 
     def turn_abandoned(self, turn: Turn, outcome: Outcome, why: str) -> None:
         logger.info(
             "turn %d of %s: %s: %s", turn.turn_id, turn.conversation.key, outcome.value, why
         )
         self._close(turn.turn_id, outcome)
+        turn.forget_legs()
         self.tell(TurnAbandoned(turn_id=turn.turn_id))
 
     def _close(self, turn_id: TurnId, outcome: Outcome) -> Turn | None:
@@ -267,6 +270,11 @@ class Executor:
             self.conversations.refile(conversation, at)
 
     # time
+
+    def _mind_queue(self) -> None:
+        """A turn that waits may bring a nearer deadline; idle conversations only get later ones."""
+        if self.dispatcher.num_queued:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         due = self.dispatcher.next_deadline_at_s

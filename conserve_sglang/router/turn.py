@@ -100,6 +100,10 @@ class Turn:
         if self.prefill_leg is not None:
             self.prefill_leg.abort()
 
+    def forget_legs(self) -> None:
+        """The turn is over: untie turn and legs, which point at each other."""
+        self.decode_leg = self.prefill_leg = None
+
     # Asker
 
     def client_gone(self) -> None:
