@@ -19,6 +19,17 @@ static int is_set(const char *body, size_t len, const char *key) {
     return at && (!memcmp(at + strlen(key), "true", 4) || !memcmp(at + strlen(key), " true", 5));
 }
 
+static long most_chunks(const char *body, size_t len) {
+    static const char *const keys[] = {"\"max_completion_tokens\":", "\"max_tokens\":",
+                                       "\"max_new_tokens\":"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const char *at = seek(body, len, keys[i]);
+        if (at)
+            return strtol(at + strlen(keys[i]), NULL, 10);
+    }
+    return 16;
+}
+
 struct turn turn_read(const char *path, const char *body, size_t len) {
     struct turn turn = {.body_len = len, .num_chunks = 1};
     turn.is_generate = !strncmp(path, "/generate", 9);
@@ -28,11 +39,8 @@ struct turn turn_read(const char *path, const char *body, size_t len) {
     const char *mark = seek(body, len, "mark:");
     if (mark && mark + 5 + 16 <= body + len)
         memcpy(turn.mark, mark + 5, 16);
-    if (turn.is_stream) {
-        const char *key = turn.is_generate ? "\"max_new_tokens\":" : "\"max_tokens\":";
-        const char *most = seek(body, len, key);
-        turn.num_chunks = most ? strtol(strchr(most, ':') + 1, NULL, 10) : 16;
-    }
+    if (turn.is_stream)
+        turn.num_chunks = most_chunks(body, len);
     return turn;
 }
 
