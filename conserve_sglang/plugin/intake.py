@@ -1,5 +1,6 @@
 """Hooks on the way in: a marked request passes the gate, and is queued for prefill or refused."""
 
+import logging
 from typing import Any
 
 from conserve_sglang.plugin.inside import Inside
@@ -11,6 +12,8 @@ from conserve_sglang.plugin.local_request import (
 )
 from conserve_sglang.plugin.queue_view import as_null_mode, park_newcomer
 from conserve_sglang.plugin.refuse import refuse
+
+logger = logging.getLogger(__name__)
 
 
 def handle_generate_request(
@@ -31,6 +34,7 @@ def add_request_to_queue(
     if limits is None or not starts_over(req, is_retracted=is_retracted):
         return original(scheduler, req, is_retracted=is_retracted)
     if is_retracted:
+        logger.info("Local turn %s was retracted before its first token; it starts over.", req.rid)
         inside.adapter.drop_kv_backup(scheduler, req)
     cached_tokens = inside.adapter.cached_tokens(scheduler, req)
     refusal = refusal_of(req, limits, cached_tokens=cached_tokens)
