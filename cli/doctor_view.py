@@ -30,7 +30,8 @@ def print_checks(checks: Sequence[Check], *, as_json: bool) -> bool:
         typer.echo(json.dumps(rows, indent=2))
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.is_fine else 'FAIL'} {check.name}: {check.found}")
+            mark = ("note" if check.todo else "ok") if check.is_fine else "FAIL"
+            typer.echo(f"{mark:<4} {check.name}: {check.found}")
             if check.todo:
                 typer.echo(f"     {check.todo}")
     return all(check.is_fine for check in checks)
