@@ -63,7 +63,7 @@ def ratios(bursts: Sequence[Burst]) -> list[dict[str, Any]]:
 def print_tables(record: Mapping[str, Any]) -> None:
     """The medians, then the ratios."""
     print(
-        f"{'case':16}{'candidate':15}{'req/s':>9}{'p50 us':>9}{'p99 us':>9}"
+        f"{'case':16}{'candidate':15}{'req/s':>9}{'p50 us':>11}{'p99 us':>11}"
         f"{'router us':>10}{'RSS MiB':>9}{'quiet':>7}  errors"
     )
     for row in record["rows"]:
@@ -71,7 +71,7 @@ def print_tables(record: Mapping[str, Any]) -> None:
         quiet = f"{row['num_quiet']}/{row['num_bursts']}"
         print(
             f"{row['case']:16}{row['candidate']:15}{row['requests_per_s']:9,.0f}"
-            f"{latency['p50']:9,.0f}{latency['p99']:9,.0f}{row['router_cpu_us']:10.1f}"
+            f"{latency['p50']:11,.0f}{latency['p99']:11,.0f}{row['router_cpu_us']:10.1f}"
             f"{row['router_rss_mib']:9.1f}{quiet:>7}{row['num_errors']:8}"
         )
         if row["lateness_us"]:
