@@ -151,7 +151,7 @@ def _is_up(url: str, num_workers: int) -> bool:
     if not body.startswith(b"{"):
         return True  # an SGLang server answers with an empty body
     workers: dict[str, Any] = json.loads(body)["workers"]
-    return sum(worker["state"] == "up" for worker in workers.values()) == num_workers
+    return [worker["state"] for worker in workers.values()] == ["up"] * num_workers
 
 
 def _post(url: str) -> None:

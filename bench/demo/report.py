@@ -12,13 +12,13 @@ Run = tuple[list[PlayedConversation], int]
 
 def print_tables(conserve: Run, stock_pd: Run, stock: Run) -> None:
     """Print both tables; times are measured here, on this machine's CPU, with a tiny model."""
-    console = Console(width=118)
+    console = Console(width=132)
     console.print(_turn_table(conserve[0], stock_pd[0]))
     console.print(_conversation_table(conserve[0], stock_pd[0], stock[0]))
     console.print(
         f"KV transfers counted at the prefill server: conserve {conserve[1]},"
-        f" stock PD {stock_pd[1]}. Times: wall clock at the client, CPU servers, tiny model:"
-        " they show who did what, not how fast a GPU is.",
+        f" stock PD {stock_pd[1]} (stock PD on the same decode servers, with their radix cache)."
+        " Times: wall clock at the client, CPU servers, tiny model: not how fast a GPU is.",
         style="dim",
     )
 
@@ -70,7 +70,7 @@ def _turn_table(conserve: list[PlayedConversation], stock_pd: list[PlayedConvers
     for title in ("conversation", "turn", "prompt tokens"):
         table.add_column(title, justify="right")
     for name in ("conserve", "stock PD"):
-        table.add_column(f"{name}: ran on")
+        table.add_column(f"{name}: ran on", no_wrap=True)
         table.add_column("cached", justify="right")
         table.add_column("TTFT ms", justify="right")
     for ours, theirs in zip(conserve, stock_pd, strict=True):

@@ -1,8 +1,9 @@
 """The conversations the demo plays: an agent that looks at files, logs and tests, then reports.
 
 The model is tiny and random, so what it says is noise; the shape is an agent's. A long first
-prompt, tool calls forced by name (the grammar makes the noise a valid call), the tools' results
-as short appends, and a last turn in plain text.
+prompt, turns that must call a tool (the grammar makes the noise a valid call), the tools' results
+as short appends, and a last turn in plain text. The list of tools is the same in each turn, as
+agents send it: it stands at the front of the prompt, so changing it would change every prefix.
 """
 
 import json
@@ -61,10 +62,8 @@ TICKETS = [
     " about once a day, always from the same client, and the process is started again.",
 ]
 
-STEPS = ["search_logs", "read_file", "run_tests", "read_file"]
-"""The tool called in each turn but the last, which answers in text."""
-
-NUM_TURNS = len(STEPS) + 1
+NUM_TOOL_TURNS = 4
+NUM_TURNS = NUM_TOOL_TURNS + 1
 MAX_ANSWER_TOKENS = 40
 MAX_CALL_TOKENS = 120
 
@@ -94,13 +93,10 @@ def tickets() -> list[Ticket]:
 def request_options(turn_index: int) -> dict[str, Any]:
     """What a turn (counted from 1) asks of the model, beside its messages."""
     options: dict[str, Any] = {"temperature": 0, "tools": TOOLS}
-    if turn_index <= len(STEPS):
-        function = {"name": STEPS[turn_index - 1]}
-        options["tool_choice"] = {"type": "function", "function": function}
-        options["parallel_tool_calls"] = False
+    if turn_index <= NUM_TOOL_TURNS:
+        options |= {"tool_choice": "required", "parallel_tool_calls": False}
         options["max_tokens"] = MAX_CALL_TOKENS
     else:
-        options["tool_choice"] = "none"
         options["max_tokens"] = MAX_ANSWER_TOKENS
     return options
 

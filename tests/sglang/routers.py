@@ -86,6 +86,7 @@ def running_router(
         "policy": policy,
         "router": settings,
     }
+    LOG_DIR.mkdir(parents=True, exist_ok=True)
     path = LOG_DIR / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tier_map))
     with _router_process(path, LOG_DIR / f"{name}.log") as process:
