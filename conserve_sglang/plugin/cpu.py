@@ -1,16 +1,17 @@
 """The cures that let SGLang serve on a CPU, where its CUDA-only corners would stop it.
 
-SGLang's own CPU engine needs a build of `sgl_kernel` that PyPI does not offer. Four corners are
+SGLang's own CPU engine needs a build of `sgl_kernel` that PyPI does not offer. A few corners are
 rounded here, none of them by editing a file of SGLang:
 
 1. torchvision: a stand-in, because the PyPI build cannot be loaded beside a CPU build of torch.
 2. `sgl_kernel`: a stand-in whose functions refuse to be called.
 3. `pin_memory`: a CPU build of torch refuses to pin, so the wish is dropped.
 4. Mooncake's sender: index lists may not be copied behind a `torch.cuda.Event`.
+5. On 0.5.17 alone, grammars: it applies their masks on accelerators only.
 
 1 and 2 go through `sys.path`. A spawned process (scheduler, detokenizer) inherits that of the
 launcher before it imports anything, so they hold there too, although the plugin itself is called
-only after the imports. 3 and 4 act in the process that calls.
+only after the imports. The others act in the process that calls.
 
 SGLang 0.5.17 imports torchvision before it calls a plugin at all. There the folder of stand-ins
 has to be on the path already, by PYTHONPATH or a .pth file, as `make test-compat` arranges.
@@ -31,7 +32,9 @@ EARLY_SEND_SWITCH = "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX"
 _STANDINS = Path(__file__).with_name("standins")
 _SCHEDULER = "sglang.srt.managers.scheduler"
 _SENDER_MODULE = "sglang.srt.disaggregation.mooncake.conn"
-_PINNING_FACTORIES = ("empty", "zeros", "tensor", "empty_like")
+_GRAMMAR_MODULE = "sglang.srt.constrained.xgrammar_backend"
+_WITHOUT_CPU_GRAMMARS = "0.5.17"
+_PINNING_FACTORIES = ("empty", "zeros", "ones", "full", "tensor", "empty_like", "zeros_like")
 
 
 def is_cpu_engine(environ: Mapping[str, str] = os.environ) -> bool:
@@ -49,6 +52,8 @@ def apply_cpu_cures() -> None:
     _drop_pin_memory()
     if _SCHEDULER in sys.modules:
         _send_indices_from_host()
+        if metadata.version("sglang") == _WITHOUT_CPU_GRAMMARS:
+            _mask_logits_on_cpu()
 
 
 def _offer_standins() -> None:
@@ -99,3 +104,13 @@ def _send_indices_from_host() -> None:
         return
     if hasattr(sender, "supports_host_tensor_indices"):
         sender.supports_host_tensor_indices = False
+
+
+def _mask_logits_on_cpu() -> None:
+    """Apply a grammar's mask by xgrammar's own CPU kernel, as 0.5.23 does."""
+    from xgrammar import apply_token_bitmask_inplace
+
+    def apply_vocab_mask(_grammar: Any, logits: Any, vocab_mask: Any) -> None:
+        apply_token_bitmask_inplace(logits, vocab_mask, backend="cpu")
+
+    importlib.import_module(_GRAMMAR_MODULE).XGrammarGrammar.apply_vocab_mask = apply_vocab_mask
