@@ -49,6 +49,8 @@ class ClientConnection(asyncio.Protocol):
         "_serve",
         "_transport",
         "asker",
+        "last_headers",
+        "last_split",
     )
 
     def __init__(
@@ -62,6 +64,8 @@ class ClientConnection(asyncio.Protocol):
         self._reader = RequestReader(max_body_bytes)
         self._transport: Any = None
         self.asker: Asker | None = None
+        self.last_headers: Headers | None = None  # of the last turn, and what became of them
+        self.last_split: tuple[bytes, dict[bytes, bytes]] = (b"", {})
         self._request: Request | None = None  # the one being answered
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0

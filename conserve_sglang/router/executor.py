@@ -187,13 +187,14 @@ class Executor:
 
     # what becomes of turns (Desk)
 
-    def turn_began(self, turn: Turn) -> None:
+    def turn_began(self, turn: Turn, is_whole: bool) -> None:
         now = turn.first_byte_at_s = self._clock()
         self.metrics.ttft.observe(now - turn.arrived_at_s)
         if turn.command is not None and turn.command.prefiller is not None:
             self.metrics.num_kv_transfers += 1
         turn.payload.rest = b""  # no further attempt: the body is not needed any more
-        self.tell(FirstToken(turn_id=turn.turn_id))
+        if not is_whole:  # else TurnDone follows at once, and says as much
+            self.tell(FirstToken(turn_id=turn.turn_id))
 
     def turn_answered(self, turn: Turn, usage: Usage | None) -> None:
         metrics = self.metrics

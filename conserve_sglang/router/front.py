@@ -80,7 +80,11 @@ class Front:
             client.answer_problem(NO_WORKER)
             return
         executor = self._executor
-        forward, ours = split_request_headers(request.headers)
+        if request.headers == client.last_headers:  # most clients repeat themselves
+            forward, ours = client.last_split
+        else:
+            forward, ours = client.last_split = split_request_headers(request.headers)
+            client.last_headers = request.headers
         turn = Turn(executor, executor.next_turn_id(), client)
         turn.payload = payload
         turn.forward = forward

@@ -24,8 +24,8 @@ _DONE = b"data: [DONE]\n\n"
 class LegOwner(Protocol):
     """The turn, as its legs know it."""
 
-    def began(self, status: int, headers: Headers) -> None:
-        """The decoder's first body bytes are there."""
+    def began(self, status: int, headers: Headers, is_whole: bool) -> None:
+        """The decoder's first body bytes are there; `is_whole` if they are also the last."""
         ...
 
     def pass_on(self, data: bytes, is_last: bool) -> None:
@@ -150,7 +150,7 @@ class DecodeLeg:
             return
         self._early = b""
         self._has_begun = True
-        self._owner.began(self._status, self._headers)
+        self._owner.began(self._status, self._headers, is_last)
         self._pass(data, is_last)
 
     def _fail(self, status: int, body: bytes) -> None:

@@ -91,11 +91,13 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        if name == b"content-length":
+            if value.isdigit():
+                self._check_body_bytes(int(value))
+            return  # the only header that tells two requests of one client apart
         self._headers.append((name, value))
         if name == b"expect" and value.lower() == b"100-continue":
             self.owes_continue = True
-        elif name == b"content-length" and value.isdigit():
-            self._check_body_bytes(int(value))
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False

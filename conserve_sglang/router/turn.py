@@ -20,8 +20,8 @@ from conserve_sglang.workers.upstream import Headers
 class Desk(Protocol):
     """Whoever keeps the turns is told what becomes of each."""
 
-    def turn_began(self, turn: "Turn") -> None:
-        """The first bytes of the answer are there."""
+    def turn_began(self, turn: "Turn", is_whole: bool) -> None:
+        """The first bytes of the answer are there, or all of them."""
         ...
 
     def turn_answered(self, turn: "Turn", usage: Usage | None) -> None:
@@ -122,9 +122,9 @@ class Turn:
 
     # LegOwner
 
-    def began(self, status: int, headers: Headers) -> None:
+    def began(self, status: int, headers: Headers, is_whole: bool) -> None:
         self.has_begun = True
-        self._desk.turn_began(self)
+        self._desk.turn_began(self, is_whole)
         if self.client is not None:
             length = None if self.payload.hides_usage else content_length(headers)
             ours = self.conversation.header_line

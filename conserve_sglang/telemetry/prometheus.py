@@ -34,6 +34,8 @@ class Outcome(Enum):
     REFUSED = "refused"
     REJECTED = "rejected"
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and this one is on the hot path
+
 
 class Histogram:
     """Counts per bucket, and the sum."""

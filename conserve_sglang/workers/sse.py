@@ -12,6 +12,10 @@ import msgspec
 TAIL_BYTES = 4096
 _MAX_HELD_BYTES = 16 * 1024
 _NUMBER = re.compile(rb"\s*(\d+)")
+_USUAL = re.compile(
+    rb'"prompt_tokens":(\d+),"total_tokens":\d+,"completion_tokens":(\d+),'
+    rb'"prompt_tokens_details":(?:null|\{(?:"\w+":\d+,)*"cached_tokens":(\d+))'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,17 @@ def usage_in(tail: bytes) -> Usage | None:
 
     Inside JSON text a quote is escaped, so a key can only match where it is a key.
     """
+    at = tail.rfind(b'"prompt_tokens":')
+    if at < 0:
+        return None
+    usual = _USUAL.match(tail, at)
+    if usual is not None:  # as SGLang's OpenAI endpoints write it
+        prompt_tokens, output_tokens, cached_tokens = usual.groups(b"0")
+        return Usage(
+            prompt_tokens=int(prompt_tokens),
+            output_tokens=int(output_tokens),
+            cached_tokens=int(cached_tokens),
+        )
     prompt = _last_number(tail, b'"prompt_tokens":')
     if prompt is None:
         return None
