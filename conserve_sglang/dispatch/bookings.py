@@ -5,7 +5,8 @@ Every number added to the ledger is remembered where it came from (a conversatio
 so that it is taken out exactly once and never from a worker that has been lost since.
 """
 
-from conserve_sglang.core.ids import ConversationId, WorkerId
+from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.dispatch.commands import ReleaseConversation
 from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
 from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
 from conserve_sglang.policy.api import PhaseOneCause, Placement
@@ -29,15 +30,17 @@ class Bookings:
         conversation.cause = PhaseOneCause.DECODER_LOST
         return None
 
-    def unpin(self, conversation: Conversation) -> WorkerId | None:
-        """Drop a conversation's pin; the worker it was on, or None without a pin."""
+    def unpin(self, conversation: Conversation) -> ReleaseConversation | None:
+        """Drop a conversation's pin; the command for its worker to let go, None without a pin."""
         pin = self.pin_of(conversation)
         if pin is None:
             return None
         self.set_resident(conversation, 0)
         pin.num_conversations -= 1
         conversation.decoder = None
-        return pin.spec.worker_id
+        return ReleaseConversation(
+            conversation_id=conversation.conversation_id, worker_id=pin.spec.worker_id
+        )
 
     def set_resident(self, conversation: Conversation, tokens: int) -> None:
         """State how much of a conversation its decoder holds. Nothing without a pin."""
@@ -46,8 +49,8 @@ class Bookings:
             self.ledger.add_resident(pin, tokens - conversation.resident_tokens)
             conversation.resident_tokens = tokens
 
-    def book(self, turn: Turn, placement: Placement) -> WorkerId | None:
-        """Book a turn on its workers; the worker its conversation's pin left, if it moved."""
+    def book(self, turn: Turn, placement: Placement) -> ReleaseConversation | None:
+        """Book a turn on its workers; the command for the worker its pin left, if it moved."""
         ledger, conversation = self.ledger, turn.conversation
         decoder = ledger.state(placement.decoder)
         left = None

@@ -13,12 +13,10 @@ no log, so the router and a simulator drive the same object. The life of one tur
         └── TurnAbandoned                 over without a whole answer
 """
 
-from collections import deque
-
 from conserve_sglang.core.ids import ConversationId, TurnId
 from conserve_sglang.dispatch import events
 from conserve_sglang.dispatch.bookings import Bookings
-from conserve_sglang.dispatch.commands import AbortTurn, Command, RejectTurn, ReleaseConversation
+from conserve_sglang.dispatch.commands import AbortTurn, Command, RejectTurn
 from conserve_sglang.dispatch.conversations import Conversations
 from conserve_sglang.dispatch.events import Event, FailureCause
 from conserve_sglang.dispatch.placing import local_limits, send_turn, turn_view
@@ -58,7 +56,6 @@ class Dispatcher:
         self._conversations = Conversations()
         self._turns: dict[TurnId, Turn] = {}
         self._line = WaitingLine()
-        self._num_held = 0
         self._num_arrivals = 0
         self._out: list[Command] = []
 
@@ -103,7 +100,7 @@ class Dispatcher:
     @property
     def num_queued(self) -> int:
         """Turns that arrived and were not sent yet."""
-        return self._line.num_waiting + self._num_held
+        return self._line.num_unsent
 
     @property
     def num_conversations(self) -> int:
@@ -232,11 +229,7 @@ class Dispatcher:
         elif self.num_queued >= self._settings.max_queued_turns:
             self._reject(turn, RejectReason.QUEUE_FULL, now)
         else:
-            if conversation.held is None:
-                conversation.held = deque()
-            conversation.held.append(turn)
-            self._num_held += 1
-            self._line.watch(turn)
+            self._line.hold(turn)
 
     def _place(self, turn: Turn, now: float) -> None:
         answer = self._ask(turn)
@@ -295,8 +288,7 @@ class Dispatcher:
         limits = local_limits(turn, placement, self._bookings.ledger, self._settings)
         left = self._bookings.book(turn, placement)
         if left is not None:
-            conversation_id = turn.conversation.conversation_id
-            self._out.append(ReleaseConversation(conversation_id=conversation_id, worker_id=left))
+            self._out.append(left)
         self._out.append(send_turn(turn, placement, limits))
 
     # endings
@@ -305,7 +297,7 @@ class Dispatcher:
         """A turn is over: free what it had and let its conversation go on."""
         conversation = turn.conversation
         if turn.decoder is None:
-            self._leave_line(turn)
+            self._line.leave(turn)
         self._bookings.take_back(turn)
         turn.is_over = True
         del self._turns[turn.turn_id]
@@ -320,18 +312,12 @@ class Dispatcher:
         else:
             self._forget(conversation)  # nothing was ever answered: nothing to remember
 
-    def _leave_line(self, turn: Turn) -> None:
-        held = turn.conversation.held
-        if turn.is_waiting:
-            self._line.take(turn)
-        elif held is not None and turn in held:
-            held.remove(turn)
-            self._num_held -= 1
-
     def _let_held_go(self, conversation: Conversation, now: float) -> None:
-        while conversation.held and conversation.opener is None:
-            self._num_held -= 1
-            self._place(conversation.held.popleft(), now)
+        while conversation.opener is None:
+            turn = self._line.pop_held(conversation)
+            if turn is None:
+                return
+            self._place(turn, now)
 
     def _reject(self, turn: Turn, reason: RejectReason, now: float) -> None:
         self._out.append(RejectTurn(turn_id=turn.turn_id, reason=reason))
@@ -339,12 +325,9 @@ class Dispatcher:
 
     def _release(self, conversation: Conversation) -> None:
         """Drop the pin and let the worker let go of the KV."""
-        worker_id = self._bookings.unpin(conversation)
-        if worker_id is not None:
-            conversation_id = conversation.conversation_id
-            self._out.append(
-                ReleaseConversation(conversation_id=conversation_id, worker_id=worker_id)
-            )
+        release = self._bookings.unpin(conversation)
+        if release is not None:
+            self._out.append(release)
 
     def _forget(self, conversation: Conversation) -> None:
         """End a conversation; its open turns keep their bookings until they are over."""

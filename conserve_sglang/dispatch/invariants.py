@@ -55,5 +55,5 @@ def _validate_turns(dispatcher: Dispatcher) -> None:
     waiting = sum(turn.is_waiting for turn in dispatcher._turns.values())
     unsent = sum(turn.decoder is None for turn in dispatcher._turns.values())
     assert waiting == dispatcher._line.num_waiting, "waiting turns miscounted"
-    assert held == dispatcher._num_held, "held turns miscounted"
+    assert held == dispatcher._line.num_held, "held turns miscounted"
     assert unsent == waiting + held, "a turn is neither sent, waiting nor held"

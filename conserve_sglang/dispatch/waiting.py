@@ -1,35 +1,58 @@
-"""Turns waiting for a place, in arrival order, and the deadlines of all turns not yet sent."""
+"""Turns not yet sent: waiting for a place in arrival order, or held behind their conversation."""
 
+from collections import deque
 from heapq import heapify, heappop, heappush
 
-from conserve_sglang.dispatch.state import Turn
+from conserve_sglang.dispatch.state import Conversation, Turn
 
 
 class WaitingLine:
-    """Two heaps with stale entries of turns that left; `num_waiting` counts the true ones."""
+    """The heaps hold stale entries of turns that left; `num_waiting` and `num_held` do not."""
 
-    __slots__ = ("_by_arrival", "_by_deadline", "num_waiting")
+    __slots__ = ("_by_arrival", "_by_deadline", "num_held", "num_waiting")
 
     def __init__(self) -> None:
         self._by_arrival: list[tuple[int, Turn]] = []
         self._by_deadline: list[tuple[float, int, Turn]] = []
         self.num_waiting = 0
+        self.num_held = 0
+
+    @property
+    def num_unsent(self) -> int:
+        """Turns waiting for a place or for their conversation."""
+        return self.num_waiting + self.num_held
 
     def add(self, turn: Turn) -> None:
         """Let a turn wait for a place."""
         turn.is_waiting = True
         self.num_waiting += 1
         heappush(self._by_arrival, (turn.arrival_number, turn))
-        self.watch(turn)
+        self._watch(turn)
 
-    def watch(self, turn: Turn) -> None:
-        """Mind the deadline of a turn that waits, here or for its conversation."""
-        heap = self._by_deadline
-        heappush(heap, (turn.deadline_at_s, turn.arrival_number, turn))
-        if len(heap) > 4 * self.num_waiting + 256:
-            live = {entry[1]: entry for entry in heap if _is_unsent(entry[2])}
-            self._by_deadline = list(live.values())
-            heapify(self._by_deadline)
+    def hold(self, turn: Turn) -> None:
+        """Let a turn wait until its conversation's KV is on its decoder."""
+        conversation = turn.conversation
+        if conversation.held is None:
+            conversation.held = deque()
+        conversation.held.append(turn)
+        self.num_held += 1
+        self._watch(turn)
+
+    def pop_held(self, conversation: Conversation) -> Turn | None:
+        """The turn held for the longest time, no longer held."""
+        if not conversation.held:
+            return None
+        self.num_held -= 1
+        return conversation.held.popleft()
+
+    def leave(self, turn: Turn) -> None:
+        """Take a turn out of wherever it waits."""
+        held = turn.conversation.held
+        if turn.is_waiting:
+            self.take(turn)
+        elif held is not None and turn in held:
+            held.remove(turn)
+            self.num_held -= 1
 
     def take(self, turn: Turn) -> None:
         """Take a turn out of the line."""
@@ -64,6 +87,14 @@ class WaitingLine:
         while heap and not _is_unsent(heap[0][2]):
             heappop(heap)
         return heap[0][0] if heap else None
+
+    def _watch(self, turn: Turn) -> None:
+        heap = self._by_deadline
+        heappush(heap, (turn.deadline_at_s, turn.arrival_number, turn))
+        if len(heap) > 4 * self.num_unsent + 256:
+            live = {entry[1]: entry for entry in heap if _is_unsent(entry[2])}
+            self._by_deadline = list(live.values())
+            heapify(self._by_deadline)
 
 
 def _is_unsent(turn: Turn) -> bool:

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(
     path for folder in ("conserve_sglang", "cli") for path in ROOT.glob(f"{folder}/**/*.py")
 )
-MOST_LINES_OF_A_FILE = 300
+MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 50
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
