@@ -1,0 +1,82 @@
+"""The router as a process: starts, says what is wrong, stops when told."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+TIER_MAP = """
+schema_version: 1
+model: {{path: some/model, served_name: tiny}}
+tiers:
+  - {{name: m, role: mixed, gpu: cpu, base_port: 1}}
+policy: {{name: colocated}}
+router: {{port: {port}, control_port: {control_port}}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(tmp_path: Path, port: int, control_port: int) -> subprocess.Popen[str]:
+    path = tmp_path / "map.yaml"
+    path.write_text(TIER_MAP.format(port=port, control_port=control_port))
+    argv = [sys.executable, "-m", "conserve_sglang.router", "--tier-map", str(path)]
+    return subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+
+
+def until_listening(process: subprocess.Popen[str], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+        except urllib.error.HTTPError as answered:
+            answered.close()
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the router did not come up")
+
+
+def test_stops_cleanly_when_told(tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        port = free_port()
+        process = start(tmp_path, port, free_port())
+        until_listening(process, port)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "Traceback" not in said
+
+
+def test_port_in_use_is_said_with_the_field_to_change(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for ports, field in (
+            ((port, free_port()), "router.port"),
+            ((free_port(), port), "router.control_port"),
+        ):
+            process = start(tmp_path, *ports)
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 2
+            assert f"{field}: cannot listen on 127.0.0.1:{port}" in said
+            assert "Traceback" not in said
+
+
+def test_bad_tier_map_is_said_and_nothing_started(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "conserve_sglang.router", "--tier-map", str(tmp_path / "no.yaml")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
