@@ -149,14 +149,12 @@ def draft(sglang_root: Path, version: str) -> Draft:
 
 def nearest_version(version: str, known: Iterable[str]) -> str:
     """The known version closest to `version`; of two equally close, the newer."""
-    wanted = version_key(version)
 
-    def distance(other: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        key = version_key(other)
-        gaps = tuple(abs(a - b) for a, b in zip(wanted, key, strict=True))
-        return gaps, tuple(-part for part in key)
+    def rank(other: str) -> int:
+        major, minor, micro = version_key(other)
+        return (major * 1000 + minor) * 1000 + micro
 
-    return min(known, key=distance)
+    return min(known, key=lambda other: (abs(rank(other) - rank(version)), -rank(other)))
 
 
 def version_key(version: str) -> tuple[int, int, int]:
