@@ -290,7 +290,6 @@ def main() -> None:
         sys.stdout.write(f"up after {time.monotonic() - started_at_s:.0f} s\n")
         for server in cluster.servers.values():
             sys.stdout.write(f"{server.name} {server.url} {server.log_path}\n")
-        sys.stdout.write(f"bootstrap port {cluster.bootstrap_port}\n")
         sys.stdout.flush()
         sys.stdin.read(1)
     finally:
