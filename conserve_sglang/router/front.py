@@ -1,5 +1,6 @@
 """The main port: which request is a turn, which is about the router, and which is a mistake."""
 
+import logging
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
@@ -12,11 +13,13 @@ from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.headers import END_HEADER, split_request_headers
 from conserve_sglang.router.identity import History, name_in
 from conserve_sglang.router.payload import BadBody, Endpoint, Payload, read_payload, text_field
-from conserve_sglang.router.problem import NO_WORKER, Problem
+from conserve_sglang.router.problem import NO_WORKER, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.status import Status
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
+
+logger = logging.getLogger(__name__)
 
 _TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _CONVERSATIONS = b"/v1/conversations/"
@@ -70,6 +73,12 @@ class Front:
                 client.answer_problem(_unknown_path(path))
         except BadBody as error:
             client.answer_problem(error.problem)
+        except Exception:
+            logger.exception("a request to %s could not be served", path.decode("latin-1"))
+            asker, client.asker = client.asker, None
+            if asker is not None:
+                asker.client_gone()
+            client.answer_problem(OWN_FAULT)
 
     # turns
 

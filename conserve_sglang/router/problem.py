@@ -63,6 +63,11 @@ NO_WORKER = Problem(
     message="No worker that can decode is up. Try again; GET /health says which workers are down.",
     retry_after_s=5,
 )
+OWN_FAULT = Problem(
+    status=500,
+    code="router_error",
+    message="The router failed on this request; its log says how. Other requests go on.",
+)
 BROKEN_OFF = Problem(
     status=502,
     code="answer_broken_off",
