@@ -26,9 +26,9 @@ class RefusalReason(Enum):
     APPEND_TOO_LARGE = "append_too_large"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class LocalLimits:
-    """Limits of one local turn, both in tokens.
+    """Limits of one local turn, both in tokens. Made once a turn, so frozen by agreement only.
 
     `max_uncached`: most tokens the decoder may prefill itself.
     `min_cached`: fewest tokens of the prompt that must still be resident; fewer means the

@@ -1,4 +1,7 @@
-"""What to do, as the dispatcher tells its executor. Imperative; carried out in order."""
+"""What to do, as the dispatcher tells its executor. Imperative; carried out in order.
+
+`SendTurn` is frozen by agreement only, see `policy.api`.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +10,7 @@ from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.policy.api import PlacementReason, RejectReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SendTurn:
     """Send a turn to its workers.
 

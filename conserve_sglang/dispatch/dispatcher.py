@@ -13,6 +13,9 @@ no log, so the router and a simulator drive the same object. The life of one tur
         └── TurnAbandoned                 over without a whole answer
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from conserve_sglang.core.ids import ConversationId, TurnId
 from conserve_sglang.dispatch import events
 from conserve_sglang.dispatch.bookings import Bookings
@@ -58,6 +61,17 @@ class Dispatcher:
         self._line = WaitingLine()
         self._num_arrivals = 0
         self._out: list[Command] = []
+        self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
+            events.TurnArrived: self._arrive,
+            events.FirstToken: self._first_token,
+            events.TurnDone: self._done,
+            events.TurnFailed: self._failed,
+            events.TurnAbandoned: self._abandoned,
+            events.WorkerUp: self._worker_up,
+            events.WorkerLost: self._worker_lost,
+            events.ConversationEnded: self._end_conversation,
+            events.Tick: self._tick,
+        }
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in what happened at `now` (seconds, monotonic); return what to do, in order.
@@ -65,23 +79,7 @@ class Dispatcher:
         Events about a turn that is over or was never announced are ignored: a late report is
         normal when a turn is aborted. Raises ValueError for a turn id that is already in use.
         """
-        match event:
-            case events.TurnArrived():
-                self._arrive(event, now)
-            case events.Tick():
-                self._tick(now)
-            case events.WorkerUp():
-                self._lose_worker(events.WorkerLost(worker_id=event.spec.worker_id))
-                self._bookings.ledger.open(event.spec)
-                self._serve_line(now)
-            case events.WorkerLost():
-                self._lose_worker(event)
-            case events.ConversationEnded():
-                self._end_conversation(event, now)
-            case _:
-                turn = self._turns.get(event.turn_id)
-                if turn is not None:
-                    self._progress(turn, event, now)
+        self._handlers[type(event)](event, now)
         out, self._out = self._out, []
         return out
 
@@ -111,6 +109,10 @@ class Dispatcher:
     def num_open_turns(self) -> int:
         """Turns that arrived and are not over."""
         return len(self._turns)
+
+    def holds(self, conversation_id: ConversationId) -> bool:
+        """Whether a conversation is live."""
+        return self._conversations.get(conversation_id) is not None
 
     def conversation(self, conversation_id: ConversationId) -> ConversationView | None:
         """A live conversation, or None."""
@@ -145,36 +147,28 @@ class Dispatcher:
         self._turns[event.turn_id] = turn
         self._place_or_hold(turn, now)
 
-    def _progress(
-        self,
-        turn: Turn,
-        event: events.FirstToken | events.TurnDone | events.TurnFailed | events.TurnAbandoned,
-        now: float,
-    ) -> None:
-        if isinstance(event, events.TurnAbandoned):
-            self._close_turn(turn, now)
-        elif turn.decoder is None:
-            return
-        elif isinstance(event, events.FirstToken):
-            if self._bookings.prefilled(turn):
-                self._let_held_go(turn.conversation, now)
-            return
-        elif isinstance(event, events.TurnDone):
-            self._done(turn, event, now)
-        else:
-            self._failed(turn, event.cause, now)
-        self._serve_line(now)
+    def _first_token(self, event: events.FirstToken, now: float) -> None:
+        turn = self._sent(event.turn_id)
+        if turn is not None and self._bookings.prefilled(turn):
+            self._let_held_go(turn.conversation, now)
 
-    def _done(self, turn: Turn, event: events.TurnDone, now: float) -> None:
+    def _done(self, event: events.TurnDone, now: float) -> None:
+        turn = self._sent(event.turn_id)
+        if turn is None:
+            return
         bookings, conversation = self._bookings, turn.conversation
         bookings.prefilled(turn)
         conversation.prompt_tokens = event.prompt_tokens
         if turn.keeps_kv and bookings.pin_of(conversation) is turn.decoder:
             bookings.set_resident(conversation, event.prompt_tokens + event.output_tokens)
         self._close_turn(turn, now)
+        self._serve_line(now)
 
-    def _failed(self, turn: Turn, cause: FailureCause, now: float) -> None:
-        bookings, conversation = self._bookings, turn.conversation
+    def _failed(self, event: events.TurnFailed, now: float) -> None:
+        turn = self._sent(event.turn_id)
+        if turn is None:
+            return
+        bookings, conversation, cause = self._bookings, turn.conversation, event.cause
         bookings.take_back(turn)
         if cause is FailureCause.PREFIX_MISSING:
             bookings.set_resident(conversation, 0)
@@ -187,10 +181,27 @@ class Dispatcher:
             self._reject(turn, RejectReason.RETRIES_SPENT, now)
         else:
             self._place_or_hold(turn, now)
+        self._serve_line(now)
+
+    def _abandoned(self, event: events.TurnAbandoned, now: float) -> None:
+        turn = self._turns.get(event.turn_id)
+        if turn is not None:
+            self._close_turn(turn, now)
+            self._serve_line(now)
+
+    def _sent(self, turn_id: TurnId) -> Turn | None:
+        """A turn that is at its workers."""
+        turn = self._turns.get(turn_id)
+        return None if turn is None or turn.decoder is None else turn
 
     # workers, conversations, time
 
-    def _lose_worker(self, event: events.WorkerLost) -> None:
+    def _worker_up(self, event: events.WorkerUp, now: float) -> None:
+        self._worker_lost(events.WorkerLost(worker_id=event.spec.worker_id), now)
+        self._bookings.ledger.open(event.spec)
+        self._serve_line(now)
+
+    def _worker_lost(self, event: events.WorkerLost, now: float) -> None:
         ledger = self._bookings.ledger
         if not ledger.close(event.worker_id):
             return
@@ -211,7 +222,7 @@ class Dispatcher:
                 self._out.append(AbortTurn(turn_id=turn.turn_id))
         self._serve_line(now)
 
-    def _tick(self, now: float) -> None:
+    def _tick(self, event: events.Tick, now: float) -> None:
         while (overdue := self._line.pop_overdue(now)) is not None:
             self._reject(overdue, RejectReason.QUEUE_TIMEOUT, now)
         while (resting := self._conversations.longest_at_rest()) is not None:

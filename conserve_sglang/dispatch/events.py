@@ -1,4 +1,7 @@
-"""What happened, as the dispatcher is told. Past tense; times travel beside them as `now`."""
+"""What happened, as the dispatcher is told. Past tense; times travel beside them as `now`.
+
+The three events of every turn are frozen by agreement only, see `policy.api`.
+"""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -30,7 +33,7 @@ class WorkerLost:
     worker_id: WorkerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TurnArrived:
     """A client asks for a turn. `input_tokens` is the length of the whole prompt.
 
@@ -45,14 +48,14 @@ class TurnArrived:
     max_wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FirstToken:
     """The decoder's first output arrived: the prefill is over and the KV is where it belongs."""
 
     turn_id: TurnId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TurnDone:
     """A turn was answered whole. Token counts are the decoder's own."""
 

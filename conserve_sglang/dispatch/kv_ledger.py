@@ -90,12 +90,23 @@ class Ranking:
 class KvLedger:
     """The accounts of all workers; the `ClusterView` that policies read."""
 
-    __slots__ = ("_backlog", "_by_id", "_by_order", "_capacity", "_free", "_up", "largest_pool")
+    __slots__ = (
+        "_backlog",
+        "_by_id",
+        "_by_order",
+        "_capacity",
+        "_changed",
+        "_free",
+        "_up",
+        "largest_pool",
+    )
 
     def __init__(self) -> None:
         self._by_id: dict[WorkerId, WorkerState] = {}
         self._by_order: list[WorkerState] = []
         self._free = {role: Ranking() for role in Role}
+        # Workers whose place in the ranking is not what their account says; ranked when asked.
+        self._changed: set[WorkerState] = set()
         self._backlog = Ranking()
         self._up: dict[Role, tuple[WorkerId, ...]] = dict.fromkeys(Role, ())
         self._capacity = dict.fromkeys(Role, 0)
@@ -109,10 +120,12 @@ class KvLedger:
 
     def most_free(self, role: Role) -> WorkerId | None:
         """The worker of a role with most free KV tokens."""
+        self._rank_changed()
         return self._name(self._free[role].least())
 
     def least_backlog_prefiller(self) -> WorkerId | None:
         """The prefiller with fewest prompt tokens sent to it and not yet prefilled."""
+        self._rank_changed()
         return self._name(self._backlog.least())
 
     def free_tokens(self, worker_id: WorkerId) -> int:
@@ -144,7 +157,7 @@ class KvLedger:
             self.close(spec.worker_id)
             state.spec = spec
         state.is_up = True
-        self._rank(state)
+        self._changed.add(state)
         self._refresh(spec.role)
 
     def close(self, worker_id: WorkerId) -> bool:
@@ -163,26 +176,27 @@ class KvLedger:
     def add_resident(self, state: WorkerState, tokens: int) -> None:
         """Count `tokens` more (or fewer) as held for conversations at rest or in flight."""
         state.resident_tokens += tokens
-        self._rank(state)
+        self._changed.add(state)
 
     def add_reserved(self, state: WorkerState, tokens: int) -> None:
         """Count `tokens` more (or fewer) as promised to turns in flight."""
         state.reserved_tokens += tokens
-        self._rank(state)
+        self._changed.add(state)
 
     def add_backlog(self, state: WorkerState, tokens: int) -> None:
         """Count `tokens` more (or fewer) as sent to a prefiller and not yet prefilled."""
         state.backlog_tokens += tokens
-        if state.is_up:
-            self._backlog.set(state.order, state.backlog_tokens)
+        self._changed.add(state)
 
-    def _rank(self, state: WorkerState) -> None:
-        if not state.is_up:
-            return
-        if state.spec.role is Role.PREFILL:
-            self._backlog.set(state.order, state.backlog_tokens)
-        else:
-            self._free[state.spec.role].set(state.order, -state.free_tokens)
+    def _rank_changed(self) -> None:
+        for state in self._changed:
+            if not state.is_up:
+                continue
+            if state.spec.role is Role.PREFILL:
+                self._backlog.set(state.order, state.backlog_tokens)
+            else:
+                self._free[state.spec.role].set(state.order, -state.free_tokens)
+        self._changed.clear()
 
     def _refresh(self, role: Role) -> None:
         up = [s for s in self._by_order if s.is_up and s.spec.role is role]
