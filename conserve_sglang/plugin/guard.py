@@ -65,11 +65,13 @@ def before_init(
         )
     if is_scheduler and inside.settings.local_prefill:
         server_args = kwargs["server_args"] if "server_args" in kwargs else args[1]
-        raise_problems(
-            servable.argument_problems(
-                _Arguments(server_args), is_rust_server=inside.settings.rust_server
-            )
-        )
+        arguments = _Arguments(server_args)
+        is_rust_server = inside.settings.rust_server
+        problems = servable.argument_problems(arguments, is_rust_server=is_rust_server)
+        chunk = arguments.get("chunked_prefill_size")
+        if chunk:  # else SGLang chooses one, and the later check sees it
+            problems += servable.chunk_problems(chunk, arguments.get("page_size") or 1, None)
+        raise_problems(problems)
 
 
 def after_init_disaggregation(result: Any, scheduler: Any) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from conserve_sglang import plugin
-from conserve_sglang.core.errors import PluginError, UnsupportedSglang
+from conserve_sglang.core.errors import HookMissing, PluginError, UnsupportedSglang
 from conserve_sglang.plugin import guard
+from conserve_sglang.plugin.inside import Inside
 from conserve_sglang.plugin.settings import read_settings
+from tests.plugin.stub import StubAdapter
 
 VICTIM = f"{__name__}.victim"
 
@@ -49,6 +51,30 @@ def test_a_source_that_differs_is_refused_by_name(tmp_path: Path) -> None:
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(PluginError, match=r"(?s)first.*second"):
         guard.raise_problems(["first", "second"])
+
+
+class ServerArgs:
+    disaggregation_mode = "decode"
+    disaggregation_decode_enable_radix_cache = True
+    chunked_prefill_size = 4096
+    page_size = 1
+    pp_size = 2
+
+    def method(self) -> None: ...
+
+
+def test_flags_are_refused_before_the_model_is_loaded() -> None:
+    settings = read_settings({"CONSERVE_LOCAL_PREFILL": "1"})
+    context = Inside(sglang_version="0", adapter=StubAdapter(), settings=settings)
+    with pytest.raises(PluginError, match=r"(?s)--pp-size.*--chunked-prefill-size 4096"):
+        guard.before_init((), context, True, object(), ServerArgs(), object())
+
+
+def test_a_hook_that_sglang_dropped_is_named() -> None:
+    context = Inside(sglang_version="0", adapter=StubAdapter(), settings=read_settings({}))
+    targets = (("json.dumps", lambda f: f()),)
+    with pytest.raises(HookMissing, match=r"json\.dumps"):
+        guard.before_init(targets, context, True, object(), ServerArgs(), object())
 
 
 def test_the_plugin_is_dormant_unless_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
