@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.request_reader import Request, RequestReader
+from conserve_sglang.workers.outbox import Outbox
 from conserve_sglang.workers.upstream import Headers
 
 MAX_KEPT_BYTES = 256 * 1024
@@ -44,6 +45,7 @@ class ClientConnection(asyncio.Protocol):
         "_is_closing",
         "_is_stepping",
         "_on_lost",
+        "_outbox",
         "_reader",
         "_request",
         "_serve",
@@ -63,6 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self._reader = RequestReader(max_body_bytes)
         self._transport: Any = None
+        self._outbox: Outbox
         self.asker: Asker | None = None
         self.last_headers: Headers | None = None  # of the last turn, and what became of them
         self.last_split: tuple[bytes, dict[bytes, bytes]] = (b"", {})
@@ -78,6 +81,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._outbox = Outbox(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
@@ -124,7 +128,7 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(reader.refusal)
             elif reader.waits_for_continue:
                 reader.owes_continue = False
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._outbox.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             elif self._backlog:
                 self._read_backlog()
             else:
@@ -147,7 +151,7 @@ class ClientConnection(asyncio.Protocol):
         self._request = Request("", b"", [], b"", is_http11=True, keeps_alive=False)
         self._is_closing = True
         self._write_problem(problem, b"")
-        asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+        asyncio.get_running_loop().call_later(LINGER_S, self._outbox.drop)
 
     # answering
 
@@ -185,7 +189,7 @@ class ClientConnection(asyncio.Protocol):
             data = self._head + data
             self._head = b""
         if data:
-            self._transport.write(data)
+            self._outbox.write(data)
         if is_last:
             self._finish()
 
@@ -211,24 +215,24 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._is_closing = True
             self.asker = None
-            self._transport.abort()
+            self._outbox.drop()
 
     def close(self) -> None:
         """Stop: close as soon as nothing is being answered."""
         if self._request is None:
             self._is_closing = True
-            self._transport.close()
+            self._outbox.close()
         else:
             self._request.keeps_alive = False
 
     def abort(self) -> None:
         """Stop at once."""
-        self._transport.abort()
+        self._outbox.drop()
 
     def _write_problem(self, problem: Problem, extra: bytes) -> None:
         body = problem.to_json()
         self.begin(problem.status, problem.headers(), extra, len(body))
-        self._transport.write(self._head + body)
+        self._outbox.write(self._head + body)
         self._head = b""
 
     def _finish(self) -> None:
@@ -237,6 +241,6 @@ class ClientConnection(asyncio.Protocol):
         self._is_chunked = False
         if request is not None and not request.keeps_alive:
             self._is_closing = True
-            self._transport.close()
+            self._outbox.close()
         elif not self._is_stepping:
             self._step()

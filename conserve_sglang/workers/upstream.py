@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import httptools
 
 from conserve_sglang.core.errors import Unreachable, WorkerError
+from conserve_sglang.workers.outbox import Outbox
 
 Headers = list[tuple[bytes, bytes]]
 Pieces = Sequence[bytes | memoryview]
@@ -45,6 +46,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_on_closed",
         "_on_free",
         "_on_lost",
+        "_outbox",
         "_parser",
         "_parts",
         "_sink",
@@ -64,6 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_closed = on_closed
         self._on_lost: Callable[[UpstreamConnection, WorkerError], None] | None = None
         self._transport: Any = None
+        self._outbox: Outbox
         self._parser: Any = None
         self._sink: ResponseSink | None = None
         self._status = 0
@@ -89,10 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self.has_answer_begun = False
         self.num_requests += 1
-        if len(request) == 1:
-            self._transport.write(request[0])
-        else:
-            self._transport.writelines(request)
+        self._outbox.write_all(request)
 
     def abandon(self) -> None:
         """Close at once without telling the sink; SGLang aborts a request whose client is gone."""
@@ -100,7 +100,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_lost = None
         self.is_open = False
         if self._transport is not None:
-            self._transport.abort()
+            self._outbox.drop()
 
     def drop(self) -> None:
         """Close at once and tell whoever waits for an answer."""
@@ -123,6 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._outbox = Outbox(transport)
         self._parser = httptools.HttpResponseParser(self)
         self.is_open = True
 
@@ -205,7 +206,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._on_free(self)
         else:
             self.is_open = False
-            self._transport.close()
+            self._outbox.close()
         sink.on_body(data, True)
 
     def _lose(self, error: WorkerError) -> None:
@@ -213,6 +214,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = self._on_lost = None
         if self.is_open:
             self.is_open = False
-            self._transport.abort()
+            self._outbox.drop()
         if on_lost is not None:
             on_lost(self, error)
