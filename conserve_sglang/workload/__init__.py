@@ -1,0 +1,25 @@
+"""Streams of conversations: how they look, when they arrive, and generators of them. Pure."""
+
+from conserve_sglang.workload.arrivals import gamma_arrivals, poisson_arrivals, with_arrivals
+from conserve_sglang.workload.mini_swe import MINI_SWE, MiniSweParams, mini_swe_conversations
+from conserve_sglang.workload.plan import ConversationPlan, TurnPlan
+from conserve_sglang.workload.rng import Rng
+from conserve_sglang.workload.scaling import at_rate, cut_to_window, first_turns
+from conserve_sglang.workload.shape import Shape, shape_of
+
+__all__ = [
+    "MINI_SWE",
+    "ConversationPlan",
+    "MiniSweParams",
+    "Rng",
+    "Shape",
+    "TurnPlan",
+    "at_rate",
+    "cut_to_window",
+    "first_turns",
+    "gamma_arrivals",
+    "mini_swe_conversations",
+    "poisson_arrivals",
+    "shape_of",
+    "with_arrivals",
+]

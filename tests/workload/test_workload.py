@@ -1,0 +1,112 @@
+"""Generators, arrivals and scaling keep what they say."""
+
+import random
+from itertools import islice
+
+import pytest
+
+from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.workload import (
+    ConversationPlan,
+    TurnPlan,
+    at_rate,
+    cut_to_window,
+    first_turns,
+    gamma_arrivals,
+    mini_swe_conversations,
+    poisson_arrivals,
+    shape_of,
+    with_arrivals,
+)
+
+
+def plan(*lengths: tuple[int, int], at: float = 0.0, gap: float = 0.0) -> ConversationPlan:
+    """A conversation of (append, output) turns that shares its whole context."""
+    turns: list[TurnPlan] = []
+    context = 0
+    for append, output in lengths:
+        turns.append(
+            TurnPlan(
+                input_tokens=context + append,
+                output_tokens=output,
+                shared_tokens=context,
+                gap_s=gap if turns else 0.0,
+            )
+        )
+        context += append + output
+    return ConversationPlan(
+        conversation_id=ConversationId(f"c{at}"), turns=tuple(turns), arrived_at_s=at
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"input_tokens": 0, "output_tokens": 1}, "at least one token"),
+        ({"input_tokens": 1, "output_tokens": 0}, "at least one token"),
+        ({"input_tokens": 5, "output_tokens": 1, "shared_tokens": 6}, "within the prompt"),
+        ({"input_tokens": 5, "output_tokens": 1, "gap_s": -1.0}, "not be negative"),
+    ],
+)
+def test_an_impossible_turn_is_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TurnPlan(**values)  # type: ignore[arg-type]
+
+
+def test_the_generator_has_the_lengths_it_was_fitted_to() -> None:
+    shape = shape_of(mini_swe_conversations(3000, random.Random(1)))
+    first, output = shape.first_input_tokens, shape.output_tokens
+    assert first is not None
+    assert output is not None
+    assert shape.append_tokens is not None
+    assert first.p5 == pytest.approx(12_240, rel=0.05)
+    assert first.p50 == pytest.approx(15_889, rel=0.02)
+    assert first.p95 == pytest.approx(17_295, rel=0.02)
+    assert shape.append_tokens.p50 == 67
+    assert shape.num_turns == 15_000
+
+
+def test_the_generator_is_the_same_for_the_same_seed() -> None:
+    one, two = (list(mini_swe_conversations(20, random.Random(5))) for _ in range(2))
+    assert one == two
+    assert one != list(mini_swe_conversations(20, random.Random(6)))
+
+
+@pytest.mark.parametrize("cv", [None, 1.0, 3.0])
+def test_arrivals_have_the_rate_asked_for(cv: float | None) -> None:
+    rng = random.Random(2)
+    times = poisson_arrivals(4.0, rng) if cv is None else gamma_arrivals(4.0, cv, rng)
+    last = list(islice(times, 20_000))[-1]
+    assert 20_000 / last == pytest.approx(4.0, rel=0.05)
+
+
+def test_a_trace_is_stretched_to_a_rate() -> None:
+    plans = [plan((10, 1), at=at) for at in (100.0, 130.0, 200.0)]
+    assert [p.arrived_at_s for p in at_rate(plans, 0.5)] == pytest.approx([0.0, 1.2, 4.0])
+    with pytest.raises(ValueError, match="no spread"):
+        at_rate(plans[:1], 0.5)
+
+
+def test_conversations_are_cut_by_turns_and_by_window() -> None:
+    whole = plan((100, 10), (20, 10), (20, 10))
+    assert [len(p.turns) for p in first_turns([whole], 2)] == [2]
+    assert [len(p.turns) for p in cut_to_window([whole, plan((500, 1))], 145)] == [2]
+
+
+def test_arrivals_are_given_in_order() -> None:
+    plans = with_arrivals([plan((1, 1)), plan((2, 1))], iter([0.5, 0.75]))
+    assert [p.arrived_at_s for p in plans] == [0.5, 0.75]
+
+
+def test_the_shape_counts_uncached_prefill() -> None:
+    shape = shape_of([plan((1000, 10), (3000, 10), (96, 10), gap=61.0)])
+    assert shape.first_turn_share == 1000 / 4096
+    assert shape.large_append_share == 0.5
+    assert shape.large_append_work == 3000 / 3096
+    assert shape.gap_over_60_s_share == 1.0
+    assert shape.gap_over_300_s_share == 0.0
+
+
+def test_the_shape_of_nothing_is_empty() -> None:
+    assert shape_of([]).num_turns == 0
+    assert shape_of([]).append_tokens is None
