@@ -43,12 +43,20 @@ install_torch() {
 "$here/system_libraries.sh"
 make_venv
 pip=$venv/bin/pip
-# Nothing is compiled ahead of time: most of these files are never imported.
+# Not compiled on installation: most of these files are never imported.
 quiet=(-qq --disable-pip-version-check --no-compile)
 say "installing $torch"
 install_torch
 say "installing $(basename "$requirements")"
 "$pip" install "${quiet[@]}" --no-deps -r "$requirements"
 "$pip" install "${quiet[@]}" --no-deps --no-build-isolation -e .
+# Of what is imported the bytecode is kept, once here instead of in each server's three processes.
+say "importing SGLang once"
+PYTHONDONTWRITEBYTECODE= SGLANG_USE_CPU_ENGINE=1 "$venv/bin/python" -W ignore -c '
+from conserve_sglang.plugin.cpu import apply_cpu_cures
+apply_cpu_cures()
+import sglang.srt.entrypoints.http_server, sglang.srt.managers.scheduler
+import sglang.srt.managers.detokenizer_manager' >/dev/null 2>&1 ||
+  say "that failed; the first server to start will say why"
 touch "$venv/.stamp"
 say "done"
