@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from conserve_sglang.core.errors import UnsupportedSglang
+from conserve_sglang.plugin.settings import Settings
 
 _ADAPTERS = {
     "0.5.17": ("conserve_sglang.plugin.sglang_0_5_17", "Sglang0517"),
@@ -37,6 +38,10 @@ class Adapter(ABC):
     @abstractmethod
     def release_queued(self, scheduler: Any, req: Any) -> None:
         """Drop what the cache noted about a request that leaves the queue unserved."""
+
+    def setting_problems(self, settings: Settings) -> list[str]:
+        """Reasons in the environment why this version cannot take local turns."""
+        return []
 
     def cached_tokens(self, scheduler: Any, req: Any) -> int:
         """Match the request against the radix tree now; takes no lock."""

@@ -68,6 +68,7 @@ def before_init(
         arguments = _Arguments(server_args)
         is_rust_server = inside.settings.rust_server
         problems = servable.argument_problems(arguments, is_rust_server=is_rust_server)
+        problems += inside.adapter.setting_problems(inside.settings)
         chunk = arguments.get("chunked_prefill_size")
         if chunk:  # else SGLang chooses one, and the later check sees it
             problems += servable.chunk_problems(chunk, arguments.get("page_size") or 1, None)

@@ -5,6 +5,7 @@ CONSERVE_LOCAL_PREFILL=1      this is a decode server that takes local turns
 CONSERVE_COUNT_TRANSFERS=1    this is a prefill server that logs each KV transfer it sends
 CONSERVE_TRANSFER_LOG=FILE    where to
 SGLANG_USE_CPU_ENGINE=1       (SGLang's own) apply the CPU cures
+SGLANG_ENABLE_UNIFIED_RADIX_TREE=1    (SGLang's own) decode servers of 0.5.17 need it
 """
 
 import os
@@ -17,6 +18,7 @@ COUNT_TRANSFERS = "CONSERVE_COUNT_TRANSFERS"
 TRANSFER_LOG = "CONSERVE_TRANSFER_LOG"
 CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
 RUST_SERVER = "SGLANG_RUST_SERVER"
+UNIFIED_TREE = "SGLANG_ENABLE_UNIFIED_RADIX_TREE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class Settings:
     local_prefill: bool
     cpu_engine: bool
     rust_server: bool
+    unified_tree: bool
     transfer_log: str | None
 
 
@@ -38,6 +41,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         local_prefill=_is_on(environ, LOCAL_PREFILL),
         cpu_engine=_is_on(environ, CPU_ENGINE),
         rust_server=_is_on(environ, RUST_SERVER),
+        unified_tree=_is_on(environ, UNIFIED_TREE),
         transfer_log=log or None,
     )
 

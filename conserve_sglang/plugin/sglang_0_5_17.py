@@ -3,12 +3,18 @@
 from typing import Any
 
 from conserve_sglang.plugin.adapter import Adapter
+from conserve_sglang.plugin.settings import UNIFIED_TREE, Settings
 
 
 class Sglang0517(Adapter):
     """SGLang 0.5.17."""
 
     prebuilt_method = "get_new_prebuilt_batch"
+
+    def setting_problems(self, settings: Settings) -> list[str]:
+        if settings.unified_tree:
+            return []
+        return [f"SGLang 0.5.17 keeps sessions in the unified tree alone: set {UNIFIED_TREE}=1"]
 
     def holds_kv(self, req: Any) -> bool:
         return req.req_pool_idx is not None

@@ -28,6 +28,8 @@ _DEFAULT_FLAGS: Mapping[Role, Mapping[str, FlagValue]] = {
     Role.DECODE: _DECODE_FLAGS,
     Role.MIXED: {"enable-session-radix-cache": True, "enable-cache-report": True},
 }
+# What --enable-session-radix-cache needs on SGLang 0.5.17; 0.5.23 knows no other tree.
+_SESSION_ENV: Mapping[str, str] = {"SGLANG_ENABLE_UNIFIED_RADIX_TREE": "1"}
 _CPU_ENV: Mapping[str, str] = {
     "SGLANG_USE_CPU_ENGINE": "1",
     "MC_FORCE_TCP": "1",
@@ -75,6 +77,8 @@ def worker_env(tier_map: TierMap, worker: WorkerPlan) -> dict[str, str]:
     env = {"CONSERVE_ENABLED": "1"}
     if tier_map.model.path.startswith("/"):
         env["HF_HUB_OFFLINE"] = "1"
+    if worker.role is not Role.PREFILL:
+        env |= _SESSION_ENV
     if worker.role is Role.DECODE:
         # Written out when off, too: a 1 left in the launcher's own environment must not win.
         sends_local = tier_map.policy.name in LOCAL_TURN_POLICIES

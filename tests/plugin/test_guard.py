@@ -8,6 +8,7 @@ import pytest
 from conserve_sglang import plugin
 from conserve_sglang.core.errors import HookMissing, PluginError, UnsupportedSglang
 from conserve_sglang.plugin import guard
+from conserve_sglang.plugin.adapter import adapter_for
 from conserve_sglang.plugin.inside import Inside
 from conserve_sglang.plugin.settings import read_settings
 from tests.plugin.stub import StubAdapter
@@ -68,6 +69,17 @@ def test_flags_are_refused_before_the_model_is_loaded() -> None:
     context = Inside(sglang_version="0", adapter=StubAdapter(), settings=settings)
     with pytest.raises(PluginError, match=r"(?s)--pp-size.*--chunked-prefill-size 4096"):
         guard.before_init((), context, True, object(), ServerArgs(), object())
+
+
+def test_an_older_decoder_without_the_unified_tree_is_refused_by_its_switch() -> None:
+    adapter = adapter_for("0.5.17")
+    name = "SGLANG_ENABLE_UNIFIED_RADIX_TREE"
+    told = {"CONSERVE_LOCAL_PREFILL": "1"}
+    context = Inside(sglang_version="0.5.17", adapter=adapter, settings=read_settings(told))
+    with pytest.raises(PluginError, match=f"set {name}=1"):
+        guard.before_init((), context, True, object(), ServerArgs(), object())
+    assert adapter.setting_problems(read_settings({**told, name: "1"})) == []
+    assert adapter_for("0.5.23").setting_problems(read_settings(told)) == []
 
 
 def test_a_hook_that_sglang_dropped_is_named() -> None:

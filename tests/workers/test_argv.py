@@ -93,6 +93,11 @@ def test_local_prefill_is_off_under_a_policy_that_sends_no_local_turns() -> None
     assert env(1, policy="colocated")["CONSERVE_LOCAL_PREFILL"] == "1"
 
 
+def test_workers_that_keep_sessions_have_the_tree_for_it() -> None:
+    found = [env(index).get("SGLANG_ENABLE_UNIFIED_RADIX_TREE") for index in range(3)]
+    assert found == [None, "1", "1"]
+
+
 def test_gpu_workers_see_their_own_gpus_alone() -> None:
     assert env(0)["CUDA_VISIBLE_DEVICES"] == "4,5"
     assert "SGLANG_USE_CPU_ENGINE" not in env(0)
