@@ -1,0 +1,69 @@
+"""The turns a worker decodes together."""
+
+from heapq import heappop, heappush
+
+from conserve_sglang.sim.decode_log import DecodeLog, StepRun
+from conserve_sglang.sim.turn_run import TurnRun
+
+FORGET_EVERY = 256
+
+
+class DecodeBatch:
+    """Turns by the step after which each needs attention: it is answered, or its room is full."""
+
+    __slots__ = ("_heap", "_last_end_s", "_log", "_num_joined", "kv_tokens", "num_steps")
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self.kv_tokens = 0
+        self._heap: list[tuple[int, int, TurnRun]] = []
+        self._num_joined = 0
+        self._log = DecodeLog()
+        self._last_end_s = 0.0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    @property
+    def steps_to_next(self) -> int:
+        """Steps until the next turn needs attention; the batch must not be empty."""
+        return self._heap[0][0] - self.num_steps
+
+    def join(self, run: TurnRun) -> None:
+        """Decode a turn, from its next token on, until it is answered or its room is full."""
+        run.joined_at_step = self.num_steps
+        room = run.held_tokens - run.input_tokens - run.generated_tokens
+        left = run.output_tokens - run.generated_tokens
+        self._num_joined += 1
+        self.kv_tokens += run.input_tokens + run.generated_tokens
+        heappush(self._heap, (self.num_steps + min(room, left), self._num_joined, run))
+
+    def advance(self, steps: StepRun, now: float) -> None:
+        """The steps of a run have been decoded."""
+        self._log.add(steps)
+        self._last_end_s = now
+        self.num_steps += steps.num_steps
+        self.kv_tokens += steps.num_steps * len(self._heap)
+
+    def step_run(self, num_steps: int, start_s: float, step_s: float, growth_s: float) -> StepRun:
+        """A run of steps that follows those decoded so far."""
+        return StepRun(self.num_steps, num_steps, self._last_end_s, start_s, step_s, growth_s)
+
+    def pop_due(self, now: float) -> TurnRun | None:
+        """Take out a turn that needs attention now; None when none does."""
+        heap = self._heap
+        if not heap or heap[0][0] > self.num_steps:
+            return None
+        run = heappop(heap)[2]
+        if run.wants_gaps:
+            run.gaps += self._log.gaps(run.joined_at_step, run.token_at_s, self.num_steps)
+        run.generated_tokens += self.num_steps - run.joined_at_step
+        run.token_at_s = now
+        self.kv_tokens -= run.input_tokens + run.generated_tokens
+        return run
+
+    def forget(self) -> None:
+        """Now and then, let go of the log of steps that no running turn has seen."""
+        if self._log.num_runs % FORGET_EVERY == 0:
+            joined = (run.joined_at_step for _, _, run in self._heap)
+            self._log.forget_before(min(joined, default=self.num_steps))

@@ -1,0 +1,302 @@
+"""The second executor: carries the dispatcher's commands out on simulated workers.
+
+It is the router's counterpart. The same events go in and the same commands come out; what differs
+is that a worker's answer is computed. One clock: a turn's times include every wait.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from conserve_sglang.core.ids import ConversationId, TurnId
+from conserve_sglang.core.local_turn import Refusal, RefusalReason
+from conserve_sglang.dispatch import (
+    AbortTurn,
+    Command,
+    ConversationEnded,
+    Dispatcher,
+    DispatchSettings,
+    Event,
+    FailureCause,
+    FirstToken,
+    RejectTurn,
+    ReleaseConversation,
+    SendTurn,
+    Tick,
+    TurnAbandoned,
+    TurnArrived,
+    TurnDone,
+    TurnFailed,
+    WorkerUp,
+)
+from conserve_sglang.policy import PlacementPolicy
+from conserve_sglang.sim.kernel import Kernel
+from conserve_sglang.sim.link import Links
+from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
+from conserve_sglang.sim.turn_run import TurnRun
+from conserve_sglang.sim.worker import SimWorker, SimWorkerSpec
+from conserve_sglang.workload import ConversationPlan
+
+Sink = Callable[[ConversationRecord], None]
+
+_CAUSES = {
+    RefusalReason.PREFIX_MISSING: FailureCause.PREFIX_MISSING,
+    RefusalReason.APPEND_TOO_LARGE: FailureCause.APPEND_TOO_LARGE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What is simulated. `says_goodbye`: clients tell the router when a conversation is over."""
+
+    workers: tuple[SimWorkerSpec, ...]
+    policy: PlacementPolicy
+    settings: DispatchSettings = field(default_factory=DispatchSettings)
+    says_goodbye: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Playing:
+    """A conversation on its way through its turns."""
+
+    plan: ConversationPlan
+    records: list[TurnRecord] = field(default_factory=list)
+    prefillers: list[SimWorker] = field(default_factory=list)
+
+
+class Simulation:
+    """Plays conversations on a deployment; each finished one is handed to `sink` and forgotten.
+
+    `watch`, for tests, is called after every event with the dispatcher.
+    """
+
+    def __init__(
+        self, deployment: Deployment, sink: Sink, watch: Callable[[Dispatcher], None] | None = None
+    ) -> None:
+        self.dispatcher = Dispatcher(deployment.policy, deployment.settings)
+        self.kernel = Kernel()
+        self.links = Links()
+        self.num_events = 0
+        self._sink, self._watch = sink, watch
+        self._says_goodbye = deployment.says_goodbye
+        self._events: deque[Event] = deque()
+        self._is_telling = False
+        self._tick_at_s: float | None = None
+        self._num_turns = 0
+        self._runs: dict[TurnId, TurnRun] = {}
+        self._playing: dict[ConversationId, Playing] = {}
+        self._coming: Iterator[ConversationPlan] = iter(())
+        self._next: ConversationPlan | None = None
+        self.workers = {
+            worker.spec.worker_id: SimWorker(worker, self.kernel, self)
+            for worker in deployment.workers
+        }
+        for worker in deployment.workers:
+            self._tell(WorkerUp(spec=worker.spec), 0.0)
+
+    def run(self, conversations: Iterable[ConversationPlan]) -> float:
+        """Play all conversations, which come in order of arrival; the time of the last event."""
+        self._coming = iter(conversations)
+        self._await_next()
+        while self._playing or self._next is not None:
+            if not self.kernel.step():
+                raise AssertionError(f"{len(self._playing)} conversations came to a standstill")
+        return self.kernel.now
+
+    # clients
+
+    def _await_next(self) -> None:
+        self._next = next(self._coming, None)
+        if self._next is not None:
+            self.kernel.at(max(self._next.arrived_at_s, self.kernel.now), self._open)
+
+    def _open(self, now: float) -> None:
+        plan = self._next
+        assert plan is not None
+        if plan.arrived_at_s < now:
+            raise ValueError(f"{plan.conversation_id} does not come in order of arrival")
+        if plan.conversation_id in self._playing:
+            raise ValueError(f"{plan.conversation_id} arrives twice at once")
+        playing = self._playing[plan.conversation_id] = Playing(plan)
+        self._await_next()
+        self._ask(playing, now)
+
+    def _ask(self, playing: Playing, now: float) -> None:
+        """The client sends the next turn."""
+        plan, index = playing.plan, len(playing.records)
+        turn = plan.turns[index]
+        self._num_turns += 1
+        turn_id = TurnId(self._num_turns)
+        run = TurnRun(turn_id, plan.conversation_id, turn, now)
+        run.wants_gaps = index + 1 == len(plan.turns)
+        self._runs[turn_id] = run
+        for prefiller in playing.prefillers:
+            prefiller.pool.trim(plan.conversation_id, turn.shared_tokens)
+        self._tell(
+            TurnArrived(
+                turn_id=turn_id,
+                conversation_id=plan.conversation_id,
+                input_tokens=turn.input_tokens,
+            ),
+            now,
+        )
+
+    def _end(self, run: TurnRun, outcome: Outcome, now: float, why: str = "") -> None:
+        playing = self._playing.pop(run.conversation_id)
+        if self._says_goodbye or outcome is not Outcome.ANSWERED:
+            self._tell(ConversationEnded(conversation_id=run.conversation_id), now)
+        self._sink(
+            ConversationRecord(
+                plan=playing.plan,
+                outcome=outcome,
+                turns=tuple(playing.records),
+                last_turn_gaps=run.gaps if outcome is Outcome.ANSWERED else (),
+                why=why,
+            )
+        )
+
+    # the dispatcher
+
+    def _tell(self, event: Event, now: float) -> None:
+        """Hand an event in and carry the commands out; events that come of it wait their turn."""
+        self._events.append(event)
+        if self._is_telling:
+            return
+        self._is_telling = True
+        while self._events:
+            self.num_events += 1
+            for command in self.dispatcher.handle(self._events.popleft(), now):
+                self._obey(command, now)
+            if self._watch is not None:
+                self._watch(self.dispatcher)
+        self._is_telling = False
+        if self._tick_at_s is None or self.dispatcher.num_queued:
+            self._set_tick(now)
+
+    def _set_tick(self, now: float) -> None:
+        due = self.dispatcher.next_deadline_at_s
+        if due is not None and (self._tick_at_s is None or due < self._tick_at_s):
+            self._tick_at_s = max(due, now)
+            self.kernel.at(self._tick_at_s, self._tick)
+
+    def _tick(self, now: float) -> None:
+        if now != self._tick_at_s:
+            return  # an earlier one was needed meanwhile
+        self._tick_at_s = None
+        due = self.dispatcher.next_deadline_at_s
+        if due is not None and due <= now:
+            self._tell(Tick(), now)
+        else:
+            self._set_tick(now)
+
+    def _obey(self, command: Command, now: float) -> None:
+        match command:
+            case SendTurn():
+                self._send(command, now)
+            case ReleaseConversation():
+                self.workers[command.worker_id].release(command.conversation_id)
+            case RejectTurn():
+                run = self._runs.pop(command.turn_id)
+                self._end(run, Outcome.REJECTED, now, command.reason.value)
+            case AbortTurn():
+                raise AssertionError("workers are not lost here, and clients wait for answers")
+
+    def _send(self, command: SendTurn, now: float) -> None:
+        run = self._runs[command.turn_id]
+        run.begin(command)
+        decoder = self.workers[command.decoder]
+        prefiller = None if command.prefiller is None else self.workers[command.prefiller]
+        if not decoder.fits(run.whole_tokens) or (
+            prefiller is not None and not prefiller.fits(run.input_tokens)
+        ):
+            del self._runs[run.turn_id]
+            self._tell(TurnAbandoned(turn_id=run.turn_id), now)
+            self._end(run, Outcome.NEVER_FITS, now, "larger than a worker's KV pool")
+        elif prefiller is None:
+            decoder.prefill(run, now)
+        else:
+            playing = self._playing[run.conversation_id]
+            if prefiller not in playing.prefillers:
+                playing.prefillers.append(prefiller)
+            decoder.reserve(run, now)
+            prefiller.prefill(run, now)
+
+    # what workers report
+
+    def refused(self, run: TurnRun, refusal: Refusal, now: float) -> None:
+        """A decoder will not prefill a local turn: to be placed again."""
+        self._tell(TurnFailed(turn_id=run.turn_id, cause=_CAUSES[refusal.reason]), now)
+
+    def prefilled(self, run: TurnRun, now: float) -> None:
+        """A prefiller has a prompt's KV whole."""
+        run.is_prefilled = True
+        self._move_kv(run, now)
+
+    def has_room(self, run: TurnRun, now: float) -> None:
+        """A decoder holds room for a turn that is prefilled elsewhere."""
+        run.has_room = True
+        self._move_kv(run, now)
+
+    def _move_kv(self, run: TurnRun, now: float) -> None:
+        """Move what the decoder lacks, once both sides are ready."""
+        command = run.command
+        if not (run.is_prefilled and run.has_room):
+            return
+        assert command.prefiller is not None
+        arrives_at_s = self.links.transfer(
+            self.workers[command.prefiller].perf,
+            command.prefiller,
+            command.decoder,
+            run.input_tokens - run.cached_tokens,
+            now,
+        )
+        self.kernel.at(arrives_at_s, partial(self._moved, run))
+
+    def _moved(self, run: TurnRun, now: float) -> None:
+        command = run.command
+        assert command.prefiller is not None
+        self.workers[command.prefiller].sent(run, now)
+        self.workers[command.decoder].receive(run, now)
+
+    def first_token(self, run: TurnRun, now: float) -> None:
+        """A turn's first token is out."""
+        self._tell(FirstToken(turn_id=run.turn_id), now)
+
+    def done(self, run: TurnRun, now: float) -> None:
+        """A turn is answered whole."""
+        del self._runs[run.turn_id]
+        playing = self._playing[run.conversation_id]
+        playing.records.append(_turn_record(run, now))
+        self._tell(
+            TurnDone(
+                turn_id=run.turn_id,
+                prompt_tokens=run.input_tokens,
+                output_tokens=run.output_tokens,
+                cached_tokens=run.cached_tokens,
+            ),
+            now,
+        )
+        num_answered = len(playing.records)
+        if num_answered == len(playing.plan.turns):
+            self._end(run, Outcome.ANSWERED, now)
+        else:
+            gap_s = playing.plan.turns[num_answered].gap_s
+            self.kernel.at(now + gap_s, partial(self._ask, playing))
+
+
+def _turn_record(run: TurnRun, now: float) -> TurnRecord:
+    command = run.command
+    return TurnRecord(
+        turn_index=command.turn_index,
+        arrived_at_s=run.arrived_at_s,
+        first_token_at_s=run.first_token_at_s,
+        last_token_at_s=now,
+        reason=command.reason,
+        prefiller=command.prefiller,
+        decoder=command.decoder,
+        input_tokens=run.input_tokens,
+        output_tokens=run.output_tokens,
+        cached_tokens=run.cached_tokens,
+        attempts=command.attempt,
+    )

@@ -1,0 +1,58 @@
+"""A tier map as something to simulate."""
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.tier import PolicyChoice, Tier, TierMap
+from conserve_sglang.core.worker import WorkerSpec
+from conserve_sglang.dispatch import DispatchSettings
+from conserve_sglang.policy import make_policy
+from conserve_sglang.sim.driver import Deployment
+from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.sim.worker import SimWorkerSpec
+
+DEFAULT_CHUNK_TOKENS = 2944
+"""The paper's batched tokens a step; a tier's `chunked-prefill-size` takes its place."""
+
+
+def deployment_of(
+    tier_map: TierMap, perf: PerfModel, policy: PolicyChoice, kv_capacity_tokens: int
+) -> Deployment:
+    """Every worker of a tier map, all with the unit costs of `perf`: GPU, tensor parallelism and
+    power caps of the tiers are not modelled yet.
+
+    A tier's SGLang flags `max-total-tokens`, `chunked-prefill-size` and `max-running-requests`
+    count; without the first, a worker's pool holds `kv_capacity_tokens`.
+    """
+    workers = tuple(
+        SimWorkerSpec(
+            spec=WorkerSpec(
+                worker_id=worker.worker_id,
+                role=worker.role,
+                tier=worker.tier,
+                kv_capacity_tokens=_flag(tier, "max-total-tokens", kv_capacity_tokens),
+            ),
+            perf=perf,
+            chunk_tokens=_flag(tier, "chunked-prefill-size", DEFAULT_CHUNK_TOKENS),
+            max_running=_flag(tier, "max-running-requests", 256),
+        )
+        for worker in tier_map.workers
+        for tier in (tier_map.tier_of(worker),)
+    )
+    router = tier_map.router
+    settings = DispatchSettings(
+        max_queued_turns=router.max_queued_turns,
+        queue_timeout_s=router.queue_timeout_s,
+        conversation_ttl_s=router.conversation_ttl_s,
+        reclaim_idle_s=router.reclaim_idle_s,
+        reserve_output_tokens=router.reserve_output_tokens,
+        max_attempts=router.max_attempts,
+    )
+    return Deployment(workers=workers, policy=make_policy(policy), settings=settings)
+
+
+def _flag(tier: Tier, name: str, default: int) -> int:
+    value = tier.sglang_flags.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"tier {tier.name}: {name}: {value!r} is not a positive number")
+    return value

@@ -1,0 +1,146 @@
+"""Records of a run in a few figures."""
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from conserve_sglang.core.stats import geometric_mean, percentile
+from conserve_sglang.sim.alone import Alone, alone
+from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.sim.records import ConversationRecord, Outcome
+
+SLO_FACTOR = 5
+"""The paper's SLO: so many times the stand-alone mean, for each of the three latencies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """One latency: seconds, and divided by that of the same conversation run alone."""
+
+    count: int
+    p50_s: float
+    p95_s: float
+    p50_normalised: float
+    p95_normalised: float
+    geomean_normalised: float
+    slo_s: float
+    slo_attainment: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A run's figures; latencies are of answered conversations, None when there are none.
+
+    Of all conversations, those not answered count as having missed their SLO.
+    """
+
+    num_conversations: int
+    outcomes: dict[str, int]
+    num_turns: int
+    turns_by_reason: dict[str, int]
+    output_tokens: int
+    duration_s: float
+    output_tokens_per_s: float
+    turns_per_s: float
+    ttfet: Figures | None
+    last_turn_tbt: Figures | None
+    e2e: Figures | None
+
+
+@dataclass(slots=True)
+class Latency:
+    """One latency of many conversations: seconds, and seconds when run alone."""
+
+    seconds: "array[float]" = field(default_factory=lambda: array("d"))
+    alone: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, seconds: float | None, alone: float | None) -> None:
+        """Note one conversation, unless it has no such latency."""
+        if seconds is not None and alone is not None:
+            self.seconds.append(seconds)
+            self.alone.append(alone)
+
+    def figures(self, num_missing: int) -> Figures | None:
+        """What to report; `num_missing` conversations were never answered."""
+        if not self.seconds:
+            return None
+        ordered = sorted(self.seconds)
+        ratios = sorted(own / alone for own, alone in zip(self.seconds, self.alone, strict=True))
+        slo_s = SLO_FACTOR * sum(self.alone) / len(self.alone)
+        met = sum(own <= slo_s for own in self.seconds)
+        return Figures(
+            count=len(ordered),
+            p50_s=percentile(ordered, 50),
+            p95_s=percentile(ordered, 95),
+            p50_normalised=percentile(ratios, 50),
+            p95_normalised=percentile(ratios, 95),
+            geomean_normalised=geometric_mean(ratios),
+            slo_s=slo_s,
+            slo_attainment=met / (len(ordered) + num_missing),
+        )
+
+
+class Tally:
+    """A sink that keeps only numbers: eight bytes a latency, so that a long run stays small."""
+
+    def __init__(self, perf: PerfModel) -> None:
+        self._perf = perf
+        self._ttfet, self._tbt, self._e2e = Latency(), Latency(), Latency()
+        self._outcomes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._output_tokens = 0
+        self._began_at_s, self._ended_at_s = float("inf"), 0.0
+
+    def __call__(self, record: ConversationRecord) -> None:
+        """Take in a conversation that is over."""
+        self._outcomes[record.outcome.value] += 1
+        self._began_at_s = min(self._began_at_s, record.plan.arrived_at_s)
+        for turn in record.turns:
+            self._reasons[turn.reason.value] += 1
+            self._output_tokens += turn.output_tokens
+        if record.turns:
+            self._ended_at_s = max(self._ended_at_s, record.turns[-1].last_token_at_s)
+        if record.outcome is Outcome.ANSWERED:
+            self._time(record, alone(record.plan, self._perf))
+
+    def _time(self, record: ConversationRecord, by_itself: Alone) -> None:
+        self._ttfet.add(record.ttfet_s, by_itself.ttfet_s)
+        self._tbt.add(record.last_turn_tbt_s, by_itself.last_turn_tbt_s)
+        self._e2e.add(record.e2e_s, by_itself.e2e_s)
+
+    def summary(self) -> Summary:
+        """The figures so far."""
+        num = sum(self._outcomes.values())
+        missing = num - self._outcomes[Outcome.ANSWERED.value]
+        num_turns = sum(self._reasons.values())
+        duration_s = max(0.0, self._ended_at_s - self._began_at_s) if num else 0.0
+        return Summary(
+            num_conversations=num,
+            outcomes=_by_name(self._outcomes),
+            num_turns=num_turns,
+            turns_by_reason=_by_name(self._reasons),
+            output_tokens=self._output_tokens,
+            duration_s=duration_s,
+            output_tokens_per_s=_per(self._output_tokens, duration_s),
+            turns_per_s=_per(num_turns, duration_s),
+            ttfet=self._ttfet.figures(missing),
+            last_turn_tbt=self._tbt.figures(missing),
+            e2e=self._e2e.figures(missing),
+        )
+
+
+def summary_of(records: Sequence[ConversationRecord], perf: PerfModel) -> Summary:
+    """The summary of records that were kept."""
+    tally = Tally(perf)
+    for record in records:
+        tally(record)
+    return tally.summary()
+
+
+def _by_name(counter: Counter[str]) -> dict[str, int]:
+    return {name: count for name, count in sorted(counter.items()) if count}
+
+
+def _per(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds else 0.0

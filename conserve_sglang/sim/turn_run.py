@@ -1,0 +1,106 @@
+"""A turn while the simulator plays it."""
+
+from conserve_sglang.core.ids import ConversationId, TurnId
+from conserve_sglang.core.local_turn import Refusal
+from conserve_sglang.dispatch import SendTurn
+from conserve_sglang.sim.decode_log import GapRun
+from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.workload import TurnPlan
+
+
+class TurnRun:
+    """One open turn. What stands below `command` belongs to the present attempt.
+
+    `cached_tokens`: of the prompt, what the decoder had. `position`: up to where the prompt is
+    prefilled, from `prefill_from`, on the prefiller or else on the decoder itself. `held_tokens`:
+    its room on the decoder. `token_at_s`: the latest token's time when it last joined the batch.
+    """
+
+    __slots__ = (
+        "arrived_at_s",
+        "cached_tokens",
+        "command",
+        "conversation_id",
+        "first_token_at_s",
+        "gaps",
+        "generated_tokens",
+        "has_room",
+        "held_tokens",
+        "input_tokens",
+        "is_prefilled",
+        "joined_at_step",
+        "output_tokens",
+        "position",
+        "prefill_from",
+        "shared_tokens",
+        "token_at_s",
+        "turn_id",
+        "wants_gaps",
+    )
+
+    command: SendTurn
+
+    def __init__(
+        self, turn_id: TurnId, conversation_id: ConversationId, plan: TurnPlan, arrived_at_s: float
+    ) -> None:
+        self.turn_id = turn_id
+        self.conversation_id = conversation_id
+        self.input_tokens = plan.input_tokens
+        self.output_tokens = plan.output_tokens
+        self.shared_tokens = plan.shared_tokens
+        self.arrived_at_s = arrived_at_s
+        self.wants_gaps = False
+        self.gaps: tuple[GapRun, ...] = ()
+
+    def begin(self, command: SendTurn) -> None:
+        """Start an attempt."""
+        self.command = command
+        self.cached_tokens = 0
+        self.prefill_from = 0
+        self.position = 0
+        self.is_prefilled = False
+        self.has_room = False
+        self.held_tokens = 0
+        self.generated_tokens = 0
+        self.joined_at_step = 0
+        self.first_token_at_s = 0.0
+        self.token_at_s = 0.0
+
+    @property
+    def whole_tokens(self) -> int:
+        """The context at the turn's end."""
+        return self.input_tokens + self.output_tokens
+
+    def room_for_more(self, lump_tokens: int) -> int:
+        """Room to hold on the decoder: the context so far and at most a lump of further output."""
+        left = self.output_tokens - self.generated_tokens
+        return self.input_tokens + self.generated_tokens + min(left, lump_tokens)
+
+    def prefill_after(self, resident_tokens: int) -> None:
+        """Prefill what is not among the conversation's resident tokens: one token at least."""
+        usable = min(self.shared_tokens, resident_tokens)
+        self.prefill_from = self.position = min(usable, self.input_tokens - 1)
+
+    def refusal(self, resident_tokens: int) -> Refusal | None:
+        """The refusal due if this is a local turn and its limits are not kept, as the plugin
+        decides it."""
+        limits = self.command.limits
+        if limits is None:
+            return None
+        return limits.refusal(
+            prompt_tokens=self.input_tokens,
+            cached_tokens=min(self.shared_tokens, resident_tokens),
+        )
+
+    def chunk_cost(self, perf: PerfModel, until: int) -> float:
+        """Seconds for the prompt's tokens from `position` to `until`, by itself: a part of the
+        whole prefill's cost, so that chunks add up to it."""
+        begin, end = self.prefill_from, self.input_tokens
+        whole = perf.prefill(begin, end)
+        if self.position == begin and until == end:
+            return whole
+        base = perf.whole_prefill(begin)
+        span = perf.whole_prefill(end) - base
+        if span <= 0:
+            return whole * (until - self.position) / (end - begin)
+        return whole * (perf.whole_prefill(until) - perf.whole_prefill(self.position)) / span

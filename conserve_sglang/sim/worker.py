@@ -1,0 +1,295 @@
+"""An SGLang-like worker in virtual time.
+
+It does one step after another, and at each step's end decides the next one, as SGLang's scheduler
+does without mixed chunks: turns whose KV has arrived join the batch; then prefill goes first, in
+chunks; else the batch decodes. A decode run of many steps is one action, and is cut at the next
+step's end when work comes in.
+
+                       ┌── prefill step: chunk of the open prompt, then waiting prompts
+    idle ── work ──> plan ── decode run: until the first turn of the batch is done
+                       ^         │
+                       └─────────┘
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.local_turn import Refusal
+from conserve_sglang.core.worker import Role, WorkerSpec
+from conserve_sglang.sim.batch import DecodeBatch
+from conserve_sglang.sim.decode_log import StepRun
+from conserve_sglang.sim.kernel import Kernel
+from conserve_sglang.sim.kv_pool import KvPool
+from conserve_sglang.sim.perf_model import PerfModel, run_length, steps_until
+from conserve_sglang.sim.turn_run import TurnRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimWorkerSpec:
+    """A worker to simulate.
+
+    `kv_pool_tokens` is the pool it really has; None: what its `spec` says. `chunk_tokens` bounds a
+    prefill step, `max_running` the batch. A turn holds room for its prompt and for
+    `output_lump_tokens` of its answer, and takes another lump when these are used up; without
+    room for one it is retracted to host memory, and comes back in the time a KV transfer takes.
+    """
+
+    spec: WorkerSpec
+    perf: PerfModel
+    chunk_tokens: int = 2944
+    max_running: int = 256
+    output_lump_tokens: int = 512
+    kv_pool_tokens: int | None = None
+
+
+class Reports(Protocol):
+    """What a worker tells the one who drives it."""
+
+    def refused(self, run: TurnRun, refusal: Refusal, now: float) -> None:
+        """A decoder will not prefill a local turn."""
+
+    def prefilled(self, run: TurnRun, now: float) -> None:
+        """A prefiller has a prompt's KV whole."""
+
+    def has_room(self, run: TurnRun, now: float) -> None:
+        """A decoder holds room for a turn that is prefilled elsewhere."""
+
+    def first_token(self, run: TurnRun, now: float) -> None:
+        """A turn's first token is out."""
+
+    def done(self, run: TurnRun, now: float) -> None:
+        """A turn's last token is out."""
+
+
+class SimWorker:
+    """One worker: its queues, its batch, its KV pool, and the one action it is busy with."""
+
+    def __init__(self, worker: SimWorkerSpec, kernel: Kernel, reports: Reports) -> None:
+        self.spec = worker.spec
+        self.perf = worker.perf
+        self.pool = KvPool(worker.kv_pool_tokens or worker.spec.kv_capacity_tokens)
+        self.num_retracted = 0
+        self.busy_s = 0.0
+        self._kernel, self._reports = kernel, reports
+        self._chunk_tokens, self._max_running = worker.chunk_tokens, worker.max_running
+        self._output_lump_tokens = worker.output_lump_tokens
+        self._only_prefills = worker.spec.role is Role.PREFILL
+        self._waiting: deque[TurnRun] = deque()
+        self._wants_room: deque[TurnRun] = deque()
+        self._arrived: deque[TurnRun] = deque()
+        self._open: TurnRun | None = None  # prefilled in part
+        self._prefilling: list[tuple[TurnRun, int]] = []  # in prefill now, and up to where
+        self._batch = DecodeBatch()
+        self._steps = StepRun(0, 0, 0.0, 0.0, 0.0, 0.0)  # in decode now
+        self._action_start_s = 0.0
+        self._wake_at_s: float | None = None
+        self._is_planning = False
+
+    # what comes in
+
+    def fits(self, tokens: int) -> bool:
+        """Whether so much KV could ever be held here."""
+        return tokens <= self.pool.capacity
+
+    def prefill(self, run: TurnRun, now: float) -> None:
+        """Queue a turn whose prompt is prefilled here; a local one may be refused at once."""
+        refusal = run.refusal(self.pool.resident(run.conversation_id))
+        if refusal is not None:
+            self._reports.refused(run, refusal, now)
+            return
+        self._waiting.append(run)
+        self._look_up(now)
+
+    def reserve(self, run: TurnRun, now: float) -> None:
+        """Hold room for a turn that is prefilled elsewhere, as soon as there is any."""
+        self._wants_room.append(run)
+        self._give_room(now)
+
+    def receive(self, run: TurnRun, now: float) -> None:
+        """A turn's KV has arrived."""
+        self._arrived.append(run)
+        self._look_up(now)
+
+    def sent(self, run: TurnRun, now: float) -> None:
+        """A turn's KV has left this prefiller, which keeps it as a cache."""
+        self.pool.give_back(run.conversation_id, run.input_tokens, run.input_tokens)
+        if self._waiting:
+            self._look_up(now)
+
+    def release(self, conversation_id: ConversationId) -> None:
+        """Let go of an idle conversation's KV."""
+        self.pool.drop(conversation_id)
+
+    # steps
+
+    def _look_up(self, now: float) -> None:
+        """There is new work: begin, or cut the decode run short at the next step's end."""
+        if self._is_planning:
+            return
+        if self._wake_at_s is None:
+            self._plan(now)
+        elif not self._prefilling:
+            steps = self._steps
+            elapsed = now - steps.start_s
+            if elapsed <= 0:
+                self._plan(now)
+                return
+            num_steps = steps_until(elapsed, steps.step_s, steps.growth_s)
+            if num_steps < steps.num_steps:
+                self._decode(num_steps, steps.start_s, steps.step_s, steps.growth_s)
+
+    def _wake(self, now: float) -> None:
+        if now != self._wake_at_s:
+            return  # the action this was for has been cut short
+        self._wake_at_s = None
+        self._is_planning = True
+        if self._prefilling:
+            self._end_prefill(now)
+        else:
+            self._end_decode(now)
+        self._plan(now)
+
+    def _plan(self, now: float) -> None:
+        self._is_planning = True
+        self._wake_at_s = None
+        while self._arrived and len(self._batch) < self._max_running:
+            self._begin_answer(self._arrived.popleft(), now)
+        if self._waiting or self._open is not None:
+            self._pick_prefill(now)
+        if self._prefilling:
+            costs = [run.chunk_cost(self.perf, until) for run, until in self._prefilling]
+            self._be_busy(now, self.perf.prefill_batch(costs))
+        elif num_running := len(self._batch):
+            step_s = self.perf.decode_step(num_running, self._batch.kv_tokens)
+            growth_s = self.perf.decode_s_per_kv_token * num_running
+            self._decode(self._batch.steps_to_next, now, step_s, growth_s)
+        self._is_planning = False
+
+    def _decode(self, num_steps: int, start_s: float, step_s: float, growth_s: float) -> None:
+        self._steps = self._batch.step_run(num_steps, start_s, step_s, growth_s)
+        self._be_busy(start_s, run_length(num_steps, step_s, growth_s))
+
+    def _be_busy(self, start_s: float, seconds: float) -> None:
+        self._action_start_s = start_s
+        self._wake_at_s = max(start_s + seconds, self._kernel.now)
+        self._kernel.at(self._wake_at_s, self._wake)
+
+    # prefill
+
+    def _pick_prefill(self, now: float) -> None:
+        """Fill the next prefill step: first the open prompt, then waiting ones in order."""
+        budget = self._chunk_tokens
+        if self._open is not None:
+            budget -= self._put(self._open, budget)
+            self._open = None
+        while budget > 0 and self._waiting and self._rows_left() > 0:
+            run = self._waiting[0]
+            resident = self.pool.resident(run.conversation_id)
+            refusal = run.refusal(resident)
+            if refusal is not None:  # its prefix was evicted while it waited
+                self._waiting.popleft()
+                self._reports.refused(run, refusal, now)
+                continue
+            if not self._take_for_prefill(run):
+                return
+            self._waiting.popleft()
+            run.prefill_after(resident)
+            if not self._only_prefills:
+                run.cached_tokens = run.prefill_from
+            budget -= self._put(run, budget)
+
+    def _take_for_prefill(self, run: TurnRun) -> bool:
+        if self._only_prefills:
+            return self.pool.take(run.conversation_id, run.input_tokens)
+        return self._take(run)
+
+    def _put(self, run: TurnRun, budget: int) -> int:
+        left = run.input_tokens - run.position
+        tokens = min(left, budget)
+        if self._only_prefills and left > budget == self._chunk_tokens:
+            tokens = left - left % budget  # nothing can come between full chunks: one action
+        self._prefilling.append((run, run.position + tokens))
+        return min(tokens, budget)
+
+    def _rows_left(self) -> int:
+        return self._max_running - len(self._batch) - len(self._prefilling)
+
+    def _end_prefill(self, now: float) -> None:
+        self.busy_s += now - self._action_start_s
+        batch, self._prefilling = self._prefilling, []
+        for run, until in batch:
+            run.position = until
+            if until < run.input_tokens:
+                self._open = run
+            elif self._only_prefills:
+                self._reports.prefilled(run, now)
+            else:
+                self._begin_answer(run, now)
+
+    # decode
+
+    def _begin_answer(self, run: TurnRun, now: float) -> None:
+        """The first token is out, or a retracted turn is back; more come with decode steps."""
+        if run.generated_tokens == 0:
+            run.generated_tokens = 1
+            run.first_token_at_s = run.token_at_s = now
+            self._reports.first_token(run, now)
+        self._go_on(run, now)
+
+    def _go_on(self, run: TurnRun, now: float) -> None:
+        """Let a turn decode on, in more room if it needs some, or retract it for want of that."""
+        if run.generated_tokens == run.output_tokens:
+            self._finish(run, now)
+            return
+        if run.held_tokens > run.input_tokens + run.generated_tokens:
+            self._batch.join(run)
+            return
+        more = run.room_for_more(self._output_lump_tokens) - run.held_tokens
+        if self.pool.extend(more):
+            run.held_tokens += more
+            self._batch.join(run)
+            return
+        self.num_retracted += 1
+        self.pool.give_back(run.conversation_id, run.held_tokens, 0)
+        self._wants_room.appendleft(run)
+
+    def _end_decode(self, now: float) -> None:
+        self.busy_s += now - self._action_start_s
+        self._batch.advance(self._steps, now)
+        while (run := self._batch.pop_due(now)) is not None:
+            self._go_on(run, now)
+        self._batch.forget()
+
+    def _finish(self, run: TurnRun, now: float) -> None:
+        keep = run.whole_tokens if run.command.keeps_kv else 0
+        self.pool.give_back(run.conversation_id, run.held_tokens, keep)
+        if self._wants_room:
+            self._give_room(now)
+        self._reports.done(run, now)
+
+    def _give_room(self, now: float) -> None:
+        """Hold room for turns prefilled elsewhere or retracted, in order."""
+        waiting = self._wants_room
+        while waiting:
+            run = waiting[0]
+            resident = self.pool.resident(run.conversation_id)
+            if not self._take(run):
+                return
+            waiting.popleft()
+            if run.generated_tokens == 0:
+                run.cached_tokens = min(run.shared_tokens, resident)
+                self._reports.has_room(run, now)
+            else:
+                context = run.input_tokens + run.generated_tokens
+                back_at_s = now + self.perf.transfer_s(context)
+                self._kernel.at(back_at_s, partial(self.receive, run))
+
+    def _take(self, run: TurnRun) -> bool:
+        tokens = run.room_for_more(self._output_lump_tokens)
+        if not self.pool.take(run.conversation_id, tokens):
+            return False
+        run.held_tokens = tokens
+        return True
