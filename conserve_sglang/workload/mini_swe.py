@@ -32,7 +32,9 @@ class Quantiles:
         return max(1, round(left_value + share * (self.values[right] - left_value)))
 
 
-LEVELS = (0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0)
+LEVELS = (
+    0.0, 0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +57,23 @@ MINI_SWE = MiniSweParams(
     num_turns=5,  # the paper plays the first 5 of mostly 10
     first_input=Quantiles(
         levels=LEVELS,
-        values=(3303, 7246, 12240, 13545, 14864, 15889, 16482, 16890, 17295, 18804, 56635),
+        values=(
+            3303, 7246, 10262, 12240, 13545, 14864, 15889, 16482, 16890, 17295, 17876, 18804, 20085,
+            26363, 56635,
+        ),
     ),
     usual_append_tokens=67,
     usual_append_share=20_250 / 20_511,
     other_append=Quantiles(levels=(0.0, 0.25, 0.5, 1.0), values=(62, 69, 69, 313)),
     first_output=Quantiles(
-        levels=LEVELS, values=(58, 65, 75, 79, 87, 101, 130, 162, 190, 253, 374)
+        levels=LEVELS,
+        values=(58, 65, 69, 75, 79, 87, 101, 130, 162, 190, 227, 253, 279, 343, 374),
     ),
-    later_output=Quantiles(
-        levels=LEVELS, values=(29, 34, 39, 40, 50, 136, 308, 562, 860, 4087, 10234)
+    later_output=Quantiles(  # of turns 2 to 5
+        levels=LEVELS,
+        values=(29, 33, 34, 37, 38, 41, 49, 66, 171, 264, 709, 3305, 4651, 7314, 9619),
     ),
-)
+)  # fmt: skip
 
 
 def mini_swe_conversations(
