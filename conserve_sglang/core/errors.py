@@ -2,7 +2,8 @@
 
 ConserveError
 ├── ConfigError            a file or option is wrong: say which, where, and what to do
-│   └── TierMapError       with the file and the path of the field inside it
+│   ├── TierMapError       with the file and the path of the field inside it
+│   └── TraceError         a file of conversations as a whole cannot be read
 ├── WorkerError            an SGLang server did not do what was asked
 │   ├── Unreachable        no connection, or the connection broke
 │   ├── TimedOut           no answer within the time allowed
@@ -26,6 +27,10 @@ class ConfigError(ConserveError):
 
 class TierMapError(ConfigError):
     """A tier map is wrong; the message names the file and the field."""
+
+
+class TraceError(ConfigError):
+    """A file of conversations as a whole cannot be read; a bad line is not an error."""
 
 
 class WorkerError(ConserveError):

@@ -1,6 +1,7 @@
 """What a conversation is going to ask for, turn by turn. Lengths only, never text."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from conserve_sglang.core.ids import ConversationId
 
@@ -46,3 +47,8 @@ class ConversationPlan:
             raise ValueError(f"conversation {self.conversation_id} has no turns")
         if self.turns[0].shared_tokens:
             raise ValueError(f"conversation {self.conversation_id}: turn 1 has nothing to share")
+        for turn, following in pairwise(self.turns):
+            if following.shared_tokens > turn.input_tokens + turn.output_tokens:
+                raise ValueError(
+                    f"conversation {self.conversation_id}: a turn shares more than there is"
+                )

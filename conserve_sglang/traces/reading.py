@@ -1,0 +1,145 @@
+"""What all readers share: numbered lines, bad ones collected, turns gathered to conversations."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
+
+import msgspec
+
+from conserve_sglang.core.errors import TraceError
+from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.workload import ConversationPlan, TurnPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLine:
+    """A line that was left out, by its number in the file (from 1), and why."""
+
+    number: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A file's conversations in order of arrival, and the lines that are not among them."""
+
+    conversations: tuple[ConversationPlan, ...]
+    bad_lines: tuple[BadLine, ...]
+    num_lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line's text and number."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawTurn:
+    """One turn as a file tells it, before its conversation is known whole."""
+
+    conversation_id: str
+    arrived_at_s: float
+    turn: TurnPlan
+
+
+class Gathering:
+    """Collects conversations and bad lines while a file is read."""
+
+    def __init__(self) -> None:
+        self.bad_lines: list[BadLine] = []
+        self.num_lines = 0
+        self._plans: list[ConversationPlan] = []
+        self._turns: dict[str, list[RawTurn]] = {}
+
+    @contextmanager
+    def line(self, number: int) -> Iterator[None]:
+        """Take one line in; it is bad if that fails."""
+        self.num_lines += 1
+        try:
+            yield
+        except KeyError as error:
+            self.bad_lines.append(BadLine(number=number, why=f"no field {error.args[0]!r}"))
+        except (ValueError, msgspec.MsgspecError) as error:
+            self.bad_lines.append(BadLine(number=number, why=str(error)))
+
+    def add_turn(self, turn: RawTurn) -> None:
+        """A turn of a conversation whose turns stand on lines of their own."""
+        self._turns.setdefault(turn.conversation_id, []).append(turn)
+
+    def add(self, plan: ConversationPlan) -> None:
+        """A whole conversation."""
+        self._plans.append(plan)
+
+    def trace(self) -> Trace:
+        """Everything, in order of arrival."""
+        plans = [*self._plans, *(_conversation(turns) for turns in self._turns.values())]
+        plans.sort(key=lambda plan: plan.arrived_at_s)
+        bad = sorted(self.bad_lines, key=lambda line: line.number)
+        return Trace(conversations=tuple(plans), bad_lines=tuple(bad), num_lines=self.num_lines)
+
+    def num_turns(self, conversation_id: str) -> int:
+        """Turns of a conversation so far."""
+        return len(self._turns.get(conversation_id, ()))
+
+    def last(self, conversation_id: str) -> RawTurn | None:
+        """The latest turn of a conversation."""
+        turns = self._turns.get(conversation_id)
+        return turns[-1] if turns else None
+
+
+def _conversation(turns: Sequence[RawTurn]) -> ConversationPlan:
+    return ConversationPlan(
+        conversation_id=ConversationId(turns[0].conversation_id),
+        turns=tuple(raw.turn for raw in turns),
+        arrived_at_s=turns[0].arrived_at_s,
+    )
+
+
+def numbered(lines: Iterable[str]) -> Iterator[Line]:
+    """Lines with their numbers, blank ones left out."""
+    for number, text in enumerate(lines, start=1):
+        if text.strip():
+            yield Line(number, text)
+
+
+def rows(lines: Iterable[Line], columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file with its header; TraceError if a column is missing.
+
+    Fields do not span lines, so that a row's number is its line's.
+    """
+    header: list[str] | None = None
+    for line in lines:
+        cells = next(csv.reader([line.text]))
+        if header is None:
+            header = cells
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise TraceError(f"line {line.number}: no column {', '.join(missing)}")
+            continue
+        yield line.number, dict(zip(header, cells, strict=False))
+
+
+def whole(row: dict[str, str], column: str) -> int:
+    """A cell that must be a whole number."""
+    text = row[column]
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{column}: {text!r} is not a whole number") from None
+
+
+def seconds(row: dict[str, str], column: str) -> float:
+    """A cell that must be a finite number; an empty one is 0."""
+    text = row[column]
+    try:
+        value = float(text) if text else 0.0
+    except ValueError:
+        raise ValueError(f"{column}: {text!r} is not a number") from None
+    if not isfinite(value):
+        raise ValueError(f"{column}: {text!r} is not a finite number")
+    return value
