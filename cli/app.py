@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import doctor, launch, route, tiers
+from . import doctor, launch, route, simulate, tiers, trace
 
 app = typer.Typer(
     name="conserve-sglang",
@@ -17,7 +17,9 @@ app = typer.Typer(
 app.command()(launch.launch)
 app.command()(route.route)
 app.command()(doctor.doctor)
+app.command()(simulate.simulate)
 app.add_typer(tiers.app, name="tiers")
+app.add_typer(trace.app, name="trace")
 
 
 def _show_version(is_asked: bool) -> None:

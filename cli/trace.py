@@ -1,0 +1,42 @@
+"""conserve-sglang trace: look at files of conversations."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .fail import clean_failure
+from .options import JsonOption
+
+app = typer.Typer(
+    help="Look at files of conversations.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    format_name: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="If it is not recognised.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a trace's shape: turns, lengths, where its prefill is, gaps, lines not used."""
+    from conserve_sglang.traces import read_trace
+    from conserve_sglang.workload import shape_of
+
+    from .trace_view import as_document, print_shape
+
+    with clean_failure():
+        trace = read_trace(file, format_name)
+    shape = shape_of(trace.conversations)
+    if as_json:
+        typer.echo(json.dumps(as_document(trace, shape), indent=2))
+    else:
+        print_shape(file, trace, shape)

@@ -1,0 +1,78 @@
+"""conserve-sglang simulate."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import RunCli
+
+ROOT = Path(__file__).parents[2]
+MAP = ROOT / "tier_maps" / "a40_capped.yaml"
+SAMPLES = ROOT / "tests" / "traces" / "samples"
+SYNTHETIC = ("simulate", "--tier-map", MAP, "--synthetic", 30, "--rate", 1.0)
+
+
+def test_a_synthetic_workload_is_played_on_a_tier_map(run_cli: RunCli) -> None:
+    ran = run_cli(*SYNTHETIC, "--seed", 7, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    document = json.loads(ran.out)
+    assert document["modelled"] is True
+    assert document["policy"] == "conserve"
+    assert document["num_kv_transfers"] == 30
+    assert document["summary"]["outcomes"] == {"answered": 30}
+    assert document["summary"]["num_turns"] == 150
+    assert document["summary"]["ttfet"]["p50_normalised"] > 1
+    assert "2606.01839" in document["perf_model"]["sources"]["decode"]
+
+
+def test_the_same_seed_prints_the_same_bytes(run_cli: RunCli) -> None:
+    one, two, other = (run_cli(*SYNTHETIC, "--seed", s, "--json").out for s in (7, 7, 8))
+    assert one == two != other
+
+
+@pytest.mark.parametrize("policy", ["stock-pd", "colocated", "round-robin"])
+def test_another_policy_takes_the_tier_maps_place(run_cli: RunCli, policy: str) -> None:
+    document = json.loads(run_cli(*SYNTHETIC, "--policy", policy, "--json").out)
+    assert document["policy"] == policy
+    transfers = 0 if policy == "colocated" else 150
+    assert document["num_kv_transfers"] == transfers
+
+
+def test_the_table_names_the_latencies_and_says_it_is_a_model(run_cli: RunCli) -> None:
+    out = run_cli(*SYNTHETIC).out
+    assert all(word in out for word in ("TTFET", "last-turn TBT", "E2E", "modelled"))
+    assert "30 conversations: 30 answered" in out
+
+
+def test_a_trace_is_played_and_its_bad_lines_are_named(run_cli: RunCli) -> None:
+    ran = run_cli("simulate", "--tier-map", MAP, "--trace", SAMPLES / "conversations.jsonl")
+    assert ran.code == 0
+    assert "line 8 was not used: " in ran.out
+    assert "2 conversations: 2 answered" in ran.out
+
+
+def test_conversations_can_be_cut_by_turns_and_by_window(run_cli: RunCli) -> None:
+    cut = ("--max-turns", 1, "--window", 4000, "--json")
+    trace = ("--trace", SAMPLES / "claude_code.csv", "--rate", 1)
+    document = json.loads(run_cli("simulate", "--tier-map", MAP, *trace, *cut).out)
+    assert document["summary"]["num_turns"] == 2
+    assert document["num_left_out"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "either --trace FILE or --synthetic N"),
+        (("--synthetic", 5), "say how fast with --rate"),
+        (("--synthetic", 5, "--rate", 0), "--rate must be positive"),
+        (("--synthetic", 5, "--rate", 1, "--policy", "best"), "policy 'best' is unknown"),
+        (("--trace", "nowhere"), "cannot be read"),
+    ],
+)
+def test_options_that_do_not_fit_are_exit_code_2(
+    run_cli: RunCli, options: tuple[object, ...], message: str
+) -> None:
+    ran = run_cli("simulate", "--tier-map", MAP, *options)
+    assert ran.code == 2
+    assert message in ran.err
