@@ -2,32 +2,30 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from conserve_sglang.core.stats import percentile
 
 
-@dataclass(frozen=True, slots=True)
-class GapRun:
-    """`count` consecutive token gaps; the first is `first_s`, each next one `growth_s` longer."""
+class GapRun(NamedTuple):
+    """`num_gaps` consecutive token gaps: the first `first_s`, each next one `growth_s` longer."""
 
     first_s: float
     growth_s: float
-    count: int
+    num_gaps: int
 
     @property
     def total_s(self) -> float:
         """The sum of the gaps."""
-        return self.count * (self.first_s + self.growth_s * (self.count - 1) / 2)
+        return self.num_gaps * (self.first_s + self.growth_s * (self.num_gaps - 1) / 2)
 
     @property
     def last_s(self) -> float:
         """The last gap, the largest of the run."""
-        return self.first_s + self.growth_s * (self.count - 1)
+        return self.first_s + self.growth_s * (self.num_gaps - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class StepRun:
+class StepRun(NamedTuple):
     """Steps decoded without interruption. The step before ended at `previous_end_s`, which is
     earlier than this run's start when a prefill came between."""
 
@@ -90,12 +88,12 @@ def mean_gap_s(runs: Iterable[GapRun]) -> float | None:
     """The mean of token gaps; None when there are none."""
     count, total = 0, 0.0
     for run in runs:
-        count += run.count
+        count += run.num_gaps
         total += run.total_s
     return total / count if count else None
 
 
 def gap_percentile_s(runs: Iterable[GapRun], percent: float) -> float:
     """The nearest-rank percentile of token gaps. Spells all gaps out: for a turn, not a trace."""
-    gaps = [run.first_s + run.growth_s * i for run in runs for i in range(run.count)]
+    gaps = [run.first_s + run.growth_s * i for run in runs for i in range(run.num_gaps)]
     return percentile(sorted(gaps), percent)

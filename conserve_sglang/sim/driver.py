@@ -12,7 +12,6 @@ from functools import partial
 from conserve_sglang.core.ids import ConversationId, TurnId
 from conserve_sglang.core.local_turn import Refusal, RefusalReason
 from conserve_sglang.dispatch import (
-    AbortTurn,
     Command,
     ConversationEnded,
     Dispatcher,
@@ -160,13 +159,14 @@ class Simulation:
 
     def _tell(self, event: Event, now: float) -> None:
         """Hand an event in and carry the commands out; events that come of it wait their turn."""
-        self._events.append(event)
+        events = self._events
+        events.append(event)
         if self._is_telling:
             return
         self._is_telling = True
-        while self._events:
+        while events:
             self.num_events += 1
-            for command in self.dispatcher.handle(self._events.popleft(), now):
+            for command in self.dispatcher.handle(events.popleft(), now):
                 self._obey(command, now)
             if self._watch is not None:
                 self._watch(self.dispatcher)
@@ -191,16 +191,15 @@ class Simulation:
             self._set_tick(now)
 
     def _obey(self, command: Command, now: float) -> None:
-        match command:
-            case SendTurn():
-                self._send(command, now)
-            case ReleaseConversation():
-                self.workers[command.worker_id].release(command.conversation_id)
-            case RejectTurn():
-                run = self._runs.pop(command.turn_id)
-                self._end(run, Outcome.REJECTED, now, command.reason.value)
-            case AbortTurn():
-                raise AssertionError("workers are not lost here, and clients wait for answers")
+        if isinstance(command, SendTurn):
+            self._send(command, now)
+        elif isinstance(command, ReleaseConversation):
+            self.workers[command.worker_id].release(command.conversation_id)
+        elif isinstance(command, RejectTurn):
+            run = self._runs.pop(command.turn_id)
+            self._end(run, Outcome.REJECTED, now, command.reason.value)
+        else:
+            raise AssertionError("workers are not lost here, and clients wait for answers")
 
     def _send(self, command: SendTurn, now: float) -> None:
         run = self._runs[command.turn_id]

@@ -77,6 +77,8 @@ class PerfModel:
     def prefill_batch(self, costs: Sequence[float]) -> float:
         """One prefill step over parts of several prompts, from what each would cost by itself:
         what a step costs at least is paid once. (Assumed; only lone prompts were measured.)"""
+        if len(costs) == 1:
+            return costs[0]
         fixed = self.append_floor_s
         beyond = sum(cost - fixed for cost in costs if cost > fixed)
         return beyond + min(fixed, max(costs))

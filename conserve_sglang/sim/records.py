@@ -65,12 +65,12 @@ class ConversationRecord:
     @property
     def ttfet_s(self) -> float:
         """Time to first effective token."""
-        return ttfet_s([turn.times for turn in self.turns])
+        return ttfet_s((self.turns[0].times, self.turns[-1].times))
 
     @property
     def e2e_s(self) -> float:
         """Last token of the last turn less the conversation's arrival."""
-        return conversation_e2e_s([turn.times for turn in self.turns])
+        return conversation_e2e_s((self.turns[0].times, self.turns[-1].times))
 
     @property
     def last_turn_tbt_s(self) -> float | None:

@@ -99,8 +99,7 @@ class TurnRun:
         whole = perf.prefill(begin, end)
         if self.position == begin and until == end:
             return whole
-        base = perf.whole_prefill(begin)
-        span = perf.whole_prefill(end) - base
+        span = perf.whole_prefill(end) - perf.whole_prefill(begin)
         if span <= 0:
             return whole * (until - self.position) / (end - begin)
         return whole * (perf.whole_prefill(until) - perf.whole_prefill(self.position)) / span

@@ -96,7 +96,7 @@ def test_gap_runs_cover_the_time_from_first_to_last_token() -> None:
     plans = [a_plan(f"c{i}", (3000, 400), (67, 1200), at=0.4 * i, gap_s=0.3) for i in range(12)]
     for record in play(a_deployment("p0", "d0", "d1"), plans).values():
         last, gaps = record.turns[-1], record.last_turn_gaps
-        assert sum(run.count for run in gaps) == last.output_tokens - 1
+        assert sum(run.num_gaps for run in gaps) == last.output_tokens - 1
         total_s = sum(run.total_s for run in gaps)
         assert total_s == pytest.approx(last.last_token_at_s - last.first_token_at_s)
         assert all(run.first_s > 0.012 for run in gaps)
@@ -141,7 +141,7 @@ def test_without_room_for_more_a_turn_is_retracted_and_comes_back() -> None:
     records = play(a_deployment("m0", policy="colocated", capacity=4100), plans)
     for record in records.values():
         assert record.outcome is Outcome.ANSWERED
-        assert sum(run.count for run in record.last_turn_gaps) == 1799
+        assert sum(run.num_gaps for run in record.last_turn_gaps) == 1799
     worst = [gap_percentile_s(r.last_turn_gaps, 100) for r in records.values()]
     assert percentile(sorted(worst), 100) > 5, "one of them waited for the other's end"
 
