@@ -23,6 +23,9 @@ class Adapter(ABC):
     prebuilt_method: str
     """The `Scheduler` method that takes transferred requests from the waiting queue."""
 
+    rematches_restored = False
+    """Whether stock matches a restored request against the tree once more, taking no lock."""
+
     @abstractmethod
     def holds_kv(self, req: Any) -> bool:
         """Whether the request owns a row and KV: transferred, restored, or being prefilled."""

@@ -9,10 +9,20 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from conserve_sglang.plugin import abort, batching, guard, intake, refuse, report, transfers
+from conserve_sglang.plugin import (
+    abort,
+    batching,
+    guard,
+    intake,
+    refuse,
+    report,
+    restored,
+    transfers,
+)
 from conserve_sglang.plugin.inside import Inside
 
 SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+PREALLOC = "sglang.srt.disaggregation.decode.DecodePreallocQueue"
 PICKER = "sglang.srt.managers.schedule_policy.PrefillAdder"
 LOADS = "sglang.srt.managers.scheduler_components.load_inquirer.SchedulerLoadInquirer"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
@@ -84,6 +94,20 @@ def decoder_hooks(inside: Inside) -> tuple[Hook, ...]:
             "queued local turns count as load",
         ),
         after(f"{LOADS}.get_loads", report.get_loads, "queued local turns count as load"),
+        *_restoring_hooks(inside),
+    )
+
+
+def _restoring_hooks(inside: Inside) -> tuple[Hook, ...]:
+    if not inside.adapter.rematches_restored:
+        return ()
+    return (
+        Hook(
+            target=f"{PREALLOC}.resume_retracted_reqs",
+            kind=Kind.AFTER,
+            body=partial(restored.resume_retracted_reqs, inside),
+            needed_for="a restored request releases no lock that it did not take",
+        ),
     )
 
 

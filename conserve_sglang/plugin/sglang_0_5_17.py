@@ -10,6 +10,7 @@ class Sglang0517(Adapter):
     """SGLang 0.5.17."""
 
     prebuilt_method = "get_new_prebuilt_batch"
+    rematches_restored = True
 
     def setting_problems(self, settings: Settings) -> list[str]:
         if settings.unified_tree:

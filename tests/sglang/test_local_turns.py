@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from typing import Any
 
 import pytest
@@ -205,11 +204,6 @@ def wait_for_queue(decoder: Decoder) -> int:
     return 0
 
 
-@pytest.mark.skipif(
-    metadata.version("sglang") == "0.5.17",
-    reason="0.5.17 crashes when a decode server with a radix cache restores a retracted request:"
-    " it matches the prefix again without a lock, and then releases one",
-)
 def test_retracted_local_turns_answer_as_the_stock_server(cluster: Cluster) -> None:
     """Retraction forced every few steps, in a pool so small that it happens by itself as well."""
     cluster.add(
