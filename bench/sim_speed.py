@@ -81,7 +81,7 @@ def main() -> None:
     """Measure each fleet, print it and save it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=200_000)
-    parser.add_argument("--load", type=float, default=0.4, help="conversations/s per decoder")
+    parser.add_argument("--load", type=float, default=0.3, help="conversations/s per decoder")
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
     rows = [measure(p, d, options.turns, options.load) for p, d in FLEETS]

@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 from conserve_sglang.sim.decode_log import DecodeLog, StepRun
 from conserve_sglang.sim.turn_run import TurnRun
 
-FORGET_EVERY = 256
+FORGET_EVERY = 32
 
 
 class DecodeBatch:

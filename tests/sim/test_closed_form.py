@@ -1,11 +1,19 @@
 """Cases whose times can be written down."""
 
+import random
+
 import pytest
 
 from conserve_sglang.core.stats import percentile
 from conserve_sglang.policy import PlacementReason
 from conserve_sglang.sim import Outcome, alone, gap_percentile_s
 from conserve_sglang.sim.perf_model import run_length
+from conserve_sglang.workload import (
+    first_turns,
+    mini_swe_conversations,
+    poisson_arrivals,
+    with_arrivals,
+)
 from tests.sim.builders import PERF, a_deployment, a_plan, play
 
 
@@ -152,3 +160,14 @@ def test_what_fits_nowhere_is_not_answered() -> None:
     assert records["a"].outcome is Outcome.NEVER_FITS
     assert records["b"].outcome is Outcome.REJECTED
     assert records["b"].why == "too_long"
+
+
+def test_one_prefiller_saturates_near_the_rate_the_paper_names() -> None:
+    """1.634 conversations/s for the paper's prompts; generated ones are like them. Not tuned."""
+    rng = random.Random(7)
+    plans = first_turns(mini_swe_conversations(300, rng), 1)
+    names = ["p0", *(f"d{n}" for n in range(20))]
+    records = play(a_deployment(*names), with_arrivals(plans, poisson_arrivals(4.0, rng)))
+    first_tokens = sorted(record.turns[0].first_token_at_s for record in records.values())
+    rate = (len(first_tokens) - 1) / (first_tokens[-1] - first_tokens[0])
+    assert rate == pytest.approx(1.634, rel=0.12)
