@@ -37,18 +37,20 @@ def print_summary(result: Result) -> None:
             continue
         table.add_row(
             name,
-            f"{figures.p50_s:.3f}",
-            f"{figures.p95_s:.3f}",
+            _short(figures.p50_s),
+            _short(figures.p95_s),
             f"{figures.p50_normalised:.2f}",
             f"{figures.p95_normalised:.2f}",
             f"{figures.geomean_normalised:.2f}",
-            f"{figures.slo_s:.3f}",
+            _short(figures.slo_s),
             f"{figures.slo_attainment:.1%}",
         )
     console.print(table)
     console.print("x: divided by the same conversation's latency when it runs alone")
     outcomes = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
     console.print(f"{summary.num_conversations} conversations: {outcomes}")
+    for why, count in summary.unanswered_because.items():
+        console.print(f"  {count} not answered: {why}")
     reasons = ", ".join(f"{count} {name}" for name, count in summary.turns_by_reason.items())
     console.print(f"{summary.num_turns} turns: {reasons}")
     console.print(
@@ -61,3 +63,7 @@ def print_summary(result: Result) -> None:
         console.print(f"line {line.number} was not used: {line.why}", markup=False)
     if len(result.bad_lines) > 5:
         console.print(f"and {len(result.bad_lines) - 5} more lines that were not used")
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3f}"

@@ -266,7 +266,7 @@ class Simulation:
         """A turn is answered whole."""
         del self._runs[run.turn_id]
         playing = self._playing[run.conversation_id]
-        playing.records.append(_turn_record(run, now))
+        playing.records.append(_turn_record(run, len(playing.records) + 1, now))
         self._tell(
             TurnDone(
                 turn_id=run.turn_id,
@@ -284,10 +284,10 @@ class Simulation:
             self.kernel.at(now + gap_s, partial(self._ask, playing))
 
 
-def _turn_record(run: TurnRun, now: float) -> TurnRecord:
+def _turn_record(run: TurnRun, turn_index: int, now: float) -> TurnRecord:
     command = run.command
     return TurnRecord(
-        turn_index=command.turn_index,
+        turn_index=turn_index,
         arrived_at_s=run.arrived_at_s,
         first_token_at_s=run.first_token_at_s,
         last_token_at_s=now,

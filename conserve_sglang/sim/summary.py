@@ -37,6 +37,7 @@ class Summary:
 
     num_conversations: int
     outcomes: dict[str, int]
+    unanswered_because: dict[str, int]
     num_turns: int
     turns_by_reason: dict[str, int]
     output_tokens: int
@@ -88,6 +89,7 @@ class Tally:
         self._perf = perf
         self._ttfet, self._tbt, self._e2e = Latency(), Latency(), Latency()
         self._outcomes: Counter[str] = Counter()
+        self._unanswered: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._output_tokens = 0
         self._began_at_s, self._ended_at_s = float("inf"), 0.0
@@ -103,6 +105,8 @@ class Tally:
             self._ended_at_s = max(self._ended_at_s, record.turns[-1].last_token_at_s)
         if record.outcome is Outcome.ANSWERED:
             self._time(record, alone(record.plan, self._perf))
+        else:
+            self._unanswered[record.why] += 1
 
     def _time(self, record: ConversationRecord, by_itself: Alone) -> None:
         self._ttfet.add(record.ttfet_s, by_itself.ttfet_s)
@@ -118,6 +122,7 @@ class Tally:
         return Summary(
             num_conversations=num,
             outcomes=_by_name(self._outcomes),
+            unanswered_because=_by_name(self._unanswered),
             num_turns=num_turns,
             turns_by_reason=_by_name(self._reasons),
             output_tokens=self._output_tokens,

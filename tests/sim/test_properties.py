@@ -1,6 +1,7 @@
 """Random workloads on random deployments keep every promise."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -53,15 +54,18 @@ def plans(draw: st.DrawFn) -> list[ConversationPlan]:
     shortfall=st.sampled_from([0, 1500]),
     chunk=st.sampled_from([256, 2944]),
     hasty=st.booleans(),
+    says_goodbye=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_turn_is_answered_once_and_no_pool_overflows(
+    *,
     policy: str,
     plans: list[ConversationPlan],
     capacity: int,
     shortfall: int,
     chunk: int,
     hasty: bool,
+    says_goodbye: bool,
 ) -> None:
     deployment = a_deployment(
         "p0", "p1", "d0", "d1",
@@ -71,6 +75,7 @@ def test_every_turn_is_answered_once_and_no_pool_overflows(
         chunk_tokens=chunk,
         **({"settings": HASTY} if hasty else {}),  # type: ignore[arg-type]
     )  # fmt: skip
+    deployment = replace(deployment, says_goodbye=says_goodbye)
     records = play(deployment, plans)  # checks the books and the pools after every event
     assert set(records) == {plan.conversation_id for plan in plans}
     for plan in plans:
