@@ -42,7 +42,8 @@ def rooms(cluster: Cluster) -> int:
 def requests_at(cluster: Cluster, server: str) -> int:
     """Turns a server has been asked for, by its own access log."""
     log = cluster.servers[server].log_path.read_text(errors="replace")
-    return log.count('"POST /generate') + log.count('"POST /v1/chat/completions')
+    turns = ("/generate", "/v1/chat/completions", "/v1/completions")
+    return sum(log.count(f'"POST {path} ') for path in turns)
 
 
 def named(name: str) -> dict[str, str]:
@@ -76,7 +77,7 @@ def test_chat_turns_are_found_by_their_history_and_equal_the_stock_server(
     router: Router, cluster: Cluster
 ) -> None:
     ours, stock = ChatTalk(router.url), ChatTalk(cluster.url("ref"))
-    transfers = rooms(cluster)
+    transfers, asked = rooms(cluster), requests_at(cluster, "p0")
     replies = []
     for text in ["Tell me of the sea. " * 40, "And of the moon?", "Why?", "Go on.", "Thank you."]:
         replies.append(ours.turn(text))
@@ -84,12 +85,13 @@ def test_chat_turns_are_found_by_their_history_and_equal_the_stock_server(
     assert [reply.reason for reply in replies] == ["first_turn"] + ["pinned"] * 4
     assert len({reply.headers["x-conversation-id"] for reply in replies}) == 1
     assert rooms(cluster) - transfers == 1
+    assert requests_at(cluster, "p0") - asked == 1
     for before, after in itertools.pairwise(replies):
         assert_covers(after, before)
 
 
 def test_sixteen_conversations_at_once_stay_on_their_pins(router: Router, cluster: Cluster) -> None:
-    transfers = rooms(cluster)
+    transfers, asked = rooms(cluster), requests_at(cluster, "p0")
 
     def play(number: int) -> tuple[list[Reply], list[Any]]:
         ours = TokenTalk(router.url, named(f"many-{number}"))
@@ -107,6 +109,7 @@ def test_sixteen_conversations_at_once_stay_on_their_pins(router: Router, cluste
     decoders = [replies[0].decoder for replies, _ in played]
     assert {decoders.count(worker_name(d)) for d in ("d0", "d1")} <= {6, 7, 8, 9, 10}
     assert rooms(cluster) - transfers == 16
+    assert requests_at(cluster, "p0") - asked == 16
 
 
 def test_two_clients_with_the_same_opening_stay_two_conversations(router: Router) -> None:
@@ -137,12 +140,15 @@ def test_json_schema_turn_on_the_decoder(router: Router, cluster: Cluster) -> No
 
 def test_append_over_the_limit_goes_through_phase_one(router: Router, cluster: Cluster) -> None:
     ours, stock = TokenTalk(router.url, named("large")), TokenTalk(cluster.url("ref"))
+    transfers, asked = rooms(cluster), requests_at(cluster, "p0")
     appends = [ids(300, 1), ids(MAX_LOCAL_APPEND + 200, 2), ids(20, 3)]
     replies = [ours.turn(append) for append in appends]
     assert [r.output for r in replies] == [stock.turn(append).output for append in appends]
     assert [r.reason for r in replies] == ["first_turn", "large_append", "pinned"]
     assert replies[0].decoder == replies[1].decoder
     assert_covers(replies[2], replies[1])
+    assert rooms(cluster) - transfers == 2
+    assert requests_at(cluster, "p0") - asked == 2
 
 
 def test_text_append_over_the_limit_is_refused_by_the_decoder_and_repaired(
