@@ -131,9 +131,6 @@ class Dispatcher:
         conversation = self._conversations.wake(event.conversation_id, now)
         conversation.num_open_turns += 1
         conversation.num_turns += 1
-        patience = self._settings.queue_timeout_s
-        if event.max_wait_s is not None:
-            patience = min(patience, event.max_wait_s)
         turn = Turn(
             event.turn_id,
             conversation,
@@ -141,7 +138,7 @@ class Dispatcher:
             conversation.num_turns,
             event.input_tokens,
             event.is_exact,
-            now + patience,
+            now + self._settings.queue_timeout_s,
         )
         self._num_arrivals += 1
         self._turns[event.turn_id] = turn
@@ -151,6 +148,7 @@ class Dispatcher:
         turn = self._sent(event.turn_id)
         if turn is not None and self._bookings.prefilled(turn):
             self._let_held_go(turn.conversation, now)
+            self._serve_line(now)
 
     def _done(self, event: events.TurnDone, now: float) -> None:
         turn = self._sent(event.turn_id)
@@ -160,7 +158,9 @@ class Dispatcher:
         bookings.prefilled(turn)
         conversation.prompt_tokens = event.prompt_tokens
         if turn.keeps_kv and bookings.pin_of(conversation) is turn.decoder:
-            bookings.set_resident(conversation, event.prompt_tokens + event.output_tokens)
+            # A shorter prompt is a side request or a new beginning; what was there stays there.
+            held = event.prompt_tokens + event.output_tokens
+            bookings.set_resident(conversation, max(held, conversation.resident_tokens))
         self._close_turn(turn, now)
         self._serve_line(now)
 
@@ -173,7 +173,7 @@ class Dispatcher:
         if cause is FailureCause.PREFIX_MISSING:
             bookings.set_resident(conversation, 0)
         elif cause is FailureCause.DECODER_FAILED:
-            bookings.unpin(conversation)
+            self._release(conversation)
         conversation.cause = _CAUSES.get(cause, conversation.cause)
         if conversation.is_ended:
             self._reject(turn, RejectReason.CONVERSATION_ENDED, now)
@@ -181,6 +181,7 @@ class Dispatcher:
             self._reject(turn, RejectReason.RETRIES_SPENT, now)
         else:
             self._place_or_hold(turn, now)
+            self._let_held_go(conversation, now)
         self._serve_line(now)
 
     def _abandoned(self, event: events.TurnAbandoned, now: float) -> None:
@@ -225,6 +226,7 @@ class Dispatcher:
     def _tick(self, event: events.Tick, now: float) -> None:
         while (overdue := self._line.pop_overdue(now)) is not None:
             self._reject(overdue, RejectReason.QUEUE_TIMEOUT, now)
+            self._serve_line(now)
         while (resting := self._conversations.longest_at_rest()) is not None:
             if resting.last_active_at_s + self._settings.conversation_ttl_s > now:
                 break
@@ -248,6 +250,8 @@ class Dispatcher:
             self._reject(turn, answer.reason, now)
         elif isinstance(answer, Placement) and not self._overtakes(turn, answer):
             self._send(turn, answer)
+            if turn.conversation.opener is turn:
+                self._serve_line(now)  # the first in line may be held now, and block nobody
         elif self.num_queued >= self._settings.max_queued_turns:
             self._reject(turn, RejectReason.QUEUE_FULL, now)
         else:

@@ -38,14 +38,13 @@ class TurnArrived:
     """A client asks for a turn. `input_tokens` is the length of the whole prompt.
 
     `is_exact` is False when the length was derived from bytes rather than counted; such a length
-    places the turn but never rejects it. `max_wait_s` bounds the wait for a place.
+    places the turn but never rejects it.
     """
 
     turn_id: TurnId
     conversation_id: ConversationId
     input_tokens: int
     is_exact: bool = True
-    max_wait_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections import Counter
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.dispatcher import Dispatcher
+from conserve_sglang.policy.api import Defer
 
 
 def validate(dispatcher: Dispatcher) -> None:
@@ -12,7 +13,7 @@ def validate(dispatcher: Dispatcher) -> None:
 
     The ledger equals the sum of what conversations and turns say they hold; nothing is negative;
     every open turn is sent, waiting or held, and in exactly one of these; every live
-    conversation has at most one pin, on a worker that is up.
+    conversation has at most one pin, on a worker that is up; nobody waits for what is there.
     """
     conversations = list(dispatcher._conversations.live())
     turns = list(dispatcher._turns.values())
@@ -52,8 +53,13 @@ def _validate_turns(dispatcher: Dispatcher) -> None:
         assert not (conversation.held and conversation.num_open_turns == 0), "held but not open"
         opener = conversation.opener
         assert opener is None or opener.decoder is not None, "opener was not sent"
+        assert opener is not None or not conversation.held, "held behind nothing"
     waiting = sum(turn.is_waiting for turn in dispatcher._turns.values())
     unsent = sum(turn.decoder is None for turn in dispatcher._turns.values())
     assert waiting == dispatcher._line.num_waiting, "waiting turns miscounted"
     assert held == dispatcher._line.num_held, "held turns miscounted"
     assert unsent == waiting + held, "a turn is neither sent, waiting nor held"
+    first = dispatcher._line.first()
+    if first is not None:
+        assert isinstance(dispatcher._ask(first), Defer), "the first in line could be served"
+        assert first.conversation.opener is None, "waits for a place, not for its conversation"

@@ -133,7 +133,7 @@ class KvLedger:
         return max(0, self._by_id[worker_id].free_tokens)
 
     def largest_capacity(self, role: Role) -> int:
-        """Size of the largest KV pool of a role, in tokens; 0 when no such worker is up."""
+        """Size of the largest KV pool of a role, in tokens, of workers up or down."""
         return self._capacity[role]
 
     # what the dispatcher does
@@ -199,9 +199,9 @@ class KvLedger:
         self._changed.clear()
 
     def _refresh(self, role: Role) -> None:
-        up = [s for s in self._by_order if s.is_up and s.spec.role is role]
-        self._up[role] = tuple(state.spec.worker_id for state in up)
-        self._capacity[role] = max((s.spec.kv_capacity_tokens for s in up), default=0)
+        known = [state for state in self._by_order if state.spec.role is role]
+        self._up[role] = tuple(state.spec.worker_id for state in known if state.is_up)
+        self._capacity[role] = max((s.spec.kv_capacity_tokens for s in known), default=0)
         self.largest_pool = max(self._capacity[Role.DECODE], self._capacity[Role.MIXED])
 
     def _name(self, order: int | None) -> WorkerId | None:

@@ -27,12 +27,18 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
 
 
 def _needed_tokens(turn: Turn, ledger: KvLedger, settings: DispatchSettings) -> int:
-    """Input and output room; a length that is only derived never exceeds the largest pool."""
+    """Input and output room, the latter only as far as the largest pool has it.
+
+    A length that was only derived and exceeds every pool is no ground for waiting or making
+    room: the turn needs nothing but output room here, and the worker, which counts, decides.
+    """
     needed = turn.input_tokens + settings.reserve_output_tokens
     largest = ledger.largest_pool
     if needed <= largest or largest == 0:
         return needed
-    return max(turn.input_tokens, largest) if turn.is_exact else largest
+    if turn.is_exact or turn.input_tokens <= largest:
+        return max(turn.input_tokens, largest)
+    return settings.reserve_output_tokens
 
 
 def local_limits(
@@ -46,7 +52,7 @@ def local_limits(
     if placement.max_local_tokens is None:
         return LocalLimits(max_uncached=UNBOUNDED_LOCAL_TOKENS, min_cached=0)
     expected = turn.conversation.prompt_tokens - settings.prefix_slack_tokens
-    if turn.is_exact and turn.input_tokens < turn.conversation.prompt_tokens:
+    if turn.input_tokens < turn.conversation.prompt_tokens:
         expected = 0  # a prompt shorter than the last one does not continue it
     return LocalLimits(max_uncached=placement.max_local_tokens, min_cached=max(0, expected))
 

@@ -95,7 +95,7 @@ class ClusterView(Protocol):
         ...
 
     def largest_capacity(self, role: Role) -> int:
-        """Size of the largest KV pool of a role, in tokens; 0 when no such worker is up."""
+        """Size of the largest KV pool of a role, in tokens, of workers up or down."""
         ...
 
 

@@ -1,5 +1,7 @@
 """Event scripts and the commands that must follow."""
 
+from dataclasses import replace
+
 import pytest
 
 from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
@@ -212,13 +214,52 @@ def test_prompt_longer_than_any_decoder_is_rejected_only_when_counted() -> None:
     desk = Desk("p0", "d0")
     assert rejected(desk.tell(an_arrival(1, "a", 10_001))).reason is RejectReason.TOO_LONG
     estimate = an_arrival(2, "b", 50_000)
-    derived = type(estimate)(
-        turn_id=TurnId(2),
-        conversation_id=ConversationId("b"),
-        input_tokens=50_000,
-        is_exact=False,
-    )
+    derived = replace(estimate, is_exact=False)
     assert sent(desk.tell(derived)).decoder == D0
+
+
+def test_hopeless_derived_length_neither_waits_nor_makes_others_wait() -> None:
+    desk = settled("p0", "d0", "d1")
+    desk.now = 1000.0
+    hopeless = replace(an_arrival(2, "b", 400_000), is_exact=False)
+    assert sent(desk.tell(hopeless)).decoder == D1
+    assert desk.dispatcher.conversation(ConversationId("a")).resident_tokens == 1050  # type: ignore[union-attr]
+    assert sent(desk.tell(an_arrival(3, "c", 1000))).turn_id == 3
+
+
+def test_prompt_stays_too_long_only_against_the_pools_that_are_known() -> None:
+    desk = Desk("p0", "d0")
+    desk.tell(WorkerUp(spec=a_worker("d1", 20_000)))
+    desk.tell(WorkerLost(worker_id=D1))
+    assert desk.tell(an_arrival(1, "a", 15_000)) == [], "it waits for the larger one"
+
+
+def test_side_request_leaves_the_conversation_where_it_is() -> None:
+    desk = settled("p0", "d0", max_local_append_tokens=500)
+    side = sent(desk.tell(an_arrival(2, tokens=120)))
+    assert side.reason is PlacementReason.PINNED
+    assert side.limits is not None
+    assert side.limits.min_cached == 0
+    finish(desk, 2, prompt=120)
+    assert sent(desk.tell(an_arrival(3, tokens=1100))).reason is PlacementReason.PINNED
+
+
+def test_conversation_leaving_a_decoder_that_is_up_is_released_there() -> None:
+    desk = settled("p0", "d0", "d1")
+    desk.tell(an_arrival(2, tokens=1100))
+    commands = desk.tell(TurnFailed(turn_id=TurnId(2), cause=FailureCause.DECODER_FAILED))
+    assert commands[0] == ReleaseConversation(conversation_id=ConversationId("a"), worker_id=D0)
+
+
+def test_turn_held_behind_one_that_has_to_wait_again_goes_on_by_itself() -> None:
+    desk = Desk("p0", "d0")
+    desk.tell(an_arrival(1))
+    desk.tell(an_arrival(2, tokens=1100))
+    desk.tell(WorkerLost(worker_id=P0))
+    assert desk.tell(TurnFailed(turn_id=TurnId(1), cause=FailureCause.PREFILLER_FAILED)) == []
+    commands = desk.tell(WorkerUp(spec=a_worker("p0")))
+    assert sent(commands).turn_id == 1
+    assert sent(desk.tell(FirstToken(turn_id=TurnId(1)))).turn_id == 2
 
 
 def test_second_turn_waits_until_the_first_has_brought_the_kv() -> None:
@@ -260,10 +301,10 @@ def test_idle_conversation_is_released_after_its_time_to_live() -> None:
 
 def test_long_idle_conversations_make_room_for_one_that_waits() -> None:
     desk = settled("p0", "d0")
-    desk.now = 280.0
+    desk.now = 10.0
     assert desk.tell(an_arrival(5, "b", 9500)) == []
-    assert desk.dispatcher.next_deadline_at_s == 300.0
-    desk.now = 300.0
+    assert desk.dispatcher.next_deadline_at_s == 15.0
+    desk.now = 15.0
     commands = desk.tell(Tick())
     assert commands[0] == ReleaseConversation(conversation_id=ConversationId("a"), worker_id=D0)
     assert sent(commands).turn_id == 5
