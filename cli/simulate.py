@@ -9,6 +9,20 @@ import typer
 from .fail import clean_failure
 from .options import JsonOption, TierMapOption
 
+PolicyOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Instead of the tier map's policy.")
+]
+MaxTurnsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Cut conversations after N turns.")
+]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="TOKENS", help="Cut conversations that outgrow this context."),
+]
+KvCapacityOption = Annotated[
+    int, typer.Option(min=1, help="KV pool of a worker whose tier sets no max-total-tokens.")
+]
+
 
 def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     tier_map: TierMapOption,
@@ -26,26 +40,16 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result to the last bit.")] = 0,
-    policy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Instead of the tier map's policy.")
-    ] = None,
-    max_turns: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Cut conversations after N turns.")
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="TOKENS", help="Cut conversations that outgrow this context."),
-    ] = None,
-    kv_capacity_tokens: Annotated[
-        int,
-        typer.Option(min=1, help="KV pool of a worker whose tier sets no max-total-tokens."),
-    ] = 308_448,
+    policy: PolicyOption = None,
+    max_turns: MaxTurnsOption = None,
+    window: WindowOption = None,
+    kv_capacity_tokens: KvCapacityOption = 308_448,
     as_json: JsonOption = False,
 ) -> None:
     """Play conversations on simulated workers of a tier map; nothing is started.
 
     The router's own dispatcher and policies place the turns. How long a step takes is modelled
-    from unit measurements of one A40 with Qwen3-0.6B, whatever GPUs the tier map names.
+    from unit measurements of an A40 with Qwen3-0.6B, whatever GPUs the tier map names.
     """
     from .simulate_run import Workload, run
     from .simulate_view import as_document, print_summary

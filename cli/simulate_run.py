@@ -15,6 +15,7 @@ from conserve_sglang.sim import (
     Summary,
     Tally,
     deployment_of,
+    unit_costs_of,
 )
 from conserve_sglang.tiermap import load_tier_map
 from conserve_sglang.traces import BadLine, read_trace
@@ -42,14 +43,18 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A run and what it was a run of. `num_left_out`: conversations whose turn 1 is larger than
-    the window."""
+    """A run and what it was a run of.
+
+    `perf` is what conversations run alone are computed with, `unit_costs` each tier's.
+    `num_left_out`: conversations whose turn 1 is larger than the window.
+    """
 
     tier_map: str
     policy: str
     seed: int
     rate_per_s: float | None
     perf: PerfModel
+    unit_costs: dict[str, PerfModel]
     bad_lines: tuple[BadLine, ...]
     num_left_out: int
     num_kv_transfers: int
@@ -72,6 +77,7 @@ def run(path: Path, workload: Workload, policy: str | None, kv_capacity_tokens: 
         seed=workload.seed,
         rate_per_s=workload.rate_per_s,
         perf=perf,
+        unit_costs={tier.name: unit_costs_of(tier, perf) for tier in tier_map.tiers},
         bad_lines=bad_lines,
         num_left_out=len(given) - len(plans),
         num_kv_transfers=num_kv_transfers,

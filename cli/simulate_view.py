@@ -17,7 +17,11 @@ def as_document(result: Result) -> dict[str, Any]:
         "policy": result.policy,
         "seed": result.seed,
         "rate_per_s": result.rate_per_s,
-        "perf_model": {"name": result.perf.name, "sources": dict(result.perf.sources)},
+        "alone_on": result.perf.name,
+        "unit_costs": {
+            tier: {"name": perf.name, "sources": dict(perf.sources)}
+            for tier, perf in result.unit_costs.items()
+        },
         "bad_lines": [asdict(line) for line in result.bad_lines],
         "num_left_out": result.num_left_out,
         "num_kv_transfers": result.num_kv_transfers,
@@ -28,8 +32,8 @@ def as_document(result: Result) -> dict[str, Any]:
 def print_summary(result: Result) -> None:
     """One row a latency, then counts and what was left out."""
     summary, console = result.summary, Console()
-    table = Table(title=f"{result.policy} on {result.tier_map} (modelled, {result.perf.name})")
-    for column in ("latency", "p50 s", "p95 s", "p50 x", "p95 x", "geomean x", "SLO s", "met"):
+    table = Table(title=f"{result.policy} on {result.tier_map} (modelled)")
+    for column in ("latency", "p50 s", "p95 s", "p50 x", "p95 x", "gmean x", "SLO s", "met"):
         table.add_column(column, justify="left" if column == "latency" else "right", no_wrap=True)
     latencies = {"TTFET": summary.ttfet, "last-turn TBT": summary.last_turn_tbt, "E2E": summary.e2e}
     for name, figures in latencies.items():
@@ -46,7 +50,11 @@ def print_summary(result: Result) -> None:
             f"{figures.slo_attainment:.1%}",
         )
     console.print(table)
-    console.print("x: divided by the same conversation's latency when it runs alone")
+    costs = ", ".join(f"{tier} {perf.name}" for tier, perf in result.unit_costs.items())
+    console.print(f"unit costs: {costs}")
+    console.print(
+        f"x: divided by the conversation's latency when it runs alone, {result.perf.name}"
+    )
     outcomes = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
     console.print(f"{summary.num_conversations} conversations: {outcomes}")
     for why, count in summary.unanswered_because.items():

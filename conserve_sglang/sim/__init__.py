@@ -3,14 +3,20 @@
 from conserve_sglang.sim.alone import Alone, alone
 from conserve_sglang.sim.decode_log import GapRun, gap_percentile_s, mean_gap_s
 from conserve_sglang.sim.driver import Deployment, Simulation
-from conserve_sglang.sim.from_tier_map import deployment_of
-from conserve_sglang.sim.perf_model import A40_QWEN3_0_6B, PERF_MODELS, PerfModel
+from conserve_sglang.sim.from_tier_map import deployment_of, unit_costs_of
+from conserve_sglang.sim.perf_model import (
+    A40_QWEN3_0_6B,
+    A40_QWEN3_0_6B_200W,
+    PERF_MODELS,
+    PerfModel,
+)
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
 from conserve_sglang.sim.summary import Figures, Summary, Tally, summary_of
 from conserve_sglang.sim.worker import SimWorkerSpec
 
 __all__ = [
     "A40_QWEN3_0_6B",
+    "A40_QWEN3_0_6B_200W",
     "PERF_MODELS",
     "Alone",
     "ConversationRecord",
@@ -29,4 +35,5 @@ __all__ = [
     "gap_percentile_s",
     "mean_gap_s",
     "summary_of",
+    "unit_costs_of",
 ]
