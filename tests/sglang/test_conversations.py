@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 
 from tests.sglang.cluster import Cluster
+from tests.sglang.decoder import Decoder
 from tests.sglang.routers import Router, running_router, worker_name
 from tests.sglang.talk import ChatTalk, Reply, TokenTalk, post
 
 pytestmark = pytest.mark.sglang
 
 MAX_LOCAL_APPEND = 1024
+LEAVERS_TOKENS = 20_000  # an answer nobody hangs up on takes minutes
+LEAVERS_LIMIT_S = 15.0  # SGLang looks every 4 s whether the client of a whole answer is there
 CONSERVE = {"name": "conserve", "params": {"max_local_append_tokens": MAX_LOCAL_APPEND}}
 
 
@@ -184,12 +188,14 @@ def test_clients_that_leave_free_their_workers(
     for number, talk in enumerate(talks):
         talk.turn(ids(100, 50 + number))
     for number, talk in enumerate(talks):
+        sampling = {"temperature": 0, "max_new_tokens": LEAVERS_TOKENS, "ignore_eos": True}
         body = {
             "input_ids": talk.input_ids + ids(40 + prefix, number),
-            "sampling_params": {"temperature": 0, "max_new_tokens": 2000},
-            "stream": True,
+            "sampling_params": sampling,
+            "stream": number < 4,
         }
-        leave_after(router.url, body, talk.headers, 1 if number % 2 else 0)
+        leave_after(router.url, body, talk.headers, 1 if number in {1, 3} else 0)
+    wait_until_workers_are_idle(cluster)
     check = TokenTalk(router.url, named(f"leaver-{prefix}-0"), list(talks[0].input_ids))
     stock = TokenTalk(cluster.url("ref"), {}, list(talks[0].input_ids))
     assert check.turn(ids(30, 3)).output == stock.turn(ids(30, 3)).output
@@ -206,23 +212,36 @@ def leave_after(url: str, body: dict[str, Any], headers: dict[str, str], num_rea
     connection.request("POST", "/generate", json.dumps(body), headers)
     if num_reads:
         connection.getresponse().read1(64)
+    elif not body["stream"]:
+        time.sleep(1.0)  # let it come as far as the decoder
     connection.close()
 
 
 def wait_until_idle(router: Router) -> None:
     """Wait until no turn is open in the router."""
-    import time
-
     deadline = time.monotonic() + 60
     while router.loads()["conserve_router_open_turns"]:
         assert time.monotonic() < deadline, "turns of clients that left are still open"
         time.sleep(0.1)
 
 
+def wait_until_workers_are_idle(cluster: Cluster) -> None:
+    """Wait until the workers themselves say that nothing runs or waits, before it is answered."""
+    deadline = time.monotonic() + LEAVERS_LIMIT_S
+    for name in ("p0", "d0", "d1"):
+        while busy := num_requests(cluster, name):
+            assert time.monotonic() < deadline, f"{busy} turns of clients that left are at {name}"
+            time.sleep(0.2)
+
+
+def num_requests(cluster: Cluster, server: str) -> int:
+    """Requests that run or wait at a server, by its own load report."""
+    load = Decoder(cluster, server).load()
+    return int(load["num_running_reqs"]) + int(load["num_waiting_reqs"])
+
+
 def flush(cluster: Cluster, server: str) -> None:
     """Empty a server's KV cache; it answers 400 while anything runs or has leaked."""
-    import time
-
     for _ in range(60):
         request = urllib.request.Request(f"{cluster.url(server)}/flush_cache", method="POST")
         try:
