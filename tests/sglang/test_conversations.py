@@ -259,7 +259,7 @@ def test_errors_are_clear_and_disturb_nothing(router: Router) -> None:
         (chat, {"model": "gpt-x", "messages": hello}, 404, "tiny-qwen3"),
         (chat, b'{"model": "tiny-qwen3", "messages": [', 400, "JSON"),
         (f"{router.url}/v1/images", {}, 404, "/v1/images"),
-        (f"{router.url}/generate", {"input_ids": ids(40_000, 1)}, 400, ""),
+        (f"{router.url}/generate", {"input_ids": ids(40_000, 1)}, 400, "Shorten the prompt"),
     ]
     for url, body, status, words in cases:
         got, answer, _ = post(url, body)
