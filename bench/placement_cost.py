@@ -11,6 +11,8 @@ import gc
 import random
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 from bench.harness import save, spread
@@ -111,7 +113,12 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=1_000_000, help="most conversations")
     options = parser.parse_args()
     grid = [(d, c) for d, c in GRID if c <= options.largest]
-    rows = [measure(d, c, options.turns) for d, c in grid]
+    rows = []
+    for num_decoders, num_conversations in grid:
+        # A process each, so that a row's memory is its own.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            job = process.submit(measure, num_decoders, num_conversations, options.turns)
+            rows.append(job.result())
     print("decoders  conversations  arrived us p50/p99   whole turn us p50/p99   bytes/conv")
     for row in rows:
         arrived, turn = row["arrived_us"], row["turn_us"]
