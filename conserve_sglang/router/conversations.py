@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.history import FiledAt, HistoryIndex
 
 MAX_LABEL_BYTES = 256
@@ -19,6 +20,7 @@ class Conversation:
     """One conversation: its key, what its client calls it, and where its history is filed."""
 
     __slots__ = (
+        "counted",
         "filed_at",
         "header_line",
         "is_by_history",
@@ -38,6 +40,7 @@ class Conversation:
         self.session_field = b'"session_id":"' + key.encode() + b'",'
         self.is_by_history = False
         self.filed_at: FiledAt | None = None
+        self.counted: Counted | None = None  # the last answered prompt, where it was text
         self.num_open_turns = 0
 
 

@@ -24,7 +24,7 @@ from conserve_sglang.dispatch import (
     TurnFailed,
 )
 from conserve_sglang.router.conversations import Conversation, ConversationTable
-from conserve_sglang.router.estimate import LengthEstimate
+from conserve_sglang.router.estimate import Counted, LengthEstimate
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED
@@ -73,6 +73,13 @@ class Executor:
         """A number no turn had before."""
         self._num_turns += 1
         return TurnId(self._num_turns)
+
+    def estimated(self, conversation: Conversation, num_bytes: int) -> int:
+        """The length in tokens of a conversation's next prompt, of so many bytes of text."""
+        last = conversation.counted
+        if last is None:
+            return self.estimate.tokens(num_bytes)
+        return self.estimate.tokens_after(num_bytes, last)
 
     def arrive(self, turn: Turn) -> None:
         """Take in a turn."""
@@ -203,7 +210,7 @@ class Executor:
         if usage is None:
             usage = Usage(prompt_tokens=turn.input_tokens, output_tokens=0, cached_tokens=0)
         else:
-            self.estimate.learn(turn.payload.input_bytes, usage.prompt_tokens)
+            self._learn(turn, usage.prompt_tokens)
             metrics.prompt_tokens += usage.prompt_tokens
             metrics.cached_tokens += usage.cached_tokens
             metrics.output_tokens += usage.output_tokens
@@ -224,6 +231,14 @@ class Executor:
         elif turn.history is not None and turn.decode_leg is not None:
             asyncio.get_running_loop().call_soon(self._file, turn, turn.decode_leg.kept_answer)
         turn.forget_legs()
+
+    def _learn(self, turn: Turn, num_tokens: int) -> None:
+        num_bytes = turn.payload.input_bytes
+        if num_bytes and num_tokens:
+            self.estimate.learn(num_bytes, num_tokens)
+            turn.conversation.counted = Counted(num_bytes, num_tokens)
+        else:
+            turn.conversation.counted = None  # token ids count themselves
 
     def turn_failed(self, turn: Turn, cause: FailureCause, why: str) -> None:
         self.metrics.failures[cause] += 1

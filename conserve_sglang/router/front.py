@@ -106,7 +106,9 @@ class Front:
         else:
             turn.conversation = executor.conversations.new()
         turn.ends_conversation = END_HEADER in ours
-        turn.input_tokens = payload.input_tokens or executor.estimate.tokens(payload.input_bytes)
+        turn.input_tokens = payload.input_tokens or executor.estimated(
+            turn.conversation, payload.input_bytes
+        )
         payload.fields = {}  # what was to be read is read
         client.asker = turn
         executor.arrive(turn)
