@@ -9,15 +9,22 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from conserve_sglang.launcher.ports import is_free, listener
+from conserve_sglang.launcher.process import last_lines
+
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "out"
+COMMAND = Path(sys.executable).parent / "conserve-sglang"
 TIER_MAP = ROOT / "tier_maps" / "cpu_local.yaml"
 START_LIMIT_S = 240.0
+TAIL_LINES = 20
+STOCK_PORT = 30300
 
 
 class Cluster:
@@ -48,7 +55,22 @@ class Cluster:
             _post(f"{url}/flush_cache")
 
 
-STOCK_PORT = 30300
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process of the demo that runs until the demo ends."""
+
+    name: str
+    log: Path
+    process: "subprocess.Popen[bytes]"
+
+    def refuse_if_ended(self) -> None:
+        """End the demo, with the end of the log, if this process has ended."""
+        code = self.process.poll()
+        if code is not None:
+            tail = "\n".join(f"  | {line}" for line in last_lines(self.log, TAIL_LINES))
+            raise SystemExit(
+                f"{self.name} ended with exit code {code}. The end of {self.log}:\n{tail}"
+            )
 
 
 @contextmanager
@@ -57,17 +79,20 @@ def running_cluster() -> Iterator[Cluster]:
     tier_map = yaml.safe_load(TIER_MAP.read_text())
     OUT.mkdir(exist_ok=True)
     transfers = OUT / "demo_transfers.jsonl"
-    transfers.unlink(missing_ok=True)
     cluster = Cluster(tier_map, transfers)
+    _refuse_taken_ports([cluster.router, cluster.stock_pd_router, cluster.stock])
+    transfers.unlink(missing_ok=True)
     env = {"CONSERVE_COUNT_TRANSFERS": "1", "CONSERVE_TRANSFER_LOG": str(transfers)}
     with ExitStack() as stack:
-        for name, args in (
-            ("launch", ["launch", "--tier-map", str(TIER_MAP), "--log-dir", str(OUT / "logs")]),
-            ("stock", _stock_launch(tier_map)),
-            ("stock_pd_router", ["route", "--tier-map", str(_stock_pd_map(tier_map))]),
-        ):
-            stack.enter_context(_process(name, args, env))
-        _wait_until_up(cluster)
+        children = [
+            stack.enter_context(running_child(name, [str(COMMAND), *args], env))
+            for name, args in (
+                ("launch", ["launch", "--tier-map", str(TIER_MAP), "--log-dir", str(OUT / "logs")]),
+                ("stock", _stock_launch(tier_map)),
+                ("stock_pd_router", ["route", "--tier-map", str(_stock_pd_map(tier_map))]),
+            )
+        ]
+        wait_until_up(cluster, children)
         yield cluster
 
 
@@ -113,15 +138,27 @@ def _write(name: str, tier_map: dict[str, Any]) -> Path:
     return path
 
 
+def _refuse_taken_ports(urls: list[str]) -> None:
+    """Whatever answers there would be taken for ours; the launcher looks at the other ports."""
+    for url in urls:
+        port = int(url.rpartition(":")[2])
+        if not is_free("127.0.0.1", port):
+            raise SystemExit(
+                f"port {port}, which the demo needs, is in use by {listener(port) or 'another'};"
+                " stop that first. Is another demo running?"
+            )
+
+
 @contextmanager
-def _process(name: str, args: list[str], env: dict[str, str]) -> Iterator[None]:
-    command = [str(Path(sys.executable).parent / "conserve-sglang"), *args]
-    with (OUT / f"demo_{name}.log").open("w") as log:
+def running_child(name: str, command: list[str], env: dict[str, str]) -> Iterator[Child]:
+    """A process with its output in out/demo_NAME.log, until the block ends."""
+    path = OUT / f"demo_{name}.log"
+    with path.open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | env, cwd=ROOT
         )
         try:
-            yield
+            yield Child(name, path, process)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -131,11 +168,13 @@ def _process(name: str, args: list[str], env: dict[str, str]) -> Iterator[None]:
                 process.wait()
 
 
-def _wait_until_up(cluster: Cluster) -> None:
+def wait_until_up(cluster: Cluster, children: list[Child]) -> None:
     """Wait for both routers to have all their workers, and for the stock server."""
     deadline = time.monotonic() + START_LIMIT_S
     waiting = [cluster.router, cluster.stock_pd_router, cluster.stock]
     while waiting:
+        for child in children:
+            child.refuse_if_ended()
         waiting = [url for url in waiting if not _is_up(url, len(cluster.workers))]
         if waiting and time.monotonic() > deadline:
             raise SystemExit(f"not up within {START_LIMIT_S:.0f} s: {waiting}; see out/demo_*.log")
