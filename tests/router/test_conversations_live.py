@@ -20,7 +20,13 @@ async def chat(cluster: Cluster, messages: Messages, **fields: Any) -> str:
 
 @pytest.mark.parametrize(
     "header",
-    ["x-conversation-id", "x-claude-code-session-id", "x-session-affinity", "session-id"],
+    [
+        "x-conversation-id",
+        "x-claude-code-session-id",
+        "x-session-affinity",
+        "session-id",
+        "x-smg-routing-key",
+    ],
 )
 async def test_any_naming_header_names_a_conversation(cluster: Cluster, header: str) -> None:
     for _ in range(2):
