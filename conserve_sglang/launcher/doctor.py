@@ -74,6 +74,14 @@ def run_checks(sglang_root: Path | None = None) -> list[Check]:
     ]
 
 
+def how_to_install_sglang() -> str:
+    """Where SGLang comes from; its own requirements are CUDA packages, so [cpu] leaves it out."""
+    return (
+        "with a GPU pip install 'conserve-sglang[gpu]'; on the CPU `make setup` in a checkout,"
+        f" or pip install --no-deps sglang=={known_versions()[-1]} beside 'conserve-sglang[cpu]'"
+    )
+
+
 def draft_manifest(sglang_root: Path | None = None) -> str:
     """A manifest for the SGLang found, as JSON; its `draft` part says what changed.
 
@@ -135,7 +143,7 @@ def _check_python() -> Check:
 
 def _check_sglang(root: Path | None, version: str | None) -> Check:
     supported = known_versions()
-    todo = f"install one of SGLang {', '.join(supported)} (extras: cpu, gpu)"
+    todo = f"install one of SGLang {', '.join(supported)}: {how_to_install_sglang()}"
     if root is None or version is None:
         return _error("SGLang", False, "not installed", todo)
     return _error("SGLang", version in supported, f"{version} in {root}", todo)

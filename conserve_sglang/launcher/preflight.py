@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conserve_sglang.core.errors import LaunchError
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.doctor import how_to_install_sglang
 from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec
 from conserve_sglang.launcher.ports import is_free, listener
 
@@ -29,10 +30,7 @@ def check(plan: LaunchPlan, tier_map: TierMap) -> None:
 
 def _sglang() -> Iterator[str]:
     if importlib.util.find_spec("sglang") is None:
-        yield (
-            "SGLang is not installed in this Python;"
-            " pip install 'conserve-sglang[gpu]', or [cpu] on a machine without a GPU"
-        )
+        yield f"SGLang is not installed in this Python; {how_to_install_sglang()}"
 
 
 def _model(tier_map: TierMap) -> Iterator[str]:

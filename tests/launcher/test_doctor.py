@@ -24,6 +24,13 @@ def test_an_unknown_sglang_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "--new-manifest" in (named("Manifest", checks).todo or "")
 
 
+def test_a_missing_sglang_is_installed_without_its_cuda_requirements(tmp_path: Path) -> None:
+    todo = named("SGLang", doctor.run_checks(tmp_path)).todo or ""
+    assert "pip install --no-deps sglang==0.5.23" in todo
+    assert "make setup" in todo
+    assert "conserve-sglang[gpu]" in todo
+
+
 def test_a_changed_sglang_is_told_by_function(tmp_path: Path) -> None:
     found = named("Manifest", doctor.run_checks(other_sglang(tmp_path, "0.5.23"))).found
     assert "Scheduler.abort_request (gone)" in found
