@@ -32,7 +32,11 @@ from conserve_sglang.plugin.manifest import (
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
 ENTRY_POINT = "conserve"
 OLDEST_PYTHON = (3, 10)
-_ENGINE_LIBRARIES = {"libibverbs.so.1": "libibverbs1", "libnuma.so.1": "libnuma1"}
+_ENGINE_LIBRARIES = {
+    "libcurl.so.4": "libcurl4",
+    "libibverbs.so.1": "libibverbs1",
+    "libnuma.so.1": "libnuma1",
+}
 _VERSION_LINE = re.compile(r"^(?:__version__ = )?version = ['\"]([^'\"]+)['\"]", re.MULTILINE)
 
 

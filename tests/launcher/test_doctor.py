@@ -46,6 +46,16 @@ def test_a_warning_is_fine() -> None:
     assert check.is_fine
 
 
+def test_every_library_of_the_transfer_engine_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name == "mooncake" or None)
+    monkeypatch.setattr(doctor, "_can_load", lambda _: False)
+    check = doctor._check_transfer_engine()
+    assert not check.is_fine
+    assert check.todo == "apt-get install libcurl4 libibverbs1 libnuma1"
+
+
 def test_gpus_are_listed_with_their_power_limits() -> None:
     checks = doctor._check_gpus(lambda argv: "0, NVIDIA A40, 300 W, 100 W, 300 W\n")
     assert [check.name for check in checks] == ["GPUs", "Power caps"]
