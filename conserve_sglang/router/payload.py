@@ -27,6 +27,7 @@ class Endpoint(Enum):
 # Fields that place a request, or tie it to state on a worker. Never taken from a client.
 FORBIDDEN = frozenset(
     {
+        "background",
         "bootstrap_host",
         "bootstrap_port",
         "bootstrap_room",
@@ -35,14 +36,20 @@ FORBIDDEN = frozenset(
         "data_parallel_rank",
         "decode_tp_size",
         "disagg_prefill_dp_rank",
+        "encoder_urls",
+        "http_worker_ipc",
+        "kv_hints",
+        "received_time",
         "rid",
         "routed_dp_rank",
         "routing_key",
         "session_id",
         "session_params",
+        "token_indices_to_pool",
     }
 )
 _TRUE = msgspec.Raw(b"true")
+_FALSE = msgspec.Raw(b"false")
 _NULL = msgspec.Raw(b"null")
 _COPIED_BYTES = 8192  # below this a copy is cheaper than a second write
 _WITH_USAGE = b'"stream_options":{"include_usage":true},'
@@ -86,7 +93,7 @@ class Payload:
 def read_payload(endpoint: Endpoint, body: bytes) -> Payload:
     """Open a body; raises `BadBody`."""
     fields = _open(body)
-    is_stream = fields.get("stream") == _TRUE
+    is_stream = _is_stream(fields)
     payload = Payload(endpoint, fields, is_stream=is_stream)
     _measure(payload)
     if not FORBIDDEN.isdisjoint(fields):
@@ -100,6 +107,16 @@ def read_payload(endpoint: Endpoint, body: bytes) -> Payload:
         at = body.index(b"{") + 1
         payload.rest = body[at:] if len(body) < _COPIED_BYTES else memoryview(body)[at:]
     return payload
+
+
+def _is_stream(fields: Fields) -> bool:
+    """SGLang takes 1 and "true" for true: what the router takes for false would be a stream."""
+    raw = fields.get("stream")
+    if raw == _TRUE:
+        return True
+    if raw is not None and raw not in (_FALSE, _NULL):
+        raise _wrong_type("stream", "true or false")
+    return False
 
 
 def _drop_forbidden(payload: Payload) -> None:

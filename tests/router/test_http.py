@@ -160,6 +160,9 @@ async def test_malformed_or_smuggling_requests_are_400_and_a_close(
         (b'{"model":"tiny"}', "wrong_type"),
         (b'{"messages":[],"stream":true,"stream_options":3}', "wrong_type"),
         (b'{"messages":[],"conversation_id":3}', "wrong_type"),
+        (b'{"messages":[],"stream":1}', "wrong_type"),
+        (b'{"messages":[],"stream":"true"}', "wrong_type"),
+        (b'{"messages":[],"stream":0}', "wrong_type"),
     ],
 )
 async def test_bad_bodies_are_400_with_a_reason(cluster: Cluster, body: bytes, code: str) -> None:

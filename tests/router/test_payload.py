@@ -31,6 +31,19 @@ def test_large_body_is_not_copied() -> None:
     assert sent(Endpoint.CHAT, body) == json.loads(body)
 
 
+def test_every_field_by_which_sglang_is_steered_is_forbidden() -> None:
+    assert {
+        "background", "bootstrap_host", "bootstrap_port", "bootstrap_room", "encoder_urls",
+        "http_worker_ipc", "kv_hints", "received_time", "rid", "routing_key", "session_id",
+        "session_params", "token_indices_to_pool",
+    } <= FORBIDDEN  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "meant"), [(b"true", True), (b"false", False), (b"null", False)])
+def test_stream_is_true_false_or_null(said: bytes, meant: bool) -> None:
+    assert read_payload(Endpoint.CHAT, b'{"messages":[],"stream": %b }' % said).is_stream is meant
+
+
 @pytest.mark.parametrize("name", sorted(FORBIDDEN))
 def test_forbidden_field_is_dropped_and_the_rest_kept(name: str) -> None:
     value = "v" if name == "conversation_id" else 5
