@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.launcher.plan import ProcessSpec, command_line, notices
+from conserve_sglang.launcher.plan import ProcessSpec, command_line, notices, without_secrets
 from conserve_sglang.launcher.process import last_lines
 from conserve_sglang.launcher.progress import Progress, Report, Step
 
@@ -34,7 +34,7 @@ def print_commands(
     if as_json:
         rows = [
             {"name": spec.name, "host": host, "env": dict(spec.env), "argv": list(spec.argv)}
-            for host, spec in commands
+            for host, spec in ((host, without_secrets(spec)) for host, spec in commands)
         ]
         document = {"processes": rows, "notices": list(notices(tier_map))}
         typer.echo(json.dumps(document, indent=2))

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from conserve_sglang.core.errors import ConfigError
@@ -13,6 +13,11 @@ from conserve_sglang.workers.argv import worker_argv, worker_env
 ROUTER = "router"
 REMOTE_PYTHON = "python3"
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_MASK = "***"
+# Not TOKENS: those are counted. A flag must end so: --speculative-token-map is no secret.
+_SECRET_WORDS = "(KEYS?|TOKEN|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)"
+_SECRET_VARIABLE = re.compile(rf"{_SECRET_WORDS}(_|$)", re.IGNORECASE)
+_SECRET_FLAG = re.compile(rf"--.*{_SECRET_WORDS}", re.IGNORECASE)
 _PLAIN = re.compile(r"[\w@%+=:,./-]*")
 
 
@@ -117,10 +122,23 @@ def all_commands(
     return (*workers, (tier_map.router.host, router_spec(tier_map, python=python)))
 
 
+def without_secrets(spec: ProcessSpec) -> ProcessSpec:
+    """The same process to be shown: values of keys, tokens and passwords are masked."""
+    env = {
+        name: _MASK if _SECRET_VARIABLE.search(name) else value for name, value in spec.env.items()
+    }
+    argv = tuple(
+        _MASK if _SECRET_FLAG.fullmatch(before) else word
+        for before, word in zip(("", *spec.argv), spec.argv, strict=False)
+    )
+    return replace(spec, env=env, argv=argv)
+
+
 def command_line(spec: ProcessSpec) -> str:
-    """The command with its environment, to be pasted into a shell."""
-    settings = [f"{name}={_quote(value)}" for name, value in spec.env.items()]
-    return " ".join([*(["env", *settings] if settings else []), shlex.join(spec.argv)])
+    """The command with its environment, to be pasted into a shell; secrets are masked."""
+    shown = without_secrets(spec)
+    settings = [f"{name}={_quote(value)}" for name, value in shown.env.items()]
+    return " ".join([*(["env", *settings] if settings else []), shlex.join(shown.argv)])
 
 
 def notices(tier_map: TierMap) -> tuple[str, ...]:

@@ -36,6 +36,16 @@ def test_a_dry_run_as_json(run_cli: RunCli) -> None:
     assert len(document["notices"]) == 1
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_dry_run_keeps_secrets(run_cli: RunCli, tmp_path: Path, as_json: list[str]) -> None:
+    text = (MAPS / "cpu_local.yaml").read_text()
+    path = tmp_path / "map.yaml"
+    path.write_text(text.replace("    count: 2\n", "    count: 2\n    env: {HF_TOKEN: hush}\n"))
+    out = run_cli("launch", "--tier-map", path, "--dry-run", *as_json).out
+    assert out.count("HF_TOKEN") == 2
+    assert "hush" not in out
+
+
 def test_another_machines_map_is_exit_code_2(run_cli: RunCli) -> None:
     ran = run_cli("launch", "--tier-map", MAPS / "a40_l4.yaml", "--host", socket.gethostname())
     assert ran.code == 2

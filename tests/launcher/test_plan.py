@@ -1,13 +1,22 @@
 """From a tier map to processes, without starting any."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.launcher.plan import all_commands, backoff_s, command_line, make_plan
+from conserve_sglang.launcher.plan import (
+    ProcessSpec,
+    all_commands,
+    backoff_s,
+    command_line,
+    make_plan,
+    without_secrets,
+    worker_spec,
+)
 from conserve_sglang.tiermap import load_tier_map
 
 MAPS = Path(__file__).parents[2] / "tier_maps"
@@ -15,6 +24,11 @@ MAPS = Path(__file__).parents[2] / "tier_maps"
 
 def a40_l4() -> TierMap:
     return load_tier_map(MAPS / "a40_l4.yaml")
+
+
+def a_prefiller() -> ProcessSpec:
+    tier_map = load_tier_map(MAPS / "cpu_local.yaml")
+    return worker_spec(tier_map, tier_map.workers[0], python="python")
 
 
 def test_only_the_workers_of_this_host_are_planned() -> None:
@@ -67,6 +81,30 @@ def test_a_command_line_can_be_pasted_into_a_shell() -> None:
     assert words[0] == "env"
     assert words[1 : 1 + len(spec.env)] == [f"{key}={value}" for key, value in spec.env.items()]
     assert tuple(words[1 + len(spec.env) :]) == spec.argv
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "db_password", "KEY_1", "APIKEY"],
+)
+def test_a_command_line_keeps_secrets_of_the_environment(name: str) -> None:
+    spec = replace(a_prefiller(), env={name: "hush", "NCCL_DEBUG": "WARN"})
+    assert command_line(spec).startswith(f"env {name}='***' NCCL_DEBUG=WARN ")
+    assert "hush" not in command_line(spec)
+    assert spec.env[name] == "hush"  # the process itself still gets it
+
+
+def test_a_command_line_keeps_secrets_of_the_arguments() -> None:
+    argv = ("python", "--api-key", "hush", "--ssl-keyfile-password", "hush", "--port", "1")
+    line = command_line(replace(a_prefiller(), argv=argv, env={}))
+    assert line == "python --api-key '***' --ssl-keyfile-password '***' --port 1"
+
+
+def test_what_only_sounds_like_a_secret_is_shown() -> None:
+    env = {"TOKENIZERS_PARALLELISM": "false", "MAX_TOKENS": "7", "MONKEYPATCH": "1"}
+    argv = ("python", "--max-total-tokens", "65536", "--speculative-token-map", "map.pt")
+    spec = replace(a_prefiller(), argv=argv, env=env)
+    assert without_secrets(spec) == spec
 
 
 def test_knobs_that_are_not_applied_are_said_so() -> None:
