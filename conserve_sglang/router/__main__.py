@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvloop
@@ -33,6 +35,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _raise_descriptor_limit() -> None:
+    """A turn holds up to three connections, and the usual soft limit is 1024 descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
@@ -58,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         tier_map = load_tier_map(Path(arguments.tier_map))
+        _raise_descriptor_limit()
         uvloop.run(_run(tier_map, arguments.trust_decoders))
     except ConserveError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -93,7 +93,7 @@ class Exchange:
 
 
 class ConnectionPool:
-    """The connections to one worker. `on_refused` is told when it does not accept any more."""
+    """The connections to one worker. `on_refused` is told when it refuses a new one."""
 
     def __init__(
         self,
@@ -143,10 +143,11 @@ class ConnectionPool:
                 self._connect_timeout_s,
             )
         except asyncio.TimeoutError as error:
-            self._report_refused()
             raise TimedOut(f"no connection to {where} in {self._connect_timeout_s:g} s") from error
         except OSError as error:
-            self._report_refused()
+            # Anything else may be our own trouble: no descriptors or no ports left.
+            if isinstance(error, ConnectionRefusedError) and self._on_refused is not None:
+                self._on_refused()
             raise Unreachable(f"no connection to {where}: {error}") from error
         self._open.add(connection)
         return connection
@@ -162,7 +163,3 @@ class ConnectionPool:
             self._idle.append(connection)
         else:
             connection.abandon()
-
-    def _report_refused(self) -> None:
-        if self._on_refused is not None:
-            self._on_refused()

@@ -1,5 +1,6 @@
 """The router as a process: starts, says what is wrong, stops when told."""
 
+import resource
 import signal
 import socket
 import subprocess
@@ -26,11 +27,13 @@ def free_port() -> int:
         return port
 
 
-def start(tmp_path: Path, port: int, control_port: int) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, port: int, control_port: int, under: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     path = tmp_path / "map.yaml"
     path.write_text(TIER_MAP.format(port=port, control_port=control_port))
     argv = [sys.executable, "-m", "conserve_sglang.router", "--tier-map", str(path)]
-    return subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*under, *argv], stderr=subprocess.PIPE, text=True)
 
 
 def until_listening(process: subprocess.Popen[str], port: int) -> None:
@@ -57,6 +60,17 @@ def test_stops_cleanly_when_told(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=30)
         assert process.returncode == 0
         assert "Traceback" not in said
+
+
+def test_descriptor_limit_is_raised_as_far_as_allowed(tmp_path: Path) -> None:
+    lowered = ("sh", "-c", 'ulimit -n 1024; ulimit -Sn 256; exec "$@"', "sh")
+    port = free_port()
+    process = start(tmp_path, port, free_port(), lowered)
+    until_listening(process, port)
+    limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert limits == (1024, 1024)
 
 
 def test_port_in_use_is_said_with_the_field_to_change(tmp_path: Path) -> None:

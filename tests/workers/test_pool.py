@@ -1,4 +1,5 @@
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -111,6 +112,25 @@ async def test_refused_connection_is_reported() -> None:
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
         await fetch(pool, "GET", "/")
     assert refused
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EADDRNOTAVAIL, "no port"),
+     TimeoutError()],
+)  # fmt: skip
+async def test_own_trouble_is_not_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    async def connect(*args: object) -> None:
+        raise error
+
+    refused: list[bool] = []
+    pool = ConnectionPool("127.0.0.1", 1, on_refused=lambda: refused.append(True))
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", connect)
+    with pytest.raises((Unreachable, TimedOut)):
+        await fetch(pool, "GET", "/")
+    assert not refused
 
 
 async def test_silent_server_times_out_and_its_connection_is_dropped() -> None:
