@@ -1,7 +1,8 @@
 """One client's connection: HTTP/1.1 requests in, answers out, strictly in order.
 
 Reading goes on while an answer is under way, because that is how a client's leaving is noticed;
-what arrives meanwhile is kept, up to a bound, and handled when its turn comes.
+what arrives meanwhile is kept, up to a bound, and handled when its turn comes. Times are counted in
+sweeps over all connections, so that no request pays for a timer.
 """
 
 import asyncio
@@ -10,12 +11,15 @@ from typing import Any, Protocol
 
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.problem import Problem
-from conserve_sglang.router.request_reader import Request, RequestReader
+from conserve_sglang.router.request_reader import TOO_SLOW, Request, RequestReader
 from conserve_sglang.workers.outbox import Outbox
 from conserve_sglang.workers.upstream import Headers
 
 MAX_KEPT_BYTES = 256 * 1024
 LINGER_S = 2.0
+SWEEP_INTERVAL_S = 10.0
+MAX_HEAD_SWEEPS = 6  # a head takes a minute at most
+MAX_QUIET_SWEEPS = 60  # ten minutes without a byte: kept-alive connections, bodies that stall
 
 
 class Asker(Protocol):
@@ -44,6 +48,8 @@ class ClientConnection(asyncio.Protocol):
         "_is_chunked",
         "_is_closing",
         "_is_stepping",
+        "_num_head_sweeps",
+        "_num_quiet_sweeps",
         "_on_lost",
         "_outbox",
         "_reader",
@@ -74,6 +80,8 @@ class ClientConnection(asyncio.Protocol):
         self._backlog_bytes = 0
         self._is_stepping = False
         self._is_closing = False
+        self._num_head_sweeps = 0
+        self._num_quiet_sweeps = 0
         self._head = b""
         self._is_chunked = False
 
@@ -104,6 +112,7 @@ class ClientConnection(asyncio.Protocol):
         if self._is_closing:
             return
         if self._request is None:
+            self._num_quiet_sweeps = 0
             self._reader.feed(data)
             self._step()
             return
@@ -123,6 +132,7 @@ class ClientConnection(asyncio.Protocol):
         while self._request is None and not self._is_closing:
             if reader.ready:
                 self._request = reader.ready.popleft()
+                self._num_head_sweeps = 0
                 self._serve(self._request, self)
             elif reader.refusal is not None:
                 self._refuse(reader.refusal)
@@ -224,6 +234,21 @@ class ClientConnection(asyncio.Protocol):
             self._outbox.close()
         else:
             self._request.keeps_alive = False
+
+    def sweep(self) -> None:
+        """Called every `SWEEP_INTERVAL_S`: let go of a client that sends nothing or never ends."""
+        if self._is_closing:
+            return
+        if self._request is not None:
+            self._num_quiet_sweeps = 0
+            return
+        self._num_quiet_sweeps += 1
+        self._num_head_sweeps = self._num_head_sweeps + 1 if self._reader.is_in_head else 0
+        is_quiet = self._num_quiet_sweeps > MAX_QUIET_SWEEPS
+        if self._num_head_sweeps > MAX_HEAD_SWEEPS or (is_quiet and self._reader.is_in_request):
+            self._refuse(TOO_SLOW)
+        elif is_quiet:
+            self.close()
 
     def abort(self) -> None:
         """Stop at once."""

@@ -16,6 +16,11 @@ _MALFORMED = Problem(
     code="malformed_request",
     message="This is not an HTTP/1.1 request the router can read. Send plain HTTP/1.1.",
 )
+TOO_SLOW = Problem(
+    status=408,
+    code="request_timeout",
+    message="The request did not arrive whole in time. Send it again, all at once.",
+)
 _HEAD_TOO_LARGE = Problem(
     status=431,
     code="headers_too_large",
@@ -41,6 +46,7 @@ class RequestReader:
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_has_begun",
         "_head_bytes",
         "_headers",
         "_is_in_head",
@@ -66,6 +72,7 @@ class RequestReader:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._head_bytes = 0
+        self._has_begun = False
         self._is_in_head = True
 
     @property
@@ -73,18 +80,32 @@ class RequestReader:
         """The client holds its body back until it is told to go on."""
         return self.owes_continue and not self._is_in_head
 
+    @property
+    def is_in_head(self) -> bool:
+        """A request has begun, and its head is not whole."""
+        return self._has_begun and self._is_in_head
+
+    @property
+    def is_in_request(self) -> bool:
+        """A request has begun and is not whole."""
+        return self._has_begun
+
     def feed(self, data: bytes) -> None:
         """Read on."""
+        num_ready = len(self.ready)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.refusal = self.refusal or _MALFORMED
-        if self._is_in_head:
+        if self._is_in_head and len(self.ready) == num_ready:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.refusal = self.refusal or _HEAD_TOO_LARGE
 
     # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._has_begun = True
 
     def on_url(self, url: bytes) -> None:
         self._target += url

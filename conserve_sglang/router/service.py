@@ -12,7 +12,7 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import Dispatcher, DispatchSettings
 from conserve_sglang.policy.registry import make_policy
-from conserve_sglang.router.client import ClientConnection
+from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
 from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.fleet import Fleet
@@ -65,6 +65,7 @@ class RouterService:
         self._server: asyncio.AbstractServer | None = None
         self._control_server: _ControlServer | None = None
         self._control_task: asyncio.Task[None] | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""
@@ -83,6 +84,7 @@ class RouterService:
         self._control_server = _ControlServer(config)
         self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
         self.fleet.start()
+        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
             "listening on %s:%d, control port %d", settings.host, self.port, self.control_port
@@ -92,6 +94,8 @@ class RouterService:
         """Take no more requests, give open answers a moment, then close everything."""
         if self._server is not None:
             self._server.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for client in tuple(self._clients):
             client.close()
         deadline = self._clock() + DRAIN_S
@@ -104,6 +108,11 @@ class RouterService:
         if self._control_server is not None and self._control_task is not None:
             self._control_server.should_exit = self._control_server.force_exit = True
             await self._control_task
+
+    def _sweep(self) -> None:
+        for client in tuple(self._clients):
+            client.sweep()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
 
     def _new_client(self) -> ClientConnection:
         client = ClientConnection(

@@ -1,0 +1,78 @@
+"""Clients that send nothing, or never finish; times are counted in sweeps."""
+
+import asyncio
+
+from conserve_sglang.router.client import MAX_HEAD_SWEEPS, MAX_QUIET_SWEEPS
+from tests.fakes.router_cluster import Cluster
+
+BODY = b'{"messages":[]}'
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n"
+
+
+def sweep(cluster: Cluster, times: int) -> None:
+    for _ in range(times):
+        for client in tuple(cluster.service._clients):
+            client.sweep()
+
+
+async def test_idle_connection_is_kept_for_long_and_then_closed(cluster: Cluster) -> None:
+    client = await cluster.connect()
+    client.ask("/v1/chat/completions", BODY)
+    await client.answer()
+    sweep(cluster, MAX_QUIET_SWEEPS)
+    client.ask("/v1/chat/completions", BODY)
+    assert (await client.answer()).status == 200
+    sweep(cluster, MAX_QUIET_SWEEPS + 1)
+    assert await client.is_closed()
+
+
+async def test_head_that_never_ends_is_a_408(cluster: Cluster) -> None:
+    client = await cluster.connect()
+    client.send(HEAD)
+    for _ in range(MAX_HEAD_SWEEPS + 1):
+        client.send(b"x: y\r\n")
+        await asyncio.sleep(0.01)
+        sweep(cluster, 1)
+    answer = await client.answer()
+    assert (answer.status, answer.json()["error"]["code"]) == (408, "request_timeout")
+
+
+async def test_head_in_two_parts_is_read(cluster: Cluster) -> None:
+    client = await cluster.connect()
+    sweep(cluster, MAX_QUIET_SWEEPS)
+    client.send(HEAD)
+    await asyncio.sleep(0.01)
+    sweep(cluster, MAX_HEAD_SWEEPS)
+    client.send(b"\r\n" + BODY)
+    assert (await client.answer()).status == 200
+
+
+async def test_body_that_stalls_is_a_408_and_one_that_goes_on_is_not(cluster: Cluster) -> None:
+    slow, stalled = await cluster.connect(), await cluster.connect()
+    for client in (slow, stalled):
+        client.send(HEAD + b"\r\n" + BODY[:5])
+    await asyncio.sleep(0.01)
+    sweep(cluster, MAX_QUIET_SWEEPS)
+    slow.send(BODY[5:9])
+    await asyncio.sleep(0.01)
+    sweep(cluster, 1)
+    slow.send(BODY[9:])
+    assert (await slow.answer()).status == 200
+    assert (await stalled.answer()).status == 408
+
+
+async def test_client_that_waits_for_its_answer_is_not_idle(cluster: Cluster) -> None:
+    cluster["d0"].faults.delay_s = 0.2
+    client = await cluster.connect()
+    client.ask("/v1/chat/completions", BODY)
+    await cluster.until(lambda: cluster.service.executor.num_open_turns == 1)
+    sweep(cluster, MAX_QUIET_SWEEPS * 2)
+    assert (await client.answer()).status == 200
+
+
+async def test_large_bodies_on_one_connection_are_no_large_heads(cluster: Cluster) -> None:
+    client = await cluster.connect()
+    for _ in range(2):
+        messages = [{"role": "user", "content": "x" * 150_000}]
+        client.ask("/v1/chat/completions", {"messages": messages})
+        assert (await client.answer()).status != 431
