@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.sglang.cluster import Cluster
+from tests.sglang.cluster import MODEL_NAME, Cluster
 from tests.sglang.decoder import Decoder
 from tests.sglang.routers import Router, running_router, worker_name
 from tests.sglang.talk import ChatTalk, Reply, TokenTalk, post
@@ -267,6 +267,51 @@ def test_errors_are_clear_and_disturb_nothing(router: Router) -> None:
         assert set(answer["error"]) == {"message", "type", "param", "code"}
         assert words in answer["error"]["message"]
     assert ChatTalk(router.url).turn("Still there?").output
+
+
+def test_completion_turns_equal_the_stock_server(router: Router, cluster: Cluster) -> None:
+    transfers, asked = rooms(cluster), requests_at(cluster, "p0")
+    prompt = "Once upon a time there was a sailor. " * 20
+    reasons = []
+    for text in ["He went ashore.", "And then?", "The end."]:
+        prompt += text
+        body = {"model": MODEL_NAME, "prompt": prompt, "temperature": 0, "max_tokens": 16}
+        status, ours, headers = post(f"{router.url}/v1/completions", body, named("completions"))
+        assert status == 200, ours
+        _, stock, _ = post(f"{cluster.url('ref')}/v1/completions", body)
+        assert ours["choices"] == stock["choices"]
+        assert ours["usage"]["completion_tokens"] == 16
+        reasons.append(headers["x-conserve-reason"])
+        prompt += ours["choices"][0]["text"]
+    assert reasons == ["first_turn", "pinned", "pinned"]
+    assert rooms(cluster) - transfers == 1
+    assert requests_at(cluster, "p0") - asked == 1
+
+
+def test_deleted_conversation_is_closed_on_its_decoder(router: Router, cluster: Cluster) -> None:
+    ours, stock = TokenTalk(router.url, named("deleted")), TokenTalk(cluster.url("ref"))
+    first = ours.turn(ids(300, 8))
+    assert first.output == stock.turn(ids(300, 8)).output
+    before = {name: sessions_closed(cluster, name) for name in ("d0", "d1")}
+    url = f"{router.url}/v1/conversations/deleted"
+    with urllib.request.urlopen(urllib.request.Request(url, method="DELETE")) as answer:
+        assert json.load(answer) == {"id": "deleted", "object": "conversation", "deleted": True}
+    deadline = time.monotonic() + 10
+    while (now := {name: sessions_closed(cluster, name) for name in before}) == before:
+        assert time.monotonic() < deadline, "no decoder was told"
+        time.sleep(0.1)
+    assert {worker_name(d): now[d] - before[d] for d in now} == {
+        worker_name(d): int(worker_name(d) == first.decoder) for d in now
+    }
+    again = ours.turn(ids(20, 9))
+    assert again.output == stock.turn(ids(20, 9)).output
+    assert (again.reason, again.prefiller) == ("first_turn", worker_name("p0"))
+
+
+def sessions_closed(cluster: Cluster, server: str) -> int:
+    """How often a server was told that a conversation is over and took it, by its access log."""
+    log = cluster.servers[server].log_path.read_text(errors="replace")
+    return log.count('"POST /close_session HTTP/1.1" 200')
 
 
 def test_stock_pd_policy_moves_the_kv_every_turn(cluster: Cluster) -> None:
