@@ -23,9 +23,6 @@ class Adapter(ABC):
     prebuilt_method: str
     """The `Scheduler` method that takes transferred requests from the waiting queue."""
 
-    rematches_restored = False
-    """Whether stock matches a restored request against the tree once more, taking no lock."""
-
     @abstractmethod
     def holds_kv(self, req: Any) -> bool:
         """Whether the request owns a row and KV: transferred, restored, or being prefilled."""
@@ -41,6 +38,10 @@ class Adapter(ABC):
     @abstractmethod
     def release_queued(self, scheduler: Any, req: Any) -> None:
         """Drop what the cache noted about a request that leaves the queue unserved."""
+
+    def bind_restored(self, tree_cache: Any, req: Any) -> None:
+        """Give a request restored after a retraction its place in the tree; stock does mostly."""
+        return
 
     def setting_problems(self, settings: Settings) -> list[str]:
         """Reasons in the environment why this version cannot take local turns."""

@@ -22,7 +22,7 @@ from conserve_sglang.plugin import (
 from conserve_sglang.plugin.inside import Inside
 
 SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
-PREALLOC = "sglang.srt.disaggregation.decode.DecodePreallocQueue"
+RESTORE = "sglang.srt.disaggregation.decode.DecodePreallocQueue.resume_retracted_reqs"
 PICKER = "sglang.srt.managers.schedule_policy.PrefillAdder"
 LOADS = "sglang.srt.managers.scheduler_components.load_inquirer.SchedulerLoadInquirer"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
@@ -82,6 +82,7 @@ def decoder_hooks(inside: Inside) -> tuple[Hook, ...]:
             batching.add_one_req,
             "a request that lost its prefix while queued is refused",
         ),
+        around(RESTORE, restored.resume_retracted_reqs, "retracted requests are not held up"),
         around(f"{SCHEDULER}.abort_request", abort.abort_request, "queued local turns can abort"),
         after(
             f"{SCHEDULER}.get_internal_state",
@@ -94,20 +95,6 @@ def decoder_hooks(inside: Inside) -> tuple[Hook, ...]:
             "queued local turns count as load",
         ),
         after(f"{LOADS}.get_loads", report.get_loads, "queued local turns count as load"),
-        *_restoring_hooks(inside),
-    )
-
-
-def _restoring_hooks(inside: Inside) -> tuple[Hook, ...]:
-    if not inside.adapter.rematches_restored:
-        return ()
-    return (
-        Hook(
-            target=f"{PREALLOC}.resume_retracted_reqs",
-            kind=Kind.AFTER,
-            body=partial(restored.resume_retracted_reqs, inside),
-            needed_for="a restored request releases no lock that it did not take",
-        ),
     )
 
 

@@ -1,24 +1,27 @@
-"""Hook on the way back from retraction, for SGLang 0.5.17 alone.
+"""Hook on the way back from retraction.
 
-Stock restores a retracted request into a row of slots that are all its own. When the request joins
-the running batch again, 0.5.17 matches it against the radix tree a second time and takes what it
-finds for locked: `assert cd.lock_ref > 0` ends the server, and the slots of the row that the match
-replaced are lost. A request bound to the root, which needs no lock, is not matched again; what of
-its row the tree has already is then found and freed where the row is put into the tree. 0.5.23 does
-the same where 0.5.17 matches.
+Stock restores a retracted request when there is room beside a reserve for each request that runs or
+waits. Local requests in turn wait until all retracted ones are back, so they may not count: with
+enough of them neither would ever go on.
 """
 
 from typing import Any
 
 from conserve_sglang.plugin.inside import Inside
+from conserve_sglang.plugin.local_request import needs_extend
+from conserve_sglang.plugin.queue_view import narrowed
 
 
 def resume_retracted_reqs(
-    inside: Inside, restored: list[Any], queue: Any, *args: Any, **kwargs: Any
-) -> list[Any]:
-    """Bind restored requests to the root of the tree."""
+    inside: Inside, original: Any, queue: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Restore as stock does, with no reserve for requests that hold no KV yet."""
+
+    def holds_kv(req: Any) -> bool:
+        return not needs_extend(req, inside.adapter)
+
+    with narrowed(queue.scheduler, holds_kv):
+        restored = original(queue, *args, **kwargs)
     for req in restored:
-        root = queue.tree_cache.root_node_handle(req.extra_key)
-        req.last_node = req.last_host_node = req.best_match_node = root
-        req.host_hit_length = 0
+        inside.adapter.bind_restored(queue.tree_cache, req)
     return restored

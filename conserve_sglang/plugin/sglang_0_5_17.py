@@ -10,7 +10,17 @@ class Sglang0517(Adapter):
     """SGLang 0.5.17."""
 
     prebuilt_method = "get_new_prebuilt_batch"
-    rematches_restored = True
+
+    def bind_restored(self, tree_cache: Any, req: Any) -> None:
+        """Bind it to the root, which needs no lock, so that it is not matched again.
+
+        Stock matches what has no node a second time and takes what it finds for locked:
+        `assert cd.lock_ref > 0` ends the server, and the slots that the match replaced are lost.
+        What of its row the tree has already is found, and freed, where the row joins the tree.
+        """
+        root = tree_cache.root_node_handle(req.extra_key)
+        req.last_node = req.last_host_node = req.best_match_node = root
+        req.host_hit_length = 0
 
     def setting_problems(self, settings: Settings) -> list[str]:
         if settings.unified_tree:
