@@ -15,12 +15,15 @@ from conserve_sglang.dispatch import Event, WorkerLost, WorkerUp
 from conserve_sglang.workers.bootstrap import prefiller_fields
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.pool import ConnectionPool
-from conserve_sglang.workers.probe import check_role, is_ready, read_facts
+from conserve_sglang.workers.probe import check_model, check_role, is_ready, read_facts
 
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 10.0  # a busy server on a busy CPU was seen to take that long
 MAX_MISSED_PROBES = 3  # timeouts in a row; a refused connection counts at once
+# A worker that was lost to us alone may still run turns; it sees in seconds that we left them.
+FLUSH_ATTEMPTS = 12
+FLUSH_PAUSE_S = 0.5
 # Policies under which decoders get no local turns, and so need no plugin.
 _WITHOUT_LOCAL_TURNS = frozenset({"stock-pd"})
 
@@ -46,6 +49,7 @@ class Worker:
         self.reason = "not met yet"
         self.served_name = ""
         self.num_missed_probes = 0
+        self.was_met_before = False
         self.wake = asyncio.Event()
 
     @property
@@ -59,6 +63,7 @@ class Fleet:
 
     def __init__(self, tier_map: TierMap, *, trusts_decoders: bool = False) -> None:
         self._needs_plugin = not (trusts_decoders or tier_map.policy.name in _WITHOUT_LOCAL_TURNS)
+        self._model = tier_map.model
         self._interval_s = tier_map.router.probe_interval_s
         self._workers = {
             plan.worker_id: Worker(plan, self._connection_refused) for plan in tier_map.workers
@@ -140,6 +145,9 @@ class Fleet:
                 self._refuse(worker, str(error))
             except WorkerError as error:
                 self._miss(worker, str(error))
+            except Exception as error:
+                logger.exception("the probe of worker %s failed", worker.worker_id)
+                self._miss(worker, f"its probe failed in the router: {error!r}")
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(worker.wake.wait(), self._interval_s)
 
@@ -155,6 +163,10 @@ class Fleet:
     async def _meet(self, worker: Worker) -> None:
         facts = await read_facts(worker.pool)
         check_role(facts, worker.plan.role, needs_plugin=self._needs_plugin)
+        check_model(facts, self._model)
+        if worker.was_met_before and worker.can_decode:
+            await self._empty(worker)
+        worker.was_met_before = True
         worker.state = WorkerState.UP
         worker.reason = ""
         worker.served_name = facts.served_name
@@ -169,6 +181,24 @@ class Fleet:
             kv_capacity_tokens=facts.kv_capacity_tokens,
         )
         self.tell(WorkerUp(spec=spec))
+
+    async def _empty(self, worker: Worker) -> None:
+        """Have a worker that may not have restarted let go of what the dispatcher forgot."""
+        status = 0
+        for _ in range(FLUSH_ATTEMPTS):
+            status, _ = await fetch(
+                worker.pool, "POST", "/flush_cache", body=b"{}", timeout_s=PROBE_TIMEOUT_S
+            )
+            if status != 400:  # SGLang's word for busy
+                break
+            await asyncio.sleep(FLUSH_PAUSE_S)
+        if status != 200:
+            logger.warning(
+                "worker %s is back but did not flush its cache (POST /flush_cache answered %d);"
+                " sessions of before its loss may keep room there",
+                worker.worker_id,
+                status,
+            )
 
     def _miss(self, worker: Worker, reason: str) -> None:
         if worker.state is not WorkerState.UP:

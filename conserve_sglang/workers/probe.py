@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from conserve_sglang.core.errors import NotCapable, Unreachable
+from conserve_sglang.core.tier import Model
 from conserve_sglang.core.worker import Role
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.pool import ConnectionPool
@@ -84,6 +85,16 @@ def check_role(facts: WorkerFacts, role: Role, *, needs_plugin: bool) -> None:
             "it is a decoder without the conserve-sglang plugin and cannot serve tail turns."
             " Install conserve-sglang beside SGLang there, start it with CONSERVE_ENABLED=1 and"
             " CONSERVE_LOCAL_PREFILL=1, and see `conserve-sglang doctor`."
+        )
+
+
+def check_model(facts: WorkerFacts, model: Model) -> None:
+    """Raise `NotCapable` if a worker says that it serves another model than the tier map's."""
+    if facts.served_name and facts.served_name not in (model.served_name, model.path):
+        raise NotCapable(
+            f"it serves the model {facts.served_name!r}, but the tier map says"
+            f" {model.served_name!r}. Start it with --served-model-name {model.served_name}, or"
+            " set model.served_name in the tier map."
         )
 
 

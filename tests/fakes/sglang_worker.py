@@ -50,6 +50,7 @@ class Faults:
     num_cuts_after_head: int = 0
     cut_after_events: int | None = None
     closes_after_answer: bool = False
+    num_busy_flushes: int = 0
     delay_s: float = 0.0
     event_delay_s: float = 0.0
     last_chunk_delay_s: float = 0.0  # between the last event and the end of the chunks
@@ -66,11 +67,13 @@ class FakeWorker:
         self.port = 0
         self.bootstrap_port = 0
         self.capacity_tokens = 100_000
+        self.served_name = "tiny"
         self.answer = "the answer"
         self.faults = Faults()
         self.seen: list[Seen] = []
         self.probes: list[str] = []
         self.closed_sessions: list[str] = []
+        self.num_flushes = 0
         self.resident: dict[str, str] = {}
         self.num_connections = 0
         self._server: asyncio.Server | None = None
@@ -139,6 +142,13 @@ class FakeWorker:
             self.resident.pop(seen.body["session_id"], None)
             await self._reply(writer, 200, b"")
             return True
+        if path == "/flush_cache":
+            self.num_flushes += 1
+            is_busy = self.faults.num_busy_flushes >= self.num_flushes
+            if not is_busy:
+                self.resident.clear()
+            await self._reply(writer, 400 if is_busy else 200, b"")
+            return True
         return await self._turn_unless_gone(reader, writer, seen)
 
     async def _turn_unless_gone(
@@ -168,7 +178,7 @@ class FakeWorker:
         info = {
             "disaggregation_mode": self.mode,
             "max_total_num_tokens": self.capacity_tokens,
-            "served_model_name": "tiny",
+            "served_model_name": self.served_name,
             "internal_states": [state],
             "version": "0.5.23",
         }

@@ -1,5 +1,8 @@
 """Workers met, refused, lost; what /health, /metrics and the control port say of them."""
 
+import pytest
+
+from conserve_sglang.router import fleet
 from conserve_sglang.router.fleet import WorkerState
 from tests.fakes.router_cluster import Cluster, a_cluster
 
@@ -92,6 +95,63 @@ async def test_control_port_has_health_metrics_and_conversations(cluster: Cluste
     described = await cluster.request("GET", "/v1/conversations/a%2Fb", port)
     assert described.json()["turns"] == 1
     assert (await cluster.request("GET", "/v1/conversations/zz", port)).status == 404
+
+
+async def test_worker_of_another_model_is_refused_with_what_to_do() -> None:
+    async with a_cluster(is_met=False) as cluster:
+        await cluster.until_met()
+        await restarted(cluster, "d1", served_name="other")
+        await cluster.until(lambda: cluster.state_of("d1") is WorkerState.REFUSED)
+        health = await cluster.request("GET", "/health")
+        reason = health.json()["workers"]["d1"]["reason"]
+        assert "'other'" in reason
+        assert "--served-model-name tiny" in reason
+
+
+async def restarted(cluster: Cluster, name: str, served_name: str) -> None:
+    port = cluster[name].port
+    await cluster[name].stop()
+    await cluster.until(lambda: cluster.state_of(name) is WorkerState.LOST)
+    cluster[name].served_name = served_name
+    await cluster[name].start(port)
+
+
+async def test_decoder_lost_without_restarting_is_emptied_before_it_gets_turns(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "FLUSH_PAUSE_S", 0.01)
+    await cluster.chat("hello")
+    assert cluster["d0"].resident
+    cluster["d0"].faults.num_busy_flushes = 2
+    for name in ("d0", "p0"):
+        port = cluster.service.control_port
+        await cluster.request("POST", f"/admin/workers/{name}/lost", port)
+    await cluster.until_met("d0", "p0")
+    assert not cluster["d0"].resident
+    assert [cluster[name].num_flushes for name in ("d0", "d1", "p0")] == [3, 0, 0]
+
+
+async def test_decoder_that_stays_busy_is_taken_back_all_the_same(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fleet, "FLUSH_PAUSE_S", 0.001)
+    cluster["d0"].faults.num_busy_flushes = 10_000
+    await cluster.request("POST", "/admin/workers/d0/lost", cluster.service.control_port)
+    await cluster.until_met("d0")
+    assert "did not flush its cache" in caplog.text
+
+
+async def test_fault_in_a_probe_does_not_end_the_probing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*args: object) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fleet, "is_ready", broken)
+    await cluster.until(lambda: cluster.state_of("d0") is WorkerState.LOST)
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.undo()
+    await cluster.until_met()
 
 
 async def test_lost_worker_forgets_its_conversations(cluster: Cluster) -> None:

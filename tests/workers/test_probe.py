@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from conserve_sglang.core.errors import NotCapable
+from conserve_sglang.core.tier import Model
 from conserve_sglang.core.worker import Role
 from conserve_sglang.workers.pool import ConnectionPool
-from conserve_sglang.workers.probe import WorkerFacts, check_role, is_ready, read_facts
+from conserve_sglang.workers.probe import WorkerFacts, check_model, check_role, is_ready, read_facts
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 
 DECODER = WorkerFacts(
@@ -59,3 +60,11 @@ def test_unfit_worker_is_refused_with_what_to_do(
 )
 def test_fit_worker_is_taken(facts: WorkerFacts, role: Role, needs_plugin: bool) -> None:
     check_role(facts, role, needs_plugin=needs_plugin)
+
+
+def test_model_is_compared_by_name_or_path_where_the_worker_says_one() -> None:
+    model = Model(path="models/tiny", served_name="tiny")
+    for name in ("tiny", "models/tiny", ""):
+        check_model(replace(DECODER, served_name=name), model)
+    with pytest.raises(NotCapable, match="'other'"):
+        check_model(replace(DECODER, served_name="other"), model)
