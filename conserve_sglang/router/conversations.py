@@ -12,7 +12,7 @@ from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.history import FiledAt, HistoryIndex
 
-MAX_LABEL_BYTES = 256
+MAX_NAME_BYTES = 256
 _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")
 
 
@@ -34,7 +34,7 @@ class Conversation:
         self.key = key
         self.name = name
         label = key.encode()
-        if name is not None and len(name) <= MAX_LABEL_BYTES and _PRINTABLE.match(name):
+        if name is not None and _PRINTABLE.match(name):
             label = name
         self.header_line = b"x-conversation-id: " + label + b"\r\n"
         self.session_field = b'"session_id":"' + key.encode() + b'",'

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from conserve_sglang.router.conversations import Conversation, ConversationTable
+from conserve_sglang.router.conversations import MAX_NAME_BYTES, Conversation, ConversationTable
 from conserve_sglang.router.headers import NAMING_HEADERS
 from conserve_sglang.router.history import FiledAt
 from conserve_sglang.router.messages import (
@@ -14,7 +14,8 @@ from conserve_sglang.router.messages import (
     completion_answer,
     generated_answer,
 )
-from conserve_sglang.router.payload import Endpoint, Payload, text_field
+from conserve_sglang.router.payload import BadBody, Endpoint, Payload, text_field
+from conserve_sglang.router.problem import Problem
 
 _ids = msgspec.json.Decoder(list[int])
 _text = msgspec.json.Decoder(str)
@@ -23,7 +24,19 @@ _TOKENS = b"tokens"
 
 
 def name_in(headers: Mapping[bytes, bytes], payload: Payload, *, by_user: bool) -> bytes | None:
-    """What the client calls the conversation; None if it does not say."""
+    """What the client calls the conversation; None if it does not say. Raises `BadBody`."""
+    name = _name_in(headers, payload, by_user=by_user)
+    if name is not None and len(name) > MAX_NAME_BYTES:
+        raise _name_too_long(len(name))
+    return name
+
+
+def _name_too_long(num_bytes: int) -> BadBody:
+    message = f"The conversation's name has {num_bytes} bytes. Use at most {MAX_NAME_BYTES}."
+    return BadBody(Problem(status=400, code="name_too_long", message=message))
+
+
+def _name_in(headers: Mapping[bytes, bytes], payload: Payload, *, by_user: bool) -> bytes | None:
     for header in NAMING_HEADERS:
         name = headers.get(header)
         if name:

@@ -41,6 +41,24 @@ async def test_body_field_names_a_conversation_and_stays_here(cluster: Cluster) 
     assert "conversation_id" not in cluster["d0"].turns[0].body
 
 
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [("x-conversation-id", None), ("session-id", None), (None, "conversation_id"), (None, "user")],
+)
+async def test_name_over_256_bytes_is_a_400_that_says_so(
+    header: str | None, field: str | None
+) -> None:
+    async with a_cluster(identify_by_user_field=True) as cluster:
+        for num_bytes, status in ((250, 200), (257, 400)):
+            body = {"messages": OPENING, **({field: "n" * num_bytes} if field else {})}
+            headers = {header: "n" * num_bytes} if header else {}
+            answer = await cluster.post("/v1/chat/completions", body, headers)
+            assert answer.status == status
+        assert answer.json()["error"]["code"] == "name_too_long"
+        assert "256" in answer.json()["error"]["message"]
+        assert len(cluster.service.executor.conversations) == 1
+
+
 async def test_user_field_names_a_conversation_only_if_configured() -> None:
     for by_user, num_phase_ones in ((True, 1), (False, 2)):
         async with a_cluster(identify_by_user_field=by_user) as cluster:
