@@ -50,6 +50,7 @@ class RequestReader:
         "_head_bytes",
         "_headers",
         "_is_in_head",
+        "_length",
         "_max_body_bytes",
         "_parser",
         "_target",
@@ -72,6 +73,7 @@ class RequestReader:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._head_bytes = 0
+        self._length: bytes | None = None
         self._has_begun = False
         self._is_in_head = True
 
@@ -95,12 +97,33 @@ class RequestReader:
         num_ready = len(self.ready)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_on_without_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
             self.refusal = self.refusal or _MALFORMED
         if self._is_in_head and len(self.ready) == num_ready:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.refusal = self.refusal or _HEAD_TOO_LARGE
+
+    def _read_on_without_upgrade(self, data: bytes) -> None:
+        """Some clients offer HTTP/2 with their first request. The offer may be ignored, but the
+        parser takes what follows such a head for another protocol: it is shown the head without.
+        """
+        names = {name for name, _ in self._headers}
+        method = self._parser.get_method()
+        if self.refusal is not None or b"upgrade" not in names or method == b"CONNECT":
+            self.refusal = self.refusal or _MALFORMED
+            return
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self._target, version)]
+        lines += [b"%b: %b\r\n" % line for line in self._headers if line[0] != b"upgrade"]
+        if self._length is not None:
+            lines.append(b"content-length: %b\r\n" % self._length)
+        self._parser = httptools.HttpRequestParser(self)
+        self._start()
+        self.feed(b"".join([*lines, b"\r\n", data]))
 
     # httptools callbacks
 
@@ -113,6 +136,7 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name == b"content-length":
+            self._length = value
             if value.isdigit():
                 self._check_body_bytes(int(value))
             return  # the only header that tells two requests of one client apart
@@ -130,7 +154,7 @@ class RequestReader:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
-        if self.refusal is not None:
+        if self.refusal is not None or self._parser.should_upgrade():
             return
         self.owes_continue = False
         is_http11 = self._parser.get_http_version() == "1.1"

@@ -85,6 +85,31 @@ async def test_expect_100_continue(cluster: Cluster) -> None:
     assert (await client.answer()).status == 200
 
 
+async def test_offer_of_http_2_is_ignored_and_the_body_read(cluster: Cluster) -> None:
+    client = await cluster.connect()
+    offer = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    data = raw_turn(offer, json.dumps(TURN).encode())
+    client.send(data + b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert (await client.answer()).status == 200
+    assert (await client.answer()).json()["data"][0]["id"] == "tiny"
+    for start in range(0, len(data), 7):
+        client.send(data[start : start + 7])
+        await asyncio.sleep(0.0005)
+    assert (await client.answer()).status == 200
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(b'{"messages":[]}'), b'{"messages":[]}')
+    head = f"POST /generate HTTP/1.1\r\nhost: x\r\n{offer}transfer-encoding: chunked\r\n\r\n"
+    client.send(head.replace("/generate", "/v1/chat/completions").encode() + chunked)
+    assert (await client.answer()).status == 200
+    for seen in cluster["d0"].turns:
+        assert not {"upgrade", "http2-settings"} & set(seen.headers)
+
+
+async def test_tunnel_is_a_400(cluster: Cluster) -> None:
+    client = await cluster.connect()
+    client.send(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\nupgrade: y\r\n\r\n")
+    assert (await client.answer()).status == 400
+
+
 async def test_http_1_0_client_gets_an_unchunked_stream_and_a_close(cluster: Cluster) -> None:
     client = await cluster.connect()
     client.send(raw_turn(body=b'{"messages":[],"stream":true}', version="1.0"))
