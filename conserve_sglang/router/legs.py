@@ -11,7 +11,7 @@ from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.router.problem import Problem, from_worker
-from conserve_sglang.router.verdict import error_in, failure_cause
+from conserve_sglang.router.verdict import BUSY, error_in, failure_cause
 from conserve_sglang.workers.pool import Exchange
 from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, usage_in
 from conserve_sglang.workers.upstream import Headers
@@ -251,7 +251,7 @@ class PrefillLeg:
     def _fail(self, status: int, body: bytes) -> None:
         self._begin()
         self.abort()
-        if status >= 500:
+        if status >= 500 and status not in BUSY:
             why = f"{status}: {body[:300].decode('utf-8', 'replace')}"
             self._owner.failed(FailureCause.PREFILLER_FAILED, why)
         else:

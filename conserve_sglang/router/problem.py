@@ -6,6 +6,7 @@ import msgspec
 
 from conserve_sglang.policy.api import RejectReason
 
+WORKER_BUSY_RETRY_S = 5
 REASONS = {
     100: "Continue",
     200: "OK",
@@ -147,9 +148,13 @@ def from_worker(status: int, body: bytes) -> Problem:
     if "context length" in message or "longer than the model" in message:
         code = "context_length_exceeded"
         message += " Shorten the prompt or ask for fewer tokens."
+    is_busy = status in (429, 503)
+    if is_busy:
+        code = "worker_busy"
     return Problem(
         status=status,
         code=code,
         message=message or f"The worker answered {status} without saying why.",
         param=param,
+        retry_after_s=WORKER_BUSY_RETRY_S if is_busy else None,
     )

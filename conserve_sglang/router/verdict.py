@@ -9,6 +9,8 @@ import msgspec
 from conserve_sglang.core.local_turn import REFUSAL_STATUS, Refusal, RefusalReason
 from conserve_sglang.dispatch import FailureCause
 
+# A worker whose own queue is full: nothing is lost, and its client may come again.
+BUSY = frozenset({429, 503})
 _ERROR_EVENT = b'data: {"error"'
 _REFUSED = {
     RefusalReason.PREFIX_MISSING: FailureCause.PREFIX_MISSING,
@@ -70,4 +72,4 @@ def failure_cause(status: int, body: bytes) -> FailureCause | None:
         refusal = Refusal.from_message(body.decode("utf-8", "replace"))
         if refusal is not None:
             return _REFUSED[refusal.reason]
-    return FailureCause.DECODER_FAILED if status >= 500 else None
+    return FailureCause.DECODER_FAILED if status >= 500 and status not in BUSY else None

@@ -39,7 +39,9 @@ def test_error_of_a_first_event(event: bytes, verdict: tuple[int, str] | None) -
         (409, b"another conflict", None),
         (400, REFUSED.encode(), None),
         (500, b"", FailureCause.DECODER_FAILED),
-        (503, b"", FailureCause.DECODER_FAILED),
+        (502, b"", FailureCause.DECODER_FAILED),
+        (503, b"", None),
+        (429, b"", None),
         (422, b"", None),
     ],
 )  # fmt: skip
