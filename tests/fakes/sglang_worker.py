@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conserve_sglang.core.local_turn import LocalLimits
+from tests.fakes.prompt import prompt_of
 
 TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
 
@@ -282,7 +283,8 @@ class FakeWorker:
             answer = {"object": "text_completion", "choices": [choice], "usage": usage}
         else:
             message = {"role": "assistant", "content": self.answer, "tool_calls": None}
-            answer = {"choices": [{"index": 0, "message": message}], "usage": usage}
+            choices = [{"index": n, "message": message} for n in range(seen.body.get("n") or 1)]
+            answer = {"choices": choices, "usage": usage}
         await self._reply(writer, 200, json.dumps(answer, separators=(",", ":")).encode())
         return not self.faults.closes_after_answer
 
@@ -310,7 +312,8 @@ class FakeWorker:
                 events.append({"choices": [{"index": 0, "text": piece}], "usage": None})
             else:
                 delta = {"role": "assistant", "content": piece}
-                events.append({"choices": [{"index": 0, "delta": delta}], "usage": None})
+                for index in range(seen.body.get("n") or 1):
+                    events.append({"choices": [{"index": index, "delta": delta}], "usage": None})
         if (seen.body.get("stream_options") or {}).get("include_usage"):
             events.append({"id": "x", "choices": [], "usage": usage})
         return [f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events]
@@ -333,19 +336,3 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-
-
-def prompt_of(body: dict[str, Any]) -> str:
-    """The prompt as text of one character a token."""
-    if "messages" in body:
-        parts = []
-        for message in body["messages"]:
-            content = message.get("content") or ""
-            if isinstance(content, list):
-                content = "".join(part.get("text", "") for part in content)
-            parts.append(content)
-        return "".join(parts)
-    if body.get("input_ids"):
-        return "".join(map(chr, body["input_ids"]))
-    text: str = body.get("prompt") or body.get("text") or ""
-    return text

@@ -151,6 +151,22 @@ async def test_usage_declined_is_hidden_and_other_stream_options_stay(cluster: C
     assert all(event["choices"] for event in answer.events[:-1])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_choice_of_several_reaches_the_client(cluster: Cluster, stream: bool) -> None:
+    first = await cluster.chat("hello", name=None, stream=stream, n=3)
+    asked = [*cluster["p0"].turns, *cluster["d0"].turns]
+    assert [seen.body["n"] for seen in asked] == [3, 3]
+    said = dict.fromkeys(range(3), "")
+    for part in first.events[:-1] if stream else [first.json()]:
+        for choice in part["choices"]:
+            said[choice["index"]] += choice["delta" if stream else "message"]["content"]
+    assert said == dict.fromkeys(range(3), "the answer")
+    # Its client goes on with one of them; the first is where the history is filed.
+    second = await cluster.chat("hello", "the answer", "more", name=None, stream=stream, n=3)
+    assert second.headers["x-conversation-id"] == first.headers["x-conversation-id"]
+    assert len(cluster["p0"].turns) == 1
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate"])
 async def test_other_endpoints_stream_too(cluster: Cluster, path: str) -> None:
     field = "prompt" if path == "/v1/completions" else "text"

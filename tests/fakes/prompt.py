@@ -1,0 +1,19 @@
+"""The prompt of a request, as the fake worker counts it."""
+
+from typing import Any
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    """The prompt as text of one character a token."""
+    if "messages" in body:
+        parts = []
+        for message in body["messages"]:
+            content = message.get("content") or ""
+            if isinstance(content, list):
+                content = "".join(part.get("text", "") for part in content)
+            parts.append(content)
+        return "".join(parts)
+    if body.get("input_ids"):
+        return "".join(map(chr, body["input_ids"]))
+    text: str = body.get("prompt") or body.get("text") or ""
+    return text
