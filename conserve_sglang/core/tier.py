@@ -95,7 +95,7 @@ class RouterSettings:
     max_queued_turns: int = 1024
     queue_timeout_s: float = 60.0
     conversation_ttl_s: float = 3600.0
-    reclaim_idle_s: float = 300.0
+    reclaim_idle_s: float = 15.0
     reserve_output_tokens: int = 512
     max_attempts: int = 3
     probe_interval_s: float = 1.0

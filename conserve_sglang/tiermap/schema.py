@@ -112,7 +112,7 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     max_queued_turns: Annotated[int, Meta(ge=0)] = 1024
     queue_timeout_s: Positive = 60.0
     conversation_ttl_s: Positive = 3600.0
-    reclaim_idle_s: Positive = 300.0
+    reclaim_idle_s: Positive = 15.0
     reserve_output_tokens: Count = 512
     max_attempts: Count = 3
     probe_interval_s: Positive = 1.0
