@@ -23,7 +23,6 @@ class Conversation:
         "counted",
         "filed_at",
         "header_line",
-        "is_by_history",
         "key",
         "name",
         "num_open_turns",
@@ -38,7 +37,6 @@ class Conversation:
             label = name
         self.header_line = b"x-conversation-id: " + label + b"\r\n"
         self.session_field = b'"session_id":"' + key.encode() + b'",'
-        self.is_by_history = False
         self.filed_at: FiledAt | None = None
         self.counted: Counted | None = None  # the last answered prompt, where it was text
         self.num_open_turns = 0

@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
+from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import (
     AbortTurn,
     Command,
@@ -51,7 +51,7 @@ class Executor:
     ) -> None:
         self.dispatcher = dispatcher
         self.metrics = metrics
-        self.conversations = ConversationTable(lambda key: dispatcher.conversation(key) is not None)
+        self.conversations = ConversationTable(dispatcher.holds)
         self.estimate = LengthEstimate()
         self._fleet = fleet
         self._clock = clock
@@ -121,7 +121,10 @@ class Executor:
         try:
             while inbox:
                 for command in self.dispatcher.handle(inbox.popleft(), self._clock()):
-                    self._carry_out(command)
+                    try:
+                        self._carry_out(command)
+                    except Exception:
+                        self._give_up(command)
         finally:
             self._is_telling = False
         if self._timer is None:
@@ -141,6 +144,19 @@ class Executor:
             self._abort(command)
         else:
             self._release(command)
+
+    def _give_up(self, command: Command) -> None:
+        """One command failed through a fault of ours: the other turns' go on."""
+        logger.exception("the router could not carry out %s", command)
+        if isinstance(command, ReleaseConversation):
+            return
+        turn = self._turns.get(command.turn_id)
+        if turn is None:
+            return
+        try:
+            turn.give_up()
+        except Exception:
+            logger.exception("turn %d could not be given up in order", turn.turn_id)
 
     def _send(self, command: SendTurn) -> None:
         turn = self._turns.get(command.turn_id)
@@ -307,8 +323,3 @@ class Executor:
     def _tick(self) -> None:
         self._timer = None
         self.tell(Tick())
-
-    def worker_of(self, conversation_id: ConversationId) -> WorkerId | None:
-        """Where a conversation's KV is."""
-        view = self.dispatcher.conversation(conversation_id)
-        return None if view is None else view.decoder

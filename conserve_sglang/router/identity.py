@@ -80,7 +80,6 @@ class History:
         conversation = table.by_key(found[0]) if found else None
         if conversation is None:
             conversation = table.new()
-            conversation.is_by_history = True
         elif found is not None:
             conversation.filed_at = None
             self.taken_from = found[1]

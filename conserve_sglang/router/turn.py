@@ -11,7 +11,7 @@ from conserve_sglang.router.headers import content_length, placement_lines
 from conserve_sglang.router.identity import History
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.payload import Payload
-from conserve_sglang.router.problem import BROKEN_OFF, Problem, rejection
+from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
 from conserve_sglang.telemetry.prometheus import Outcome
 from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.upstream import Headers
@@ -92,6 +92,17 @@ class Turn:
         else:
             self.stop_legs()
             self._desk.turn_failed(self, cause, "aborted")
+
+    def give_up(self) -> None:
+        """End it here and now, for a fault of the router's own."""
+        if self.is_over:
+            return
+        if self.has_begun:
+            self._break_off(OWN_FAULT, "given up")
+            return
+        self.stop_legs()
+        self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, "given up")
+        self._end_with(OWN_FAULT)
 
     def stop_legs(self) -> None:
         """Abort what still runs at the workers."""

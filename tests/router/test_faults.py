@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from conserve_sglang.core.ids import TurnId
+from conserve_sglang.dispatch import AbortTurn
 from conserve_sglang.router.fleet import WorkerState
 from conserve_sglang.telemetry.prometheus import Outcome
 from tests.fakes.router_cluster import Cluster, a_cluster
@@ -202,3 +204,30 @@ async def test_client_leaving_after_the_last_event_has_its_answer(
     await cluster.chat("hello", name="other")
     await cluster.chat("hello", name="yet another")
     assert cluster["d0"].num_connections == before
+
+
+async def test_fault_in_one_command_does_not_drop_those_after_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = cluster.service.executor
+    aborted: list[TurnId] = []
+
+    def abort(command: AbortTurn) -> None:
+        aborted.append(command.turn_id)
+        if len(aborted) == 1:
+            raise ZeroDivisionError
+        carry_out(command)
+
+    carry_out = executor._abort
+    cluster["p0"].faults.delay_s = 5.0
+    turns = [asyncio.ensure_future(cluster.chat("hello", name=f"{n}")) for n in range(3)]
+    await cluster.until(lambda: executor.num_open_turns == 3)
+    await cluster.until(lambda: len(cluster["p0"].turns) == 3)
+    cluster["p0"].faults.delay_s = 0.0
+    monkeypatch.setattr(executor, "_abort", abort)
+    await cluster.request("POST", "/admin/workers/p0/lost", cluster.service.control_port)
+    answers = await asyncio.gather(*turns)
+    assert len(aborted) == 3
+    assert sorted(answer.status for answer in answers) == [200, 200, 500]
+    assert "ZeroDivisionError" in caplog.text
+    assert executor.num_open_turns == 0
