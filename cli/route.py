@@ -1,10 +1,10 @@
 """conserve-sglang route: run only the router of a tier map."""
 
 from .fail import clean_failure
-from .options import TierMapOption
+from .options import LogLevelOption, TierMapOption
 
 
-def route(tier_map: TierMapOption) -> None:
+def route(tier_map: TierMapOption, log_level: LogLevelOption = "info") -> None:
     """Run the router in front of workers that are started elsewhere, until Ctrl-C."""
     import os
     import sys
@@ -12,7 +12,10 @@ def route(tier_map: TierMapOption) -> None:
     from conserve_sglang.launcher.plan import router_spec
     from conserve_sglang.tiermap import load_tier_map
 
+    from .log_level import configure_logs
+
     with clean_failure():
+        configure_logs(log_level)  # here only to refuse a level there is not
         spec = router_spec(load_tier_map(tier_map), python=sys.executable)
     sys.stdout.flush()
-    os.execv(spec.argv[0], spec.argv)
+    os.execv(spec.argv[0], [*spec.argv, "--log-level", log_level])

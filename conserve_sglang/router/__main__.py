@@ -15,6 +15,7 @@ import uvloop
 from conserve_sglang.core.errors import ConserveError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.service import RouterService
+from conserve_sglang.telemetry.logs import LEVELS, configure
 from conserve_sglang.tiermap import load_tier_map
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,9 @@ GC_THRESHOLDS = (50_000, 20, 100)
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m conserve_sglang.router", description=__doc__)
     parser.add_argument("--tier-map", required=True, metavar="FILE", help="the deployment file")
-    parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument(
+        "--log-level", type=str.lower, choices=LEVELS, default="info", help="default: info"
+    )
     parser.add_argument(
         "--trust-decoders",
         action="store_true",
@@ -60,11 +63,7 @@ async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 after an orderly stop, 2 for a bad tier map or a port in use."""
     arguments = _arguments(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    configure(arguments.log_level)
     try:
         tier_map = load_tier_map(Path(arguments.tier_map))
         _raise_descriptor_limit()

@@ -64,3 +64,18 @@ def test_route_refuses_a_wrong_map(run_cli: RunCli, tmp_path: Path) -> None:
     ran = run_cli("route", "--tier-map", path)
     assert ran.code == 2
     assert "schema_version: 9 is not one this version reads" in ran.err
+
+
+def test_route_hands_its_log_level_to_the_router(
+    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda path, argv: started.append(argv))
+    run_cli("route", "--tier-map", MAPS / "cpu_local.yaml", "--log-level", "debug")
+    assert started[0][-2:] == ["--log-level", "debug"]
+
+
+def test_route_refuses_a_log_level_there_is_not(run_cli: RunCli) -> None:
+    ran = run_cli("route", "--tier-map", MAPS / "cpu_local.yaml", "--log-level", "loud")
+    assert ran.code == 2
+    assert "--log-level: log level 'loud' is none of debug, info" in ran.err

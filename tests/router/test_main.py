@@ -94,3 +94,28 @@ def test_bad_tier_map_is_said_and_nothing_started(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
+
+
+def test_unknown_log_level_is_said_without_a_traceback(tmp_path: Path) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "conserve_sglang.router",
+        "--tier-map",
+        "x",
+        "--log-level",
+        "loud",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "invalid choice: 'loud'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_log_is_written_as_every_process_of_ours_writes_it(tmp_path: Path) -> None:
+    port = free_port()
+    process = start(tmp_path, port, free_port())
+    until_listening(process, port)
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert "INFO    conserve_sglang.router" in said
