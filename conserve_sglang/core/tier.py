@@ -86,10 +86,15 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
-    """How the router listens, identifies conversations and bounds its work."""
+    """How the router listens, identifies conversations and bounds its work.
+
+    The control port changes what the router thinks of its workers and asks for no password, so it
+    has a host of its own.
+    """
 
     host: str = "127.0.0.1"
     port: int = 30000
+    control_host: str = "127.0.0.1"
     control_port: int = 30001
     max_body_bytes: int = 16 * 1024 * 1024
     max_queued_turns: int = 1024

@@ -72,7 +72,7 @@ class RouterService:
         settings = self._settings
         main = _bound(settings.host, settings.port, "router.port")
         try:
-            control = _bound(settings.host, settings.control_port, "router.control_port")
+            control = _bound(settings.control_host, settings.control_port, "router.control_port")
         except ConfigError:
             main.close()
             raise
@@ -87,7 +87,11 @@ class RouterService:
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
-            "listening on %s:%d, control port %d", settings.host, self.port, self.control_port
+            "listening on %s:%d, control port on %s:%d",
+            settings.host,
+            self.port,
+            settings.control_host,
+            self.control_port,
         )
 
     async def stop(self) -> None:

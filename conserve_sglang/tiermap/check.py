@@ -82,7 +82,7 @@ def _ports(tier_map: TierMap) -> Iterator[str]:
 def _listeners(tier_map: TierMap) -> Iterator[tuple[str, int, str]]:
     router = tier_map.router
     yield router.host, router.port, "router.port"
-    yield router.host, router.control_port, "router.control_port"
+    yield router.control_host, router.control_port, "router.control_port"
     for worker in tier_map.workers:
         yield worker.host, worker.port, f"worker {worker.worker_id}"
         if worker.bootstrap_port is not None:

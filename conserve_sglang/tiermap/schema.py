@@ -107,6 +107,13 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 30000
+    control_host: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Where the control port listens; whoever reaches it may take workers out.",
+        ),
+    ] = "127.0.0.1"
     control_port: Port = 30001
     max_body_bytes: Count = 16 * 1024 * 1024
     max_queued_turns: Annotated[int, Meta(ge=0)] = 1024

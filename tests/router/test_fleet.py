@@ -87,6 +87,15 @@ async def test_control_port_shows_and_changes_workers(cluster: Cluster) -> None:
     assert (unknown.status, unknown.json()["error"]["code"]) == (404, "worker_not_found")
 
 
+async def test_control_port_is_on_the_loopback_wherever_the_router_listens() -> None:
+    async with a_cluster(host="0.0.0.0") as cluster:
+        control = cluster.service._control_server
+        assert control is not None
+        await cluster.until(lambda: control.started)
+        (listening,) = (each for server in control.servers for each in server.sockets)
+        assert listening.getsockname()[0] == "127.0.0.1"
+
+
 async def test_control_port_has_health_metrics_and_conversations(cluster: Cluster) -> None:
     port = cluster.service.control_port
     await cluster.chat("hello", name="a/b")
