@@ -68,12 +68,11 @@ def make_plan(
             " Say which of them this is with --host"
         )
     settings = tier_map.router
-    reach = _WILDCARD.get(settings.host, settings.host)
     return LaunchPlan(
         workers=tuple(worker_spec(tier_map, worker, python=python) for worker in here),
         router=router_spec(tier_map, python=python) if with_router else None,
-        control=(reach, settings.control_port),
-        url=f"http://{reach}:{settings.port}",
+        control=(_reach(settings.control_host), settings.control_port),
+        url=f"http://{_reach(settings.host)}:{settings.port}",
         notices=notices(tier_map),
     )
 
@@ -88,7 +87,7 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
         kind=ProcessKind.WORKER,
         argv=argv,
         env=worker_env(tier_map, worker),
-        health_host=_WILDCARD.get(bound, bound),
+        health_host=_reach(bound),
         health_port=worker.port,
         listens=tuple((bound, port) for port in ports),
     )
@@ -102,9 +101,9 @@ def router_spec(tier_map: TierMap, *, python: str) -> ProcessSpec:
         kind=ProcessKind.ROUTER,
         argv=(python, "-m", "conserve_sglang.router", "--tier-map", tier_map.source),
         env={},
-        health_host=_WILDCARD.get(settings.host, settings.host),
+        health_host=_reach(settings.control_host),
         health_port=settings.control_port,
-        listens=((settings.host, settings.port), (settings.host, settings.control_port)),
+        listens=((settings.host, settings.port), (settings.control_host, settings.control_port)),
     )
 
 
@@ -167,6 +166,11 @@ def _tier_notices(tier: Tier) -> list[str]:
         f"tier {tier.name}: {what} named in the tier map is not applied by this version"
         for what in asked
     ]
+
+
+def _reach(host: str) -> str:
+    """Where to reach from this machine what listens there."""
+    return _WILDCARD.get(host, host)
 
 
 def _quote(value: str) -> str:

@@ -14,6 +14,7 @@ from conserve_sglang.launcher.plan import (
     backoff_s,
     command_line,
     make_plan,
+    router_spec,
     without_secrets,
     worker_spec,
 )
@@ -51,7 +52,15 @@ def test_a_router_on_all_interfaces_is_reached_by_the_loopback() -> None:
     assert plan.url == "http://127.0.0.1:30000"
     assert plan.control == ("127.0.0.1", 30001)
     assert plan.router is not None
-    assert plan.router.listens == (("0.0.0.0", 30000), ("0.0.0.0", 30001))
+    assert plan.router.listens == (("0.0.0.0", 30000), ("127.0.0.1", 30001))
+
+
+def test_a_router_on_one_address_is_controlled_where_it_listens_for_that() -> None:
+    tier_map = a40_l4()
+    settings = replace(tier_map.router, host="10.0.0.5", control_host="10.0.0.6")
+    router = router_spec(replace(tier_map, router=settings), python="python")
+    assert (router.health_host, router.health_port) == ("10.0.0.6", 30001)
+    assert router.listens == (("10.0.0.5", 30000), ("10.0.0.6", 30001))
 
 
 def test_a_prefiller_listens_on_its_bootstrap_port_too() -> None:
