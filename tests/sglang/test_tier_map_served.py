@@ -63,6 +63,10 @@ class Launch:
             time.sleep(0.2)
         return time.monotonic() - began
 
+    def serves(self) -> bool:
+        """Whether the launcher says so, and nothing else of the deployment as a whole."""
+        return [r["step"] for r in self.reports() if "process" not in r] == ["serving"]
+
     def all_up(self) -> bool:
         """Whether the router takes all workers for usable."""
         try:
@@ -139,7 +143,7 @@ def test_the_shipped_cpu_map_is_served_kept_up_and_taken_down(
     start_s = launch.wait_until("up", launch.all_up)
     record_property("start_s", round(start_s, 1))
     sys.stdout.write(f"cpu_local.yaml: up after {start_s:.0f} s\n")
-    assert [r["step"] for r in launch.reports() if "process" not in r] == ["serving"]
+    launch.wait_until("said to serve", launch.serves)
 
     talk = TokenTalk(launch.router.url, {"x-conversation-id": "shipped"})
     first, second = talk.turn(ids(300, 1)), talk.turn(ids(20, 2))
