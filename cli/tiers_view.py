@@ -35,9 +35,8 @@ def print_table(tier_map: TierMap) -> None:
         table.add_row(*_cells(worker, tier_map.tier_of(worker)))
     console.print(table)
     router = tier_map.router
-    console.print(
-        f"router on {router.host}:{router.port}, control port {router.control_host}:{router.control_port}"
-    )
+    control = f"{router.control_host}:{router.control_port}"
+    console.print(f"router on {router.host}:{router.port}, control port on {control}")
     for notice in notices(tier_map):
         console.print(f"note: {notice}")
 
