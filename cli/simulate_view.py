@@ -51,9 +51,10 @@ def print_summary(result: Result) -> None:
         )
     console.print(table)
     costs = ", ".join(f"{tier} {perf.name}" for tier, perf in result.unit_costs.items())
-    console.print(f"unit costs: {costs}")
+    console.print(f"unit costs: {costs}; no other GPU or model is known yet, whatever the map says")
     console.print(
-        f"x: divided by the conversation's latency when it runs alone, {result.perf.name}"
+        f"x: divided by the conversation's latency when it runs alone, {result.perf.name};"
+        " SLO: 5 times the mean of these (the paper's), not the map's slo"
     )
     outcomes = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
     console.print(f"{summary.num_conversations} conversations: {outcomes}")

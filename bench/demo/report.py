@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -12,14 +13,16 @@ Run = tuple[list[PlayedConversation], int]
 
 def print_tables(conserve: Run, stock_pd: Run, stock: Run) -> None:
     """Print both tables; times are measured here, on this machine's CPU, with a tiny model."""
-    console = Console(width=132)
+    console = Console()
     console.print(_turn_table(conserve[0], stock_pd[0]))
     console.print(_conversation_table(conserve[0], stock_pd[0], stock[0]))
     console.print(
-        f"KV transfers counted at the prefill server: conserve {conserve[1]},"
-        f" stock PD {stock_pd[1]} (stock PD on the same decode servers, with their radix cache)."
-        " Times: wall clock at the client, CPU servers, tiny model: not how fast a GPU is.",
-        style="dim",
+        f"KV transfers counted at the prefill server: conserve {conserve[1]}, stock PD"
+        f" {stock_pd[1]} (on the same decode servers, with their radix cache)."
+        " P0 is prefill-0, D1 is decode-1. Look at who ran each turn and how often KV moved."
+        " What is cached in a first turn is the opening that all conversations share. The times"
+        " are wall clock on shared CPU cores with a tiny model, and say nothing about speed.",
+        soft_wrap=False,
     )
 
 
@@ -60,19 +63,26 @@ def _num_transfers(conversation: PlayedConversation) -> int:
 
 
 def _where(turn: PlayedTurn) -> str:
+    decoder = _short(turn.decoder)
     if turn.prefiller is None:
-        return f"{turn.decoder} alone"
-    return f"{turn.prefiller} -> {turn.decoder}"
+        return f"{decoder} alone"
+    return f"{_short(turn.prefiller)} > {decoder}"
+
+
+def _short(worker: str | None) -> str:
+    """P0 for prefill-0."""
+    tier, _, number = (worker or "?").rpartition("-")
+    return tier[:1].upper() + number
 
 
 def _turn_table(conserve: list[PlayedConversation], stock_pd: list[PlayedConversation]) -> Table:
-    table = Table(title="Turns: who did what")
-    for title in ("conversation", "turn", "prompt tokens"):
-        table.add_column(title, justify="right")
+    table = Table(title="Turns: who did what", box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("\nno.", "\nturn", "prompt\ntokens"):
+        table.add_column(title, justify="right", no_wrap=True)
     for name in ("conserve", "stock PD"):
-        table.add_column(f"{name}: ran on", no_wrap=True)
-        table.add_column("cached", justify="right")
-        table.add_column("TTFT ms", justify="right")
+        table.add_column(f"{name}\nran on", no_wrap=True)
+        table.add_column("cached\ntokens", justify="right", no_wrap=True)
+        table.add_column("TTFT\nms", justify="right", no_wrap=True)
     for ours, theirs in zip(conserve, stock_pd, strict=True):
         for index, (mine, other) in enumerate(zip(ours.turns, theirs.turns, strict=True), 1):
             row = [str(ours.number) if index == 1 else "", str(index), f"{mine.prompt_tokens:,}"]
@@ -87,12 +97,12 @@ def _conversation_table(
     stock_pd: list[PlayedConversation],
     stock: list[PlayedConversation],
 ) -> Table:
-    table = Table(title="Conversations")
-    table.add_column("conversation", justify="right")
+    table = Table(title="Conversations", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("\nno.", justify="right")
     for name in ("conserve", "stock PD"):
-        table.add_column(f"{name}: KV transfers", justify="right")
-        table.add_column("TTFET ms", justify="right")
-    table.add_column("answers equal the stock server's", justify="center")
+        table.add_column(f"{name}\nKV transfers", justify="right", no_wrap=True)
+        table.add_column("TTFET\nms", justify="right", no_wrap=True)
+    table.add_column("answers equal the\nstock server's", justify="center", no_wrap=True)
     for ours, theirs, reference in zip(conserve, stock_pd, stock, strict=True):
         equal = all(
             mine.output == other.output == true.output
