@@ -41,7 +41,7 @@ test: lint  ## everything, on real SGLang servers too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: setup  ## the tests that need no SGLang server
-	$(BIN)/python -m pytest -m "not sglang and not compat" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not sglang" $(PYTEST_ARGS)
 
 test-compat: setup $(COMPAT_VENV)/.stamp  ## end to end on SGLang 0.5.17
 	$(COMPAT_VENV)/bin/python -m pytest -m sglang tests/sglang $(PYTEST_ARGS)

@@ -27,7 +27,6 @@ PICKER = "sglang.srt.managers.schedule_policy.PrefillAdder"
 LOADS = "sglang.srt.managers.scheduler_components.load_inquirer.SchedulerLoadInquirer"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 REQUEST = "sglang.srt.managers.io_struct.GenerateReqInput"
-SCHEDULER_MODULE = "sglang.srt.managers.scheduler"
 
 
 class Kind(Enum):

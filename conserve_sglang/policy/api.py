@@ -3,8 +3,8 @@
 A policy is a pure function of one turn and of what is observed of the cluster. It keeps no
 state, sees no future, and never looks at text.
 
-`TurnView` and `Placement` are values like all others, but made once a turn: a frozen dataclass
-takes three times as long to make, so these are frozen by agreement only.
+`TurnView` and `Placement` are values like all others, but made once a turn: a frozen dataclass sets
+each field through a function call when it is made, so these are frozen by agreement only.
 """
 
 from collections.abc import Sequence
