@@ -13,3 +13,6 @@ WorkerId = NewType("WorkerId", str)
 
 TierName = NewType("TierName", str)
 """A class of GPUs with its knobs, by its name in the tier map."""
+
+TenantId = NewType("TenantId", str)
+"""Whose conversations they are, by the name in the key file."""
