@@ -61,5 +61,5 @@ def _validate_turns(dispatcher: Dispatcher) -> None:
     assert unsent == waiting + held, "a turn is neither sent, waiting nor held"
     first = dispatcher._line.first()
     if first is not None:
-        assert isinstance(dispatcher._ask(first), Defer), "the first in line could be served"
+        assert isinstance(dispatcher._placer.ask(first), Defer), "the first in line could be served"
         assert first.conversation.opener is None, "waits for a place, not for its conversation"
