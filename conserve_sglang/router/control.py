@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.ids import TenantId, WorkerId
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.front import UNKNOWN_CONVERSATION
@@ -54,8 +55,11 @@ class ControlEndpoints:
         return self._described(worker)
 
     async def conversation(self, request: Request) -> Response:
-        name = str(request.path_params["id"]).encode()
-        conversation = self._executor.conversations.find(name)
+        """An operator may see everyone's: by key, or by name with `?tenant=`."""
+        name = str(request.path_params["id"])
+        tenant = TenantId(request.query_params.get("tenant", DEFAULT_TENANT.tenant_id))
+        table = self._executor.conversations
+        conversation = table.by_key(name) or table.find(tenant, name.encode())
         body = None if conversation is None else self._status.conversation(conversation)
         return _problem(UNKNOWN_CONVERSATION) if body is None else JSONResponse(body)
 

@@ -1,14 +1,17 @@
 """The conversations the router knows by name, by key, or by their history.
 
-A conversation's key is the router's own, random and opaque; it is what workers see. What a client
-calls the conversation stays here. Entries go when the dispatcher has let go of the conversation.
+A conversation belongs to one tenant. Its key, which is what workers see, is a keyed hash of tenant
+and name: routers that share the secret derive the same key, nobody else can, and one tenant's name
+is never another's key. A conversation its client did not name is named by a random label. What a
+client calls a conversation stays here. Entries go when the dispatcher has let go of it.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 
-from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.history import FiledAt, HistoryIndex
 
@@ -16,8 +19,15 @@ MAX_NAME_BYTES = 256
 _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")
 
 
+def conversation_key(secret: bytes, tenant: TenantId, name: bytes) -> ConversationId:
+    """The key of what a tenant calls `name`; no tenant's name has a zero byte."""
+    hashed = blake2b(tenant.encode(), digest_size=16, key=secret, person=b"conversation")
+    hashed.update(b"\0" + name)
+    return ConversationId("conv-" + hashed.hexdigest())
+
+
 class Conversation:
-    """One conversation: its key, what its client calls it, and where its history is filed."""
+    """One conversation: whose it is, its key, its name, and where its history is filed."""
 
     __slots__ = (
         "counted",
@@ -27,15 +37,15 @@ class Conversation:
         "name",
         "num_open_turns",
         "session_field",
+        "tenant",
     )
 
-    def __init__(self, key: ConversationId, name: bytes | None) -> None:
+    def __init__(self, key: ConversationId, tenant: TenantId, name: bytes) -> None:
         self.key = key
+        self.tenant = tenant
         self.name = name
-        label = key.encode()
-        if name is not None and _PRINTABLE.match(name):
-            label = name
-        self.header_line = b"x-conversation-id: " + label + b"\r\n"
+        told = name if _PRINTABLE.match(name) else key.encode()
+        self.header_line = b"x-conversation-id: " + told + b"\r\n"
         self.session_field = b'"session_id":"' + key.encode() + b'",'
         self.filed_at: FiledAt | None = None
         self.counted: Counted | None = None  # the last answered prompt, where it was text
@@ -45,38 +55,44 @@ class Conversation:
 class ConversationTable:
     """All conversations. `is_live` asks the dispatcher whether it still holds one."""
 
-    def __init__(self, is_live: Callable[[ConversationId], bool]) -> None:
+    def __init__(self, is_live: Callable[[ConversationId], bool], secret: bytes) -> None:
         self._is_live = is_live
+        self._secret = secret
         self._by_key: dict[str, Conversation] = {}
-        self._by_name: dict[bytes, Conversation] = {}
+        self._by_name: dict[TenantId, dict[bytes, Conversation]] = {}
         self._sweep: Iterator[str] = iter(())
-        self.history = HistoryIndex()
+        self.history = HistoryIndex(secret)
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def named(self, name: bytes) -> Conversation:
-        """The conversation a client calls `name`; a new one if it is unknown."""
-        conversation = self._by_name.get(name)
+    def named(self, tenant: TenantId, name: bytes) -> Conversation:
+        """The conversation a tenant calls `name`; a new one if it is unknown."""
+        return self.find(tenant, name) or self._add(tenant, name)
+
+    def find(self, tenant: TenantId, name: bytes) -> Conversation | None:
+        """A tenant's conversation by its name or its key; None if this tenant has none such."""
+        names = self._by_name.get(tenant)
+        conversation = None if names is None else names.get(name)
         if conversation is None:
-            conversation = self._by_key.get(name.decode("latin-1"))  # we told it our own key
-            if conversation is None:
-                conversation = self.new(name)
-                self._by_name[name] = conversation
+            # Where a name does not fit into a header, its client was told the key.
+            conversation = self._by_key.get(name.decode("latin-1"))
+            if conversation is not None and conversation.tenant != tenant:
+                return None
         return conversation
 
-    def find(self, name: bytes) -> Conversation | None:
-        """The conversation by the client's name for it or by its key; None if unknown."""
-        return self._by_name.get(name) or self._by_key.get(name.decode("latin-1"))
-
     def by_key(self, key: str) -> Conversation | None:
-        """The conversation with this key."""
+        """The conversation with this key, whoever it belongs to: for the router itself."""
         return self._by_key.get(key)
 
-    def new(self, name: bytes | None = None) -> Conversation:
-        """A conversation nobody has seen yet."""
-        key = ConversationId("conv-" + os.urandom(16).hex())
-        conversation = self._by_key[key] = Conversation(key, name)
+    def new(self, tenant: TenantId) -> Conversation:
+        """A conversation nobody has seen yet, named by a label nobody can guess."""
+        return self._add(tenant, b"auto-" + os.urandom(16).hex().encode())
+
+    def _add(self, tenant: TenantId, name: bytes) -> Conversation:
+        key = conversation_key(self._secret, tenant, name)
+        conversation = self._by_key[key] = Conversation(key, tenant, name)
+        self._by_name.setdefault(tenant, {})[name] = conversation
         return conversation
 
     def refile(self, conversation: Conversation, at: FiledAt | None) -> None:
@@ -93,8 +109,7 @@ class ConversationTable:
             return
         if self._by_key.pop(conversation.key, None) is None:
             return
-        if conversation.name is not None:
-            self._by_name.pop(conversation.name, None)
+        del self._by_name[conversation.tenant][conversation.name]
         self.refile(conversation, None)
 
     def sweep(self, most: int) -> None:

@@ -48,10 +48,11 @@ class Executor:
         fleet: Fleet,
         metrics: RouterMetrics,
         clock: Callable[[], float],
+        secret: bytes,
     ) -> None:
         self.dispatcher = dispatcher
         self.metrics = metrics
-        self.conversations = ConversationTable(dispatcher.holds)
+        self.conversations = ConversationTable(dispatcher.holds, secret)
         self.estimate = LengthEstimate()
         self._fleet = fleet
         self._clock = clock

@@ -6,6 +6,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.executor import Executor
@@ -97,14 +98,15 @@ class Front:
         turn = Turn(executor, executor.next_turn_id(), client)
         turn.payload = payload
         turn.forward = forward
+        tenant = DEFAULT_TENANT.tenant_id
         name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
         if name is not None:
-            turn.conversation = executor.conversations.named(name)
+            turn.conversation = executor.conversations.named(tenant, name)
         elif self._settings.identify_by_history:
-            turn.history = History(payload)
+            turn.history = History(payload, tenant)
             turn.conversation = turn.history.find(executor.conversations)
         else:
-            turn.conversation = executor.conversations.new()
+            turn.conversation = executor.conversations.new(tenant)
         turn.ends_conversation = END_HEADER in ours
         turn.input_tokens = payload.input_tokens or executor.estimated(
             turn.conversation, payload.input_bytes
@@ -146,7 +148,8 @@ class Front:
         if method not in ("GET", "DELETE"):
             client.answer_problem(_wrong_method(method, "GET, DELETE"))
             return
-        conversation = self._executor.conversations.find(unquote_to_bytes(escaped))
+        tenant = DEFAULT_TENANT.tenant_id
+        conversation = self._executor.conversations.find(tenant, unquote_to_bytes(escaped))
         body = None if conversation is None else self._status.conversation(conversation)
         if conversation is None or body is None:
             client.answer_problem(UNKNOWN_CONVERSATION)

@@ -5,14 +5,15 @@ prompt) plus the answer given. A request whose history begins with one filed con
 conversation; the longest wins. Two clients with one opening *and* one answer are, to a server,
 interchangeable: either is taken, and leaves the file until its next turn is answered.
 
-Hashes are keyed with a secret of this process and 128 bits long, so no client can aim at
-another's history.
+Hashes are keyed with the router's secret and 128 bits long, so no client can aim at another's
+history. They begin with the tenant: what one tenant filed, another's request cannot find.
 """
 
-import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
+
+from conserve_sglang.core.ids import TenantId
 
 BLOCK_BYTES = 1024
 
@@ -29,8 +30,8 @@ class FiledAt:
 class HistoryIndex:
     """Histories of the conversations at rest, each to the conversations that ended there."""
 
-    def __init__(self, secret: bytes | None = None) -> None:
-        self._secret = secret or os.urandom(32)
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
         self._ends: dict[bytes, list[str]] = {}
         self._lengths: dict[bytes, dict[int, int]] = {}
 
@@ -72,24 +73,26 @@ class HistoryIndex:
 
     # chat: a chain with one link per message
 
-    def end_of_messages(self, messages: list[bytes]) -> FiledAt:
+    def end_of_messages(self, tenant: TenantId, messages: list[bytes]) -> FiledAt:
         """Where a history of canonical messages is filed."""
-        *_, digest = self._chain(messages)
+        *_, digest = self._chain(tenant, messages)
         return FiledAt(digest)
 
-    def take_by_messages(self, messages: list[bytes]) -> tuple[str, FiledAt] | None:
-        """The conversation that the longest known beginning of `messages` belongs to."""
+    def take_by_messages(
+        self, tenant: TenantId, messages: list[bytes]
+    ) -> tuple[str, FiledAt] | None:
+        """The tenant's conversation that the longest known beginning of `messages` belongs to."""
         if not self._ends:
             return None
-        for digest in reversed(list(self._chain(messages))):
+        for digest in reversed(list(self._chain(tenant, messages))):
             at = FiledAt(digest)
             conversation = self._take(at)
             if conversation is not None:
                 return conversation, at
         return None
 
-    def _chain(self, messages: list[bytes]) -> Iterator[bytes]:
-        state = hashlib.blake2b(b"chat", digest_size=16, key=self._secret)
+    def _chain(self, tenant: TenantId, messages: list[bytes]) -> Iterator[bytes]:
+        state = self._hash(tenant, b"chat")
         for message in messages:
             state.update(b"%d:" % len(message))
             state.update(message)
@@ -97,17 +100,19 @@ class HistoryIndex:
 
     # prompts: a chain with one link per block, and the exact end beside the last link
 
-    def end_of_prompt(self, kind: bytes, prompt: bytes) -> FiledAt:
+    def end_of_prompt(self, tenant: TenantId, kind: bytes, prompt: bytes) -> FiledAt:
         """Where a prompt with its answer is filed. `kind` tells text from token ids."""
-        *_, (block, state) = self._blocks(kind, prompt)
+        *_, (block, state) = self._blocks(tenant, kind, prompt)
         state.update(prompt[len(prompt) - len(prompt) % BLOCK_BYTES :])
         return FiledAt(state.digest(), block, len(prompt))
 
-    def take_by_prompt(self, kind: bytes, prompt: bytes) -> tuple[str, FiledAt] | None:
-        """The conversation whose prompt and answer `prompt` begins with; the longest wins."""
+    def take_by_prompt(
+        self, tenant: TenantId, kind: bytes, prompt: bytes
+    ) -> tuple[str, FiledAt] | None:
+        """The tenant's conversation whose prompt and answer `prompt` begins with; longest wins."""
         if not self._lengths:
             return None
-        links = list(self._blocks(kind, prompt))
+        links = list(self._blocks(tenant, kind, prompt))
         for number, (block, state) in reversed(list(enumerate(links))):
             for num_bytes in sorted(self._lengths.get(block, ()), reverse=True):
                 if num_bytes > len(prompt):
@@ -120,9 +125,16 @@ class HistoryIndex:
                     return conversation, at
         return None
 
-    def _blocks(self, kind: bytes, prompt: bytes) -> Iterator[tuple[bytes, "hashlib.blake2b"]]:
+    def _blocks(
+        self, tenant: TenantId, kind: bytes, prompt: bytes
+    ) -> Iterator[tuple[bytes, blake2b]]:
         """For 0, 1, 2... whole blocks: their name, and the hash state behind them."""
-        state = hashlib.blake2b(kind + b":", digest_size=16, key=self._secret)
+        state = self._hash(tenant, kind)
         for start in range(0, len(prompt) + 1, BLOCK_BYTES):
             yield b"block" + state.copy().digest(), state.copy()
             state.update(prompt[start : start + BLOCK_BYTES])
+
+    def _hash(self, tenant: TenantId, kind: bytes) -> blake2b:
+        """The start of a chain; neither a tenant's name nor a kind has a zero byte."""
+        start = b"%b\0%b\0" % (tenant.encode(), kind)
+        return blake2b(start, digest_size=16, key=self._secret, person=b"history")

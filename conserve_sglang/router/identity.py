@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from conserve_sglang.core.ids import TenantId
 from conserve_sglang.router.conversations import MAX_NAME_BYTES, Conversation, ConversationTable
 from conserve_sglang.router.headers import NAMING_HEADERS
 from conserve_sglang.router.history import FiledAt
@@ -53,9 +54,10 @@ def _name_in(headers: Mapping[bytes, bytes], payload: Payload, *, by_user: bool)
 class History:
     """What a turn says about its past, kept until its answer is known."""
 
-    __slots__ = ("_endpoint", "_messages", "_prompt", "taken_from")
+    __slots__ = ("_endpoint", "_messages", "_prompt", "_tenant", "taken_from")
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload, tenant: TenantId) -> None:
+        self._tenant = tenant
         self._endpoint = payload.endpoint
         self._messages: list[bytes] | None = None
         self._prompt: tuple[bytes, bytes] | None = None
@@ -71,15 +73,15 @@ class History:
             self._prompt = _prompt(fields["input_ids"] if text == null else text)
 
     def find(self, table: ConversationTable) -> Conversation:
-        """The conversation this history continues; a new one if there is none."""
+        """The tenant's conversation this history continues; a new one if there is none."""
         found = None
         if self._messages:
-            found = table.history.take_by_messages(self._messages)
+            found = table.history.take_by_messages(self._tenant, self._messages)
         elif self._prompt is not None:
-            found = table.history.take_by_prompt(*self._prompt)
+            found = table.history.take_by_prompt(self._tenant, *self._prompt)
         conversation = table.by_key(found[0]) if found else None
         if conversation is None:
-            conversation = table.new()
+            conversation = table.new(self._tenant)
         elif found is not None:
             conversation.filed_at = None
             self.taken_from = found[1]
@@ -91,12 +93,14 @@ class History:
             answer = chat_answer(body, is_stream)
             if answer is None:
                 return None
-            return table.history.end_of_messages([*self._messages, answer])
+            return table.history.end_of_messages(self._tenant, [*self._messages, answer])
         if self._prompt is None:
             return None
         kind, prompt = self._prompt
         said = _answer_bytes(self._endpoint, kind, body, is_stream)
-        return None if said is None else table.history.end_of_prompt(kind, prompt + said)
+        if said is None:
+            return None
+        return table.history.end_of_prompt(self._tenant, kind, prompt + said)
 
 
 def _prompt(raw: msgspec.Raw) -> tuple[bytes, bytes] | None:

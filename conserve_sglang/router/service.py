@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,9 +36,15 @@ class _ControlServer(uvicorn.Server):
 
 
 class RouterService:
-    """Everything between the tier map and the sockets. Lives in one event loop."""
+    """Everything between the tier map and the sockets. Lives in one event loop.
 
-    def __init__(self, tier_map: TierMap, *, trusts_decoders: bool = False) -> None:
+    Conversation keys and history hashes are keyed with `secret`, of up to 64 bytes; without one
+    it is random, and holds until the router ends.
+    """
+
+    def __init__(
+        self, tier_map: TierMap, *, trusts_decoders: bool = False, secret: bytes | None = None
+    ) -> None:
         settings = tier_map.router
         self._settings = settings
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
@@ -54,7 +61,8 @@ class RouterService:
         )
         self.metrics = RouterMetrics()
         self.fleet = Fleet(tier_map, trusts_decoders=trusts_decoders)
-        self.executor = Executor(dispatcher, self.fleet, self.metrics, self._clock)
+        secret = secret or os.urandom(32)
+        self.executor = Executor(dispatcher, self.fleet, self.metrics, self._clock, secret)
         self.fleet.tell = self.executor.tell
         status = Status(dispatcher, self.executor, self.fleet)
         exporter = Exporter(self.metrics, status.gauges)

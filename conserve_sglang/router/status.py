@@ -69,9 +69,8 @@ class Status:
         view = self._dispatcher.conversation(conversation.key)
         if view is None:
             return None
-        name = conversation.name
         return {
-            "id": conversation.key if name is None else name.decode("utf-8", "replace"),
+            "id": conversation.name.decode("utf-8", "replace"),
             "object": "conversation",
             "key": conversation.key,
             "decoder": view.decoder,

@@ -202,6 +202,7 @@ async def a_cluster(
     without_plugin: tuple[str, ...] = (),
     is_met: bool = True,
     params: dict[str, Any] | None = None,
+    secret: bytes | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A router over fake workers, p + 2 d unless told otherwise; stopped in order."""
@@ -215,7 +216,9 @@ async def a_cluster(
         for worker in workers.values():
             await stack.enter_async_context(worker.serve())
         router = replace(SETTINGS, **settings)
-        service = RouterService(a_tier_map(workers, policy, router, **(params or {})))
+        service = RouterService(
+            a_tier_map(workers, policy, router, **(params or {})), secret=secret
+        )
         await service.start()
         cluster = Cluster(service, workers)
         try:

@@ -153,6 +153,22 @@ async def test_idle_conversation_is_closed_on_its_decoder_and_forgotten() -> Non
 
 async def test_the_routers_own_name_for_a_conversation_can_be_used(cluster: Cluster) -> None:
     name = await chat(cluster, [*OPENING])
-    assert name.startswith("conv-")
+    assert name.startswith("auto-")
     await cluster.chat("hello", "the answer", "more", name=name)
     assert len(cluster["p0"].turns) == 1
+
+
+async def test_key_can_be_used_where_the_name_fits_no_header(cluster: Cluster) -> None:
+    key = await chat(cluster, [*OPENING], conversation_id="näme\r\nx: y")
+    assert key.startswith("conv-")
+    await cluster.chat("hello", "the answer", "more", name=key)
+    assert len(cluster["p0"].turns) == 1
+
+
+async def test_routers_that_share_the_secret_derive_the_same_key() -> None:
+    keys = set()
+    for secret in (b"shared", b"shared", b"another"):
+        async with a_cluster(secret=secret) as cluster:
+            await cluster.chat("hello", name="task")
+            keys.add(cluster["d0"].turns[0].body["session_id"])
+    assert len(keys) == 2

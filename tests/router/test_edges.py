@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.conversations import ConversationTable
 from conserve_sglang.router.headers import split_request_headers
 from conserve_sglang.router.identity import History, name_in
@@ -86,7 +87,8 @@ def test_no_body_gets_past_with_a_forbidden_field(
         return
     sent = json.loads(b'{"ours":1,' + payload.inserts + bytes(payload.rest))
     assert not FORBIDDEN & set(sent)
-    History(payload).find(ConversationTable(lambda key: True))
+    table = ConversationTable(lambda key: True, secret=b"secret")
+    History(payload, DEFAULT_TENANT.tenant_id).find(table)
 
 
 @given(st.sampled_from(list(Endpoint)), st.binary(max_size=100))
