@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from conserve_sglang.core.ids import TenantId, WorkerId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
-from conserve_sglang.router.executor import Executor
+from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.front import UNKNOWN_CONVERSATION
 from conserve_sglang.router.problem import Problem
@@ -20,10 +20,8 @@ from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
 class ControlEndpoints:
     """The handlers; they run in the router's own loop, so they may touch its state."""
 
-    def __init__(
-        self, executor: Executor, fleet: Fleet, status: Status, exporter: Exporter
-    ) -> None:
-        self._executor = executor
+    def __init__(self, brain: Brain, fleet: Fleet, status: Status, exporter: Exporter) -> None:
+        self._brain = brain
         self._fleet = fleet
         self._status = status
         self._exporter = exporter
@@ -58,7 +56,7 @@ class ControlEndpoints:
         """An operator may see everyone's: by key, or by name with `?tenant=`."""
         name = str(request.path_params["id"])
         tenant = TenantId(request.query_params.get("tenant", DEFAULT_TENANT.tenant_id))
-        table = self._executor.conversations
+        table = self._brain.conversations
         conversation = table.by_key(name) or table.find(tenant, name.encode())
         body = None if conversation is None else self._status.conversation(conversation)
         return _problem(UNKNOWN_CONVERSATION) if body is None else JSONResponse(body)

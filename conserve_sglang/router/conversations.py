@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
 from conserve_sglang.core.ids import ConversationId, TenantId
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.history import FiledAt, HistoryIndex
 
@@ -50,6 +51,11 @@ class Conversation:
         self.filed_at: FiledAt | None = None
         self.counted: Counted | None = None  # the last answered prompt, where it was text
         self.num_open_turns = 0
+
+
+UNIDENTIFIED = Conversation(ConversationId(""), DEFAULT_TENANT.tenant_id, b"")
+"""Stands for the conversation of a turn until that is known."""
+UNIDENTIFIED.header_line = b""
 
 
 class ConversationTable:

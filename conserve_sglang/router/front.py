@@ -8,6 +8,7 @@ import msgspec
 
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.fleet import Fleet
@@ -34,6 +35,7 @@ class Front:
         self,
         tier_map: TierMap,
         executor: Executor,
+        brain: Brain,
         fleet: Fleet,
         status: Status,
         exporter: Exporter,
@@ -41,6 +43,7 @@ class Front:
         self._model = tier_map.model
         self._settings = tier_map.router
         self._executor = executor
+        self._brain = brain
         self._fleet = fleet
         self._status = status
         self._exporter = exporter
@@ -98,19 +101,11 @@ class Front:
         turn = Turn(executor, executor.next_turn_id(), client)
         turn.payload = payload
         turn.forward = forward
-        tenant = DEFAULT_TENANT.tenant_id
-        name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
-        if name is not None:
-            turn.conversation = executor.conversations.named(tenant, name)
-        elif self._settings.identify_by_history:
-            turn.history = History(payload, tenant)
-            turn.conversation = turn.history.find(executor.conversations)
-        else:
-            turn.conversation = executor.conversations.new(tenant)
+        turn.tenant = DEFAULT_TENANT.tenant_id
+        turn.name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
+        if turn.name is None and self._settings.identify_by_history:
+            turn.history = History(payload, turn.tenant)
         turn.ends_conversation = END_HEADER in ours
-        turn.input_tokens = payload.input_tokens or executor.estimated(
-            turn.conversation, payload.input_bytes
-        )
         payload.fields = {}  # what was to be read is read
         client.asker = turn
         executor.arrive(turn)
@@ -149,13 +144,13 @@ class Front:
             client.answer_problem(_wrong_method(method, "GET, DELETE"))
             return
         tenant = DEFAULT_TENANT.tenant_id
-        conversation = self._executor.conversations.find(tenant, unquote_to_bytes(escaped))
+        conversation = self._brain.conversations.find(tenant, unquote_to_bytes(escaped))
         body = None if conversation is None else self._status.conversation(conversation)
         if conversation is None or body is None:
             client.answer_problem(UNKNOWN_CONVERSATION)
             return
         if method == "DELETE":
-            self._executor.end_conversation(conversation)
+            self._brain.end_conversation(conversation)
             body = {"id": body["id"], "object": "conversation", "deleted": True}
         client.answer(200, _JSON, msgspec.json.encode(body))
 

@@ -13,6 +13,7 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import Dispatcher, DispatchSettings
 from conserve_sglang.policy.registry import make_policy
+from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
 from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.executor import Executor
@@ -61,13 +62,14 @@ class RouterService:
         )
         self.metrics = RouterMetrics()
         self.fleet = Fleet(tier_map, trusts_decoders=trusts_decoders)
-        secret = secret or os.urandom(32)
-        self.executor = Executor(dispatcher, self.fleet, self.metrics, self._clock, secret)
-        self.fleet.tell = self.executor.tell
-        status = Status(dispatcher, self.executor, self.fleet)
+        self.brain = Brain(dispatcher, self.fleet, self._clock, secret or os.urandom(32))
+        self.executor = Executor(self.brain, self.fleet, self.metrics, self._clock)
+        self.brain.carry_out = self.executor.carry_out
+        self.fleet.tell = self.brain.tell
+        status = Status(dispatcher, self.fleet)
         exporter = Exporter(self.metrics, status.gauges)
-        self._front = Front(tier_map, self.executor, self.fleet, status, exporter)
-        self._control = ControlEndpoints(self.executor, self.fleet, status, exporter)
+        self._front = Front(tier_map, self.executor, self.brain, self.fleet, status, exporter)
+        self._control = ControlEndpoints(self.brain, self.fleet, status, exporter)
         self.port, self.control_port = settings.port, settings.control_port
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None
@@ -113,6 +115,7 @@ class RouterService:
         deadline = self._clock() + DRAIN_S
         while self.executor.num_open_turns and self._clock() < deadline:
             await asyncio.sleep(0.05)
+        self.brain.stop()
         self.executor.stop()
         for client in tuple(self._clients):
             client.abort()

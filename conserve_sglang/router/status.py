@@ -6,7 +6,6 @@ from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch import Dispatcher, WorkerLoad
 from conserve_sglang.router.conversations import Conversation
-from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.fleet import Fleet, Worker, WorkerState
 from conserve_sglang.telemetry.prometheus import Gauges
 
@@ -14,9 +13,8 @@ from conserve_sglang.telemetry.prometheus import Gauges
 class Status:
     """Reads the dispatcher and the fleet; changes nothing."""
 
-    def __init__(self, dispatcher: Dispatcher, executor: Executor, fleet: Fleet) -> None:
+    def __init__(self, dispatcher: Dispatcher, fleet: Fleet) -> None:
         self._dispatcher = dispatcher
-        self._executor = executor
         self._fleet = fleet
 
     def health(self) -> tuple[int, dict[str, Any]]:
@@ -85,7 +83,7 @@ class Status:
         loads = {load.worker_id: load for load in self._dispatcher.worker_loads()}
         return Gauges(
             num_queued_turns=self._dispatcher.num_queued,
-            num_open_turns=self._executor.num_open_turns,
+            num_open_turns=self._dispatcher.num_open_turns,
             num_conversations=self._dispatcher.num_conversations,
             workers=tuple(
                 loads.get(worker.worker_id, _absent(worker)) for worker in self._fleet.workers()

@@ -3,10 +3,11 @@
 from typing import Protocol
 
 from conserve_sglang.core.ids import TurnId
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.policy.api import RejectReason
 from conserve_sglang.router.client import ClientConnection
-from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.router.conversations import UNIDENTIFIED
 from conserve_sglang.router.headers import content_length, placement_lines
 from conserve_sglang.router.identity import History
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
@@ -54,8 +55,10 @@ class Turn:
         "history",
         "input_tokens",
         "is_over",
+        "name",
         "payload",
         "prefill_leg",
+        "tenant",
         "turn_id",
     )
 
@@ -64,7 +67,9 @@ class Turn:
         self.turn_id = turn_id
         self.client: ClientConnection | None = client
         self.payload: Payload
-        self.conversation: Conversation
+        self.conversation = UNIDENTIFIED
+        self.tenant = DEFAULT_TENANT.tenant_id
+        self.name: bytes | None = None
         self.forward = b""
         self.history: History | None = None
         self.input_tokens = 0

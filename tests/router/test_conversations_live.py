@@ -56,7 +56,7 @@ async def test_name_over_256_bytes_is_a_400_that_says_so(
             assert answer.status == status
         assert answer.json()["error"]["code"] == "name_too_long"
         assert "256" in answer.json()["error"]["message"]
-        assert len(cluster.service.executor.conversations) == 1
+        assert len(cluster.service.brain.conversations) == 1
 
 
 async def test_user_field_names_a_conversation_only_if_configured() -> None:
@@ -133,7 +133,7 @@ async def test_conversation_is_described_and_ended(cluster: Cluster) -> None:
     for method in ("GET", "DELETE"):
         gone = await cluster.request(method, f"/v1/conversations/{key}")
         assert gone.status == 404
-    assert len(cluster.service.executor.conversations) == 0
+    assert len(cluster.service.brain.conversations) == 0
 
 
 async def test_end_header_ends_the_conversation_after_its_turn(cluster: Cluster) -> None:
@@ -147,7 +147,7 @@ async def test_idle_conversation_is_closed_on_its_decoder_and_forgotten() -> Non
     async with a_cluster(conversation_ttl_s=0.2) as cluster:
         await chat(cluster, [*OPENING])
         await cluster.until(lambda: len(cluster["d0"].closed_sessions) == 1)
-        conversations = cluster.service.executor.conversations
+        conversations = cluster.service.brain.conversations
         assert len(conversations) == len(conversations.history) == 0
 
 

@@ -16,13 +16,13 @@ async def play(cluster: Cluster, opening: str, append: str) -> None:
 
 
 async def test_error_of_the_ratio_does_not_make_a_small_append_large(cluster: Cluster) -> None:
-    cluster.service.executor.estimate.bytes_per_token = 0.8  # 20 k tokens look like 25 k
+    cluster.service.brain.estimate.bytes_per_token = 0.8  # 20 k tokens look like 25 k
     await play(cluster, "x" * 20_000, "y" * 50)
     assert len(cluster["p0"].turns) == 1
 
 
 async def test_error_of_the_ratio_does_not_make_a_large_append_small(cluster: Cluster) -> None:
-    cluster.service.executor.estimate.bytes_per_token = 2.0  # 20 k tokens look like 10 k
+    cluster.service.brain.estimate.bytes_per_token = 2.0  # 20 k tokens look like 10 k
     await play(cluster, "x" * 20_000, "y" * 6_000)
     assert len(cluster["p0"].turns) == 6
     assert cluster.service.metrics.num_kv_misses == 0

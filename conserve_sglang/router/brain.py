@@ -1,0 +1,200 @@
+"""The router's one truth: the dispatcher with the conversations, lengths and deadlines around it.
+
+Whoever holds turns and sockets tells it what happened; the commands it answers with go to
+`carry_out`. With several processes there is one brain, and the others reach it over a socket.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from conserve_sglang.core.ids import TenantId, TurnId
+from conserve_sglang.dispatch import (
+    Command,
+    ConversationEnded,
+    Dispatcher,
+    Event,
+    ReleaseConversation,
+    Tick,
+    TurnArrived,
+    TurnDone,
+)
+from conserve_sglang.router.conversations import Conversation, ConversationTable
+from conserve_sglang.router.estimate import Counted, LengthEstimate
+from conserve_sglang.router.fleet import Fleet
+from conserve_sglang.router.history import FiledAt
+from conserve_sglang.router.identity import History
+from conserve_sglang.router.payload import Payload
+from conserve_sglang.workers.sse import Usage
+
+SWEEP_INTERVAL_S = 1.0
+
+
+class Arrival(Protocol):
+    """What the brain reads of a turn; it sets `conversation` and `input_tokens`."""
+
+    turn_id: TurnId
+    tenant: TenantId
+    name: bytes | None
+    history: History | None
+    payload: Payload
+    conversation: Conversation
+    input_tokens: int
+
+
+class Brain:
+    """Owns the dispatcher and the conversations. `carry_out` is set before the first event."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, fleet: Fleet, clock: Callable[[], float], secret: bytes
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.conversations = ConversationTable(dispatcher.holds, secret)
+        self.estimate = LengthEstimate()
+        self.carry_out: Callable[[Command], None] = _nobody
+        self._fleet = fleet
+        self._clock = clock
+        self._inbox: deque[Event] = deque()
+        self._is_telling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+        self._sweep_at_s = 0.0
+
+    def tell(self, event: Event) -> None:
+        """Tell the dispatcher what happened, and have done what it asks for.
+
+        Doing may make more happen at once; that is told afterwards, never in between.
+        """
+        inbox = self._inbox
+        inbox.append(event)
+        if self._is_telling:
+            return
+        self._is_telling = True
+        try:
+            while inbox:
+                for command in self.dispatcher.handle(inbox.popleft(), self._clock()):
+                    if isinstance(command, ReleaseConversation):
+                        self._release(command)
+                    else:
+                        self.carry_out(command)
+        finally:
+            self._is_telling = False
+        if self._timer is None or self.dispatcher.num_queued:
+            self._set_timer()
+
+    # turns
+
+    def arrive(self, turn: Arrival) -> None:
+        """A turn came in: find its conversation, and place it."""
+        table = self.conversations
+        if turn.name is not None:
+            conversation = table.named(turn.tenant, turn.name)
+        elif turn.history is not None:
+            conversation = turn.history.find(table)
+        else:
+            conversation = table.new(turn.tenant)
+        turn.conversation = conversation
+        conversation.num_open_turns += 1
+        num_tokens = turn.payload.input_tokens
+        turn.input_tokens = num_tokens or self._estimated(conversation, turn.payload.input_bytes)
+        self.tell(
+            TurnArrived(
+                turn_id=turn.turn_id,
+                conversation_id=conversation.key,
+                input_tokens=turn.input_tokens,
+                is_exact=num_tokens is not None,
+            )
+        )
+
+    def answered(self, turn: Arrival, usage: Usage | None) -> None:
+        """A turn's answer is whole; `usage` is what its decoder counted."""
+        self._close(turn.conversation)
+        if usage is None:
+            prompt_tokens, output_tokens, cached_tokens = turn.input_tokens, 0, 0
+        else:
+            prompt_tokens = usage.prompt_tokens
+            output_tokens, cached_tokens = usage.output_tokens, usage.cached_tokens
+            self._learn(turn, prompt_tokens)
+        self.tell(
+            TurnDone(
+                turn_id=turn.turn_id,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                cached_tokens=cached_tokens,
+            )
+        )
+
+    def unanswered(self, turn: Arrival) -> None:
+        """A turn is over without a whole answer."""
+        conversation, history = turn.conversation, turn.history
+        self._close(conversation)
+        if history is not None and history.taken_from is not None:
+            # The client may come again with the same history.
+            self.conversations.refile(conversation, history.taken_from)
+        asyncio.get_running_loop().call_soon(self.conversations.forget_if_gone, conversation)
+
+    def file(self, conversation: Conversation, at: FiledAt | None) -> None:
+        """File a conversation under the history its client will come back with."""
+        if self.conversations.by_key(conversation.key) is not None:
+            self.conversations.refile(conversation, at)
+
+    def end_conversation(self, conversation: Conversation) -> None:
+        """The client said it is over."""
+        self.tell(ConversationEnded(conversation_id=conversation.key))
+        self.conversations.forget_if_gone(conversation)
+
+    def stop(self) -> None:
+        """Let go of the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # inside
+
+    def _estimated(self, conversation: Conversation, num_bytes: int) -> int:
+        """The length in tokens of a conversation's next prompt, of so many bytes of text."""
+        last = conversation.counted
+        if last is None:
+            return self.estimate.tokens(num_bytes)
+        return self.estimate.tokens_after(num_bytes, last)
+
+    def _learn(self, turn: Arrival, num_tokens: int) -> None:
+        num_bytes = turn.payload.input_bytes
+        if num_bytes and num_tokens:
+            self.estimate.learn(num_bytes, num_tokens)
+            turn.conversation.counted = Counted(num_bytes, num_tokens)
+        else:
+            turn.conversation.counted = None  # token ids count themselves
+
+    def _close(self, conversation: Conversation) -> None:
+        conversation.num_open_turns -= 1
+        now = self._clock()
+        if now >= self._sweep_at_s:
+            self._sweep_at_s = now + SWEEP_INTERVAL_S
+            self.conversations.sweep(max(16, len(self.conversations) // 64))
+
+    def _release(self, command: ReleaseConversation) -> None:
+        self._fleet.release(command.worker_id, command.conversation_id)
+        conversation = self.conversations.by_key(command.conversation_id)
+        if conversation is not None:
+            self.conversations.forget_if_gone(conversation)
+
+    def _set_timer(self) -> None:
+        due = self.dispatcher.next_deadline_at_s
+        if due is None:
+            return
+        if self._timer is not None and self._timer_at_s <= due:
+            return  # it will fire early enough, and look again
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer_at_s = due
+        self._timer = loop.call_later(max(0.001, due - self._clock()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.tell(Tick())
+
+
+def _nobody(command: Command) -> None:
+    raise RuntimeError(f"nobody carries out {command}")
