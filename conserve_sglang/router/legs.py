@@ -1,8 +1,8 @@
 """The two answers a turn can have: the decoder's, passed on, and the prefiller's, drained.
 
-Nothing reaches the client before it is clear that the decoder took the turn: the head is held
-until the first body bytes, of a stream until its first whole event, since SGLang reports errors
-and refusals there, behind a head that says 200.
+Nothing reaches the client before it is clear that the decoder took the turn: of a stream its first
+whole event is waited for, since SGLang reports errors and refusals there, behind a head that says
+200. Any other answer is held until it is whole, so that the turn can still be tried elsewhere.
 """
 
 from typing import Protocol
@@ -17,6 +17,7 @@ from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, usage_in
 from conserve_sglang.workers.upstream import Headers
 
 MAX_ERROR_BYTES = 64 * 1024
+MAX_HELD_ANSWER_BYTES = 8 * 1024 * 1024  # a longer answer is passed on as it comes
 MAX_KEPT_ANSWER_BYTES = 1024 * 1024
 _DONE = b"data: [DONE]\n\n"
 
@@ -57,6 +58,8 @@ class DecodeLeg:
         "_filter",
         "_has_begun",
         "_headers",
+        "_held",
+        "_held_bytes",
         "_is_over",
         "_is_stream",
         "_kept",
@@ -79,6 +82,8 @@ class DecodeLeg:
         self._status = 0
         self._headers: Headers = []
         self._early = b""
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._tail = b""
         self._has_begun = False
         self._is_over = False
@@ -136,19 +141,31 @@ class DecodeLeg:
     # inside
 
     def _take_first(self, data: bytes, is_last: bool) -> None:
+        if not self._is_stream:
+            self._hold(data, is_last)
+            return
         if self._early:
             data = self._early + data
-        if self._is_stream:
-            if b"\n\n" not in data and not is_last and len(data) <= MAX_ERROR_BYTES:
-                self._early = data
-                return
-            error = error_in(data)
-            if error is not None:
-                self._fail(error[0], error[1].encode())
-                return
-        elif not data and not is_last:
+        if b"\n\n" not in data and not is_last and len(data) <= MAX_ERROR_BYTES:
+            self._early = data
+            return
+        error = error_in(data)
+        if error is not None:
+            self._fail(error[0], error[1].encode())
             return
         self._early = b""
+        self._begin(data, is_last)
+
+    def _hold(self, data: bytes, is_last: bool) -> None:
+        """Let nothing of an answer go before it is whole, unless it is very long."""
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if is_last or self._held_bytes > MAX_HELD_ANSWER_BYTES:
+            data = b"".join(self._held)
+            self._held.clear()
+            self._begin(data, is_last)
+
+    def _begin(self, data: bytes, is_last: bool) -> None:
         self._has_begun = True
         self._owner.began(self._status, self._headers, is_last)
         self._pass(data, is_last)

@@ -77,6 +77,7 @@ class FakeWorker:
         self.num_flushes = 0
         self.resident: dict[str, str] = {}
         self.num_connections = 0
+        self.num_written = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -193,6 +194,7 @@ class FakeWorker:
         step = self.faults.split_bytes or len(data)
         for start in range(0, len(data), step or 1):
             writer.write(data[start : start + step])
+            self.num_written += min(step, len(data) - start)
             await writer.drain()
             if self.faults.split_bytes:
                 await asyncio.sleep(0.001)

@@ -6,6 +6,7 @@ import pytest
 
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import AbortTurn
+from conserve_sglang.router import legs
 from conserve_sglang.router.fleet import WorkerState
 from conserve_sglang.telemetry.prometheus import Outcome
 from tests.fakes.router_cluster import Cluster, a_cluster
@@ -102,7 +103,24 @@ async def test_broken_stream_ends_with_an_error_event(cluster: Cluster) -> None:
     assert await client.is_closed()
 
 
-async def test_broken_whole_answer_is_not_completed(cluster: Cluster) -> None:
+async def test_decoder_lost_within_an_answer_that_is_not_streamed_is_not_seen(
+    cluster: Cluster,
+) -> None:
+    cluster["d0"].answer = "y" * 50_000
+    cluster["d0"].faults.split_bytes = 1_000
+    asked = asyncio.ensure_future(cluster.chat("hello"))
+    await cluster.until(lambda: cluster["d0"].num_written > 10_000)
+    await cluster["d0"].stop()
+    answer = await asked
+    assert answer.status == 200
+    assert answer.headers["x-conserve-decoder"] == "d1"
+    assert answer.json()["choices"][0]["message"]["content"] == "the answer"
+
+
+async def test_very_long_answer_is_passed_on_as_it_comes_and_not_completed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(legs, "MAX_HELD_ANSWER_BYTES", 10_000)
     cluster["d0"].answer = "y" * 50_000
     cluster["d0"].faults.split_bytes = 20_000
     client = await cluster.connect()
