@@ -82,7 +82,8 @@ class Bookings:
         if conversation.opener is not turn:
             return False
         conversation.opener = None
-        conversation.cause = None
+        if self.pin_of(conversation) is turn.decoder:  # it was not lost meanwhile
+            conversation.cause = None
         return True
 
     def take_back(self, turn: Turn) -> None:

@@ -362,3 +362,13 @@ def test_round_robin_rotates_per_turn() -> None:
     desk = Desk("p0", "d0", "d1", policy="round-robin")
     decoders = [sent(desk.tell(an_arrival(i, "a"))).decoder for i in range(3)]
     assert decoders == [D0, D1, D0]
+
+
+def test_first_token_from_a_decoder_lost_meanwhile_does_not_hide_its_loss() -> None:
+    desk = Desk("p0", "d0", "d1")
+    desk.tell(an_arrival(1))
+    desk.tell(an_arrival(2))
+    desk.tell(WorkerLost(worker_id=D0))
+    command = sent(desk.tell(FirstToken(turn_id=TurnId(1))))
+    assert (command.turn_id, command.decoder) == (TurnId(2), D1)
+    assert command.reason is PlacementReason.DECODER_LOST
