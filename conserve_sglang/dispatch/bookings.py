@@ -30,6 +30,12 @@ class Bookings:
         conversation.cause = PhaseOneCause.DECODER_LOST
         return None
 
+    def pin(self, conversation: Conversation, decoder: WorkerState, resident_tokens: int) -> None:
+        """Pin a conversation that has no pin to the decoder that holds so much of it."""
+        conversation.decoder, conversation.decoder_epoch = decoder, decoder.epoch
+        decoder.num_conversations += 1
+        self.set_resident(conversation, resident_tokens)
+
     def unpin(self, conversation: Conversation) -> ReleaseConversation | None:
         """Drop a conversation's pin; the command for its worker to let go, None without a pin."""
         pin = self.pin_of(conversation)
@@ -107,6 +113,7 @@ class Bookings:
             conversation_id=ConversationId(conversation.conversation_id),
             decoder=None if pin is None else pin.spec.worker_id,
             resident_tokens=conversation.resident_tokens,
+            prompt_tokens=conversation.prompt_tokens,
             num_turns=conversation.num_turns,
             num_kv_transfers=conversation.num_kv_transfers,
             num_open_turns=conversation.num_open_turns,
@@ -127,6 +134,7 @@ class Bookings:
                 free_tokens=state.free_tokens,
                 backlog_tokens=state.backlog_tokens,
                 num_conversations=state.num_conversations,
+                foreign_tokens=state.foreign_tokens,
             )
             for state in self.ledger.states()
         )

@@ -14,10 +14,11 @@ no log, so the router and a simulator drive the same object. The life of one tur
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from conserve_sglang.core.ids import ConversationId, TurnId
-from conserve_sglang.dispatch import events
+from conserve_sglang.dispatch import events, restoring
 from conserve_sglang.dispatch.commands import AbortTurn, Command
 from conserve_sglang.dispatch.events import Event, FailureCause
 from conserve_sglang.dispatch.placer import Placer
@@ -52,6 +53,9 @@ class Dispatcher:
             events.WorkerUp: self._worker_up,
             events.WorkerLost: self._worker_lost,
             events.ConversationEnded: self._end_conversation,
+            events.ConversationRestored: partial(restoring.restore, placer),
+            events.ConversationTaken: partial(restoring.give_up, placer),
+            events.PeersReported: partial(restoring.count_peers, placer),
             events.Tick: self._tick,
         }
 

@@ -3,6 +3,7 @@
 The three events of every turn are frozen by agreement only, see `policy.api`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -88,6 +89,40 @@ class ConversationEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationRestored:
+    """A conversation is known from elsewhere: an earlier life of the router, or another replica.
+
+    `decoder` None, or one that is not up: its KV is nowhere, and its next turn a phase 1. Of a
+    conversation that is live, this is the newer truth; a turn that was about to bring its KV
+    somewhere is placed again.
+    """
+
+    conversation_id: ConversationId
+    decoder: WorkerId | None
+    resident_tokens: int
+    prompt_tokens: int
+    num_turns: int
+    num_kv_transfers: int
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationTaken:
+    """Another replica serves a conversation now, and counts its KV."""
+
+    conversation_id: ConversationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeersReported:
+    """What other replicas hold and have promised on each worker, in KV tokens, and the prompt
+    tokens they sent to it that are not prefilled yet. Workers not named: nothing."""
+
+    kv_tokens: Mapping[WorkerId, int]
+    backlog_tokens: Mapping[WorkerId, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passed: deadlines and time-to-live are looked at."""
 
@@ -101,5 +136,8 @@ Event = (
     | TurnFailed
     | TurnAbandoned
     | ConversationEnded
+    | ConversationRestored
+    | ConversationTaken
+    | PeersReported
     | Tick
 )

@@ -5,6 +5,8 @@
     reserved                 |+++++|      turns in flight: their input and a fixed room for output
     free                           |------------------------|   may be negative: overcommitted
 
+With several routers over the same workers, what the others have there is `foreign`, and not free.
+
 The ledger counts what the dispatcher placed. A worker's own figure leaves out idle conversations
 (it calls them evictable), so it cannot be the key.
 """
@@ -21,6 +23,8 @@ class WorkerState:
     __slots__ = (
         "backlog_tokens",
         "epoch",
+        "foreign_backlog_tokens",
+        "foreign_tokens",
         "is_up",
         "num_conversations",
         "order",
@@ -34,6 +38,8 @@ class WorkerState:
         self.order = order
         self.epoch = 0
         self.is_up = False
+        self.foreign_tokens = 0  # of other replicas; theirs to void when the worker is lost
+        self.foreign_backlog_tokens = 0
         self.clear()
 
     def clear(self) -> None:
@@ -45,8 +51,9 @@ class WorkerState:
 
     @property
     def free_tokens(self) -> int:
-        """Capacity less resident less reserved; negative when overcommitted."""
-        return self.spec.kv_capacity_tokens - self.resident_tokens - self.reserved_tokens
+        """Capacity less resident, reserved and foreign; negative when overcommitted."""
+        taken = self.resident_tokens + self.reserved_tokens + self.foreign_tokens
+        return self.spec.kv_capacity_tokens - taken
 
 
 class Ranking:
@@ -142,6 +149,11 @@ class KvLedger:
         """A known worker's account."""
         return self._by_id[worker_id]
 
+    def find(self, worker_id: WorkerId | None) -> WorkerState | None:
+        """A worker's account if the worker is up."""
+        state = None if worker_id is None else self._by_id.get(worker_id)
+        return state if state is not None and state.is_up else None
+
     def states(self) -> tuple[WorkerState, ...]:
         """All known workers, in order of registration."""
         return tuple(self._by_order)
@@ -188,12 +200,21 @@ class KvLedger:
         state.backlog_tokens += tokens
         self._changed.add(state)
 
+    def set_foreign(self, state: WorkerState, kv_tokens: int, backlog_tokens: int) -> None:
+        """State what other replicas have on a worker."""
+        if (kv_tokens, backlog_tokens) == (state.foreign_tokens, state.foreign_backlog_tokens):
+            return
+        state.foreign_tokens = kv_tokens
+        state.foreign_backlog_tokens = backlog_tokens
+        self._changed.add(state)
+
     def _rank_changed(self) -> None:
         for state in self._changed:
             if not state.is_up:
                 continue
             if state.spec.role is Role.PREFILL:
-                self._backlog.set(state.order, state.backlog_tokens)
+                backlog = state.backlog_tokens + state.foreign_backlog_tokens
+                self._backlog.set(state.order, backlog)
             else:
                 self._free[state.spec.role].set(state.order, -state.free_tokens)
         self._changed.clear()

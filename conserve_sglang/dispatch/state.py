@@ -65,6 +65,7 @@ class ConversationView:
     conversation_id: ConversationId
     decoder: WorkerId | None
     resident_tokens: int
+    prompt_tokens: int
     num_turns: int
     num_kv_transfers: int
     num_open_turns: int
@@ -73,7 +74,10 @@ class ConversationView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLoad:
-    """A worker's account in the ledger. Tokens; `free_tokens` is negative when overcommitted."""
+    """A worker's account in the ledger. Tokens; `free_tokens` is negative when overcommitted.
+
+    `foreign_tokens` are those of other replicas.
+    """
 
     worker_id: WorkerId
     role: Role
@@ -85,6 +89,7 @@ class WorkerLoad:
     free_tokens: int
     backlog_tokens: int
     num_conversations: int
+    foreign_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

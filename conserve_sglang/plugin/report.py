@@ -1,12 +1,15 @@
 """Hooks on what a decode server says about itself: what it can do, and its load.
 
 `GET /server_info` carries `internal_states[0]["conserve"]`; a decoder without it lacks the plugin.
+Its `incarnation` is another one after each start: what a router remembers of this server's KV holds
+for the incarnation it was noted under alone.
 `GET /v1/loads`: stock counts no queued prefill on a decode server, since it has none. Queued local
 appends are added to `num_waiting_uncached_tokens`, `num_total_tokens` and `num_active_tokens`. No
 field there fits the tokens physically resident (idle conversations count as free in
 `num_used_tokens`); they are `resident_tokens` in the first.
 """
 
+import uuid
 from typing import Any
 
 import conserve_sglang
@@ -14,6 +17,7 @@ from conserve_sglang.plugin.inside import Inside
 from conserve_sglang.plugin.local_request import needs_extend
 
 CAPABILITY = "conserve"
+INCARNATION = uuid.uuid4().hex
 
 
 def get_internal_state(inside: Inside, result: Any, scheduler: Any, recv_req: Any) -> Any:
@@ -24,6 +28,7 @@ def get_internal_state(inside: Inside, result: Any, scheduler: Any, recv_req: An
         "plugin_version": conserve_sglang.__version__,
         "sglang_version": inside.sglang_version,
         "local_prefill": True,
+        "incarnation": INCARNATION,
         "max_total_num_tokens": total,
         "resident_tokens": max(0, total - available),
         "page_size": int(scheduler.page_size),

@@ -48,6 +48,7 @@ class Worker:
         self.state = WorkerState.UNKNOWN
         self.reason = "not met yet"
         self.served_name = ""
+        self.incarnation: str | None = None
         self.num_missed_probes = 0
         self.was_met_before = False
         self.wake = asyncio.Event()
@@ -170,6 +171,7 @@ class Fleet:
         worker.state = WorkerState.UP
         worker.reason = ""
         worker.served_name = facts.served_name
+        worker.incarnation = facts.incarnation
         self.num_decoders_up += worker.can_decode
         logger.info(
             "worker %s up: %s, %d KV tokens", worker.worker_id, facts.mode, facts.kv_capacity_tokens

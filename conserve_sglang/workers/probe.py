@@ -15,17 +15,22 @@ MODES = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "null"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerFacts:
-    """A worker as it reported itself. `serves_local_turns`: our plugin is in force in it."""
+    """A worker as it reported itself. `serves_local_turns`: our plugin is in force in it.
+
+    `incarnation` is another one after each start; None from a worker that does not tell.
+    """
 
     mode: str
     kv_capacity_tokens: int
     serves_local_turns: bool
     served_name: str
     version: str
+    incarnation: str | None = None
 
 
 class _Conserve(msgspec.Struct):
     local_prefill: bool = False
+    incarnation: str | None = None
 
 
 class _Memory(msgspec.Struct):
@@ -70,6 +75,7 @@ async def read_facts(pool: ConnectionPool, timeout_s: float = 30.0) -> WorkerFac
         serves_local_turns=state.conserve is not None and state.conserve.local_prefill,
         served_name=info.served_model_name or "",
         version=info.version,
+        incarnation=None if state.conserve is None else state.conserve.incarnation,
     )
 
 

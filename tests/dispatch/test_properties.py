@@ -15,11 +15,14 @@ from conserve_sglang.dispatch import (
     AbortTurn,
     Command,
     ConversationEnded,
+    ConversationRestored,
+    ConversationTaken,
     Dispatcher,
     DispatchSettings,
     Event,
     FailureCause,
     FirstToken,
+    PeersReported,
     RejectTurn,
     SendTurn,
     Tick,
@@ -55,7 +58,7 @@ class Step(NamedTuple):
 
 ACTIONS = (
     ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["abandon", "end"]
-    + ["lose", "up", "wait", "tick"]
+    + ["lose", "up", "wait", "tick", "restored", "taken", "peers"]
 )  # fmt: skip
 steps = st.lists(
     st.builds(
@@ -142,6 +145,8 @@ class World:
                 self.tell(WorkerUp(spec=a_worker(name, 6000)))
         elif step.action == "end":
             self.end(ConversationId(f"c{step.pick % 5}"))
+        elif step.action in {"restored", "taken", "peers"}:
+            self.hear_of_others(step)
         elif step.action == "wait":
             self.now += step.size / 50
         elif step.action == "tick":
@@ -156,6 +161,34 @@ class World:
             if command.conversation_id == conversation_id
         }
         self.tell(ConversationEnded(conversation_id=conversation_id))
+
+    def hear_of_others(self, step: Step) -> None:
+        name = ConversationId(f"c{step.pick % 5}")
+        worker = WorkerId(WORKERS[step.size % len(WORKERS)])
+        if step.action == "peers":
+            self.tell(PeersReported(kv_tokens={worker: step.size}, backlog_tokens={worker: 9}))
+        elif step.action == "taken":
+            self.tell(ConversationTaken(conversation_id=name))
+        else:
+            self.restore(name, worker, step)
+
+    def restore(self, name: ConversationId, worker: WorkerId, step: Step) -> None:
+        """As an executor hears it: the turn that was to bring the KV has not gone out yet."""
+        known = self.dispatcher._conversations.get(name)
+        if known is not None and known.opener is not None:
+            self.sent.pop(known.opener.turn_id)
+            self.to_abort.discard(known.opener.turn_id)
+        self.tell(
+            ConversationRestored(
+                conversation_id=name,
+                decoder=worker if worker.startswith("d") else None,
+                resident_tokens=step.size if worker.startswith("d") else 0,
+                prompt_tokens=step.size,
+                num_turns=2,
+                num_kv_transfers=1,
+                idle_s=float(step.pick),
+            )
+        )
 
     def arrive(self, step: Step) -> None:
         turn_id = TurnId(self.num_arrived)
@@ -203,6 +236,7 @@ class World:
             self.tell(TurnAbandoned(turn_id=turn_id))
         for name in WORKERS:
             self.tell(WorkerUp(spec=a_worker(name, 6000)))
+        self.tell(PeersReported(kv_tokens={}, backlog_tokens={}))
         while self.open:
             self.now += 1000.0
             for turn_id in sorted(self.sent):

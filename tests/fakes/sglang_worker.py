@@ -8,6 +8,7 @@ server. Faults are switched on by its attributes.
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ class FakeWorker:
         self.bootstrap_port = 0
         self.capacity_tokens = 100_000
         self.served_name = "tiny"
+        self.incarnation = ""
         self.answer = "the answer"
         self.faults = Faults()
         self.seen: list[Seen] = []
@@ -90,6 +92,7 @@ class FakeWorker:
             await self.stop()
 
     async def start(self, port: int = 0) -> None:
+        self.incarnation = uuid.uuid4().hex
         self._server = await asyncio.start_server(self._connection, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
         self.bootstrap_port = self.port  # only ever passed along
@@ -176,7 +179,7 @@ class FakeWorker:
             return 404, b'{"detail":"Not Found"}'
         state: dict[str, Any] = {"last_gen_throughput": 1.0}
         if self.has_plugin and self.mode == "decode":
-            state["conserve"] = {"local_prefill": True, "max_total_num_tokens": 1}
+            state["conserve"] = {"local_prefill": True, "incarnation": self.incarnation}
         info = {
             "disaggregation_mode": self.mode,
             "max_total_num_tokens": self.capacity_tokens,

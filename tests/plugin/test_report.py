@@ -36,6 +36,7 @@ def test_a_decoder_says_what_it_can_do_and_what_it_holds() -> None:
     report.get_internal_state(inside()[0], state, scheduler, None)
     assert state.internal_state["conserve"]["local_prefill"] is True
     assert state.internal_state["conserve"]["resident_tokens"] == 600
+    assert len(state.internal_state["conserve"]["incarnation"]) == 32
 
 
 def test_sends_are_logged_with_what_they_moved(tmp_path: Path) -> None:

@@ -138,6 +138,8 @@ async def test_probes_are_answered_alike(cluster: Cluster) -> None:
             facts = await read_facts(pool)
             assert (facts.mode, facts.serves_local_turns) == ("decode", True)
             assert facts.kv_capacity_tokens > 0
+            assert facts.incarnation is not None
+            assert facts.incarnation == (await read_facts(pool)).incarnation
             pool.close()
 
 

@@ -22,7 +22,7 @@ async def test_worker_tells_what_it_is() -> None:
     async with FakeWorker("decode", Rendezvous()).serve() as worker:
         pool = ConnectionPool("127.0.0.1", worker.port)
         assert await is_ready(pool, 1.0)
-        assert await read_facts(pool) == DECODER
+        assert await read_facts(pool) == replace(DECODER, incarnation=worker.incarnation)
         pool.close()
 
 
