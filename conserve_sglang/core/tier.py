@@ -85,6 +85,14 @@ class Slo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObserveSettings:
+    """What the router tells about its work. `report_interval_s`: how often each worker is asked
+    for its own load; 0: never."""
+
+    report_interval_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """How the router listens, identifies conversations and bounds its work.
 
@@ -106,6 +114,7 @@ class RouterSettings:
     probe_interval_s: float = 1.0
     identify_by_user_field: bool = False
     identify_by_history: bool = True
+    observe: ObserveSettings = field(default_factory=ObserveSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,3 +29,17 @@ class WorkerSpec:
     def __post_init__(self) -> None:
         if self.kv_capacity_tokens <= 0:
             raise ValueError(f"{self.worker_id}: kv_capacity_tokens must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """What a worker says of its own load; None where it does not say.
+
+    `held_tokens` is all KV it holds, that of idle conversations included (the plugin's figure);
+    `used_tokens` is that of running turns only (SGLang's own).
+    """
+
+    held_tokens: int | None
+    used_tokens: int | None
+    num_running: int | None
+    num_waiting: int | None

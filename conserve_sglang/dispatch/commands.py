@@ -17,7 +17,7 @@ class SendTurn:
     With a `prefiller` the same body goes to both and the KV moves once (phase 1). Without one
     the decoder serves the turn alone: on a decode-mode worker that is a local turn and `limits`
     bounds what it may prefill. `attempt` counts from 1. `turn_index` counts the conversation's
-    turns from 1.
+    turns from 1. `resident_tokens` is what the ledger has of the conversation on the decoder.
     """
 
     turn_id: TurnId
@@ -29,6 +29,7 @@ class SendTurn:
     keeps_kv: bool
     attempt: int
     turn_index: int
+    resident_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,10 +58,11 @@ def local_limits(
 
 
 def send_turn(turn: Turn, placement: Placement, limits: LocalLimits | None) -> SendTurn:
-    """The command that carries a placement out."""
+    """The command that carries a placement out; the turn is booked by now."""
+    conversation = turn.conversation
     return SendTurn(
         turn_id=turn.turn_id,
-        conversation_id=turn.conversation.conversation_id,
+        conversation_id=conversation.conversation_id,
         decoder=placement.decoder,
         prefiller=placement.prefiller,
         limits=limits,
@@ -69,4 +70,7 @@ def send_turn(turn: Turn, placement: Placement, limits: LocalLimits | None) -> S
         keeps_kv=placement.keeps_kv,
         attempt=turn.attempts,
         turn_index=turn.turn_index,
+        resident_tokens=(
+            conversation.resident_tokens if conversation.decoder is turn.decoder else 0
+        ),
     )

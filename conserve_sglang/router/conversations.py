@@ -31,6 +31,7 @@ class Conversation:
     """One conversation: whose it is, its key, its name, and where its history is filed."""
 
     __slots__ = (
+        "began_at_s",
         "counted",
         "filed_at",
         "header_line",
@@ -51,6 +52,8 @@ class Conversation:
         self.filed_at: FiledAt | None = None
         self.counted: Counted | None = None  # the last answered prompt, where it was text
         self.num_open_turns = 0
+        # Arrival of turn 1, until the user has had an answer that calls no tool.
+        self.began_at_s: float | None = None
 
 
 UNIDENTIFIED = Conversation(ConversationId(""), DEFAULT_TENANT.tenant_id, b"")

@@ -19,10 +19,11 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
+from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import local_mark, request
-from conserve_sglang.telemetry.prometheus import Outcome, RouterMetrics
+from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics
 from conserve_sglang.workers.bootstrap import rooms
 from conserve_sglang.workers.sse import Usage
 
@@ -39,7 +40,7 @@ class Executor:
         metrics: RouterMetrics,
         clock: Callable[[], float],
     ) -> None:
-        self.metrics = metrics
+        self.meter = Meter(metrics, fleet)
         self._brain = brain
         self._fleet = fleet
         self._clock = clock
@@ -83,7 +84,7 @@ class Executor:
         elif isinstance(command, RejectTurn):
             turn = self._close(command.turn_id, Outcome.REJECTED)
             if turn is not None:
-                self.metrics.rejections[command.reason] += 1
+                self.meter.rejected(turn, command.reason)
                 self._brain.unanswered(turn)
                 turn.reject(command.reason)
         elif isinstance(command, AbortTurn):
@@ -107,7 +108,7 @@ class Executor:
         if turn is None:
             return
         turn.command = command
-        self.metrics.placements[command.reason] += 1
+        self.meter.sent(turn, command)
         worker = self._fleet.worker(command.decoder)
         payload = turn.payload
         leg = turn.decode_leg = DecodeLeg(
@@ -149,24 +150,13 @@ class Executor:
     # what becomes of turns (Desk)
 
     def turn_began(self, turn: Turn, is_whole: bool) -> None:
-        now = turn.first_byte_at_s = self._clock()
-        self.metrics.ttft.observe(now - turn.arrived_at_s)
-        if turn.command is not None and turn.command.prefiller is not None:
-            self.metrics.num_kv_transfers += 1
+        self.meter.began(turn, self._clock())
         turn.payload.rest = b""  # no further attempt: the body is not needed any more
         if not is_whole:  # else TurnDone follows at once, and says as much
             self._brain.tell(FirstToken(turn_id=turn.turn_id))
 
     def turn_answered(self, turn: Turn, usage: Usage | None) -> None:
-        metrics = self.metrics
-        metrics.e2e.observe(self._clock() - turn.arrived_at_s)
-        if usage is not None:
-            metrics.prompt_tokens += usage.prompt_tokens
-            metrics.cached_tokens += usage.cached_tokens
-            metrics.output_tokens += usage.output_tokens
-            limits = turn.command.limits if turn.command is not None else None
-            if limits is not None and usage.cached_tokens < limits.min_cached:
-                metrics.num_kv_misses += 1
+        self.meter.answered(turn, usage, self._clock())
         self._close(turn.turn_id, Outcome.ANSWERED)
         self._brain.answered(turn, usage)
         if turn.ends_conversation:
@@ -176,9 +166,7 @@ class Executor:
         turn.forget_legs()
 
     def turn_failed(self, turn: Turn, cause: FailureCause, why: str) -> None:
-        self.metrics.failures[cause] += 1
-        if cause is FailureCause.PREFIX_MISSING:
-            self.metrics.num_kv_misses += 1
+        self.meter.failed(cause)
         logger.info("turn %d of %s: %s: %s", turn.turn_id, turn.conversation.key, cause.value, why)
         self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause))
 
@@ -195,7 +183,7 @@ class Executor:
         turn = self._turns.pop(turn_id, None)
         if turn is not None:
             turn.is_over = True
-            self.metrics.turns[outcome] += 1
+            self.meter.closed(turn, outcome)
         return turn
 
     def _file(self, turn: Turn, answer: bytes | None) -> None:

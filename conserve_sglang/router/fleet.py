@@ -49,6 +49,7 @@ class Worker:
         self.reason = "not met yet"
         self.served_name = ""
         self.incarnation: str | None = None
+        self.kv_bytes_per_token: float | None = None
         self.num_missed_probes = 0
         self.was_met_before = False
         self.wake = asyncio.Event()
@@ -172,6 +173,7 @@ class Fleet:
         worker.reason = ""
         worker.served_name = facts.served_name
         worker.incarnation = facts.incarnation
+        worker.kv_bytes_per_token = facts.kv_bytes_per_token
         self.num_decoders_up += worker.can_decode
         logger.info(
             "worker %s up: %s, %d KV tokens", worker.worker_id, facts.mode, facts.kv_capacity_tokens

@@ -13,7 +13,7 @@ from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.verdict import BUSY, error_in, failure_cause
 from conserve_sglang.workers.pool import Exchange
-from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, usage_in
+from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, calls_tools, usage_in
 from conserve_sglang.workers.upstream import Headers
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -105,6 +105,11 @@ class DecodeLeg:
         if self._filter is not None:
             return not self._filter.is_passing
         return self._tail.endswith(b"\n\n")
+
+    @property
+    def has_called_tools(self) -> bool:
+        """Whether the whole answer asks for tools rather than speaks to a user."""
+        return calls_tools(self._tail if self._filter is None else self._filter.before_usage)
 
     def abort(self) -> None:
         """Stop the worker's work on it; nothing more is heard."""

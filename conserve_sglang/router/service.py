@@ -19,8 +19,10 @@ from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.front import Front
+from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
-from conserve_sglang.telemetry.prometheus import Exporter, RouterMetrics
+from conserve_sglang.telemetry.metrics import RouterMetrics
+from conserve_sglang.telemetry.prometheus import Exporter
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +64,13 @@ class RouterService:
         )
         self.metrics = RouterMetrics()
         self.fleet = Fleet(tier_map, trusts_decoders=trusts_decoders)
+        self.reports = Reports(self.fleet, settings.observe.report_interval_s)
         self.brain = Brain(dispatcher, self.fleet, self._clock, secret or os.urandom(32))
         self.executor = Executor(self.brain, self.fleet, self.metrics, self._clock)
         self.brain.carry_out = self.executor.carry_out
         self.fleet.tell = self.brain.tell
-        status = Status(dispatcher, self.fleet)
-        exporter = Exporter(self.metrics, status.gauges)
+        status = Status(dispatcher, self.fleet, self.reports)
+        exporter = Exporter(lambda: self.metrics, status.gauges, tier_map.policy.name)
         self._front = Front(tier_map, self.executor, self.brain, self.fleet, status, exporter)
         self._control = ControlEndpoints(self.brain, self.fleet, status, exporter)
         self.port, self.control_port = settings.port, settings.control_port
@@ -94,6 +97,7 @@ class RouterService:
         self._control_server = _ControlServer(config)
         self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
         self.fleet.start()
+        self.reports.start()
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
@@ -119,6 +123,7 @@ class RouterService:
         self.executor.stop()
         for client in tuple(self._clients):
             client.abort()
+        await self.reports.stop()
         await self.fleet.stop()
         if self._control_server is not None and self._control_task is not None:
             self._control_server.should_exit = self._control_server.force_exit = True

@@ -7,15 +7,17 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch import Dispatcher, WorkerLoad
 from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.fleet import Fleet, Worker, WorkerState
+from conserve_sglang.router.reports import Reports
 from conserve_sglang.telemetry.prometheus import Gauges
 
 
 class Status:
     """Reads the dispatcher and the fleet; changes nothing."""
 
-    def __init__(self, dispatcher: Dispatcher, fleet: Fleet) -> None:
+    def __init__(self, dispatcher: Dispatcher, fleet: Fleet, reports: Reports) -> None:
         self._dispatcher = dispatcher
         self._fleet = fleet
+        self._reports = reports
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """200 while every role of the tier map has a worker that is up, else 503."""
@@ -88,6 +90,7 @@ class Status:
             workers=tuple(
                 loads.get(worker.worker_id, _absent(worker)) for worker in self._fleet.workers()
             ),
+            reports=self._reports.latest(),
         )
 
 

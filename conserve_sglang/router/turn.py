@@ -13,7 +13,7 @@ from conserve_sglang.router.identity import History
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.payload import Payload
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
-from conserve_sglang.telemetry.prometheus import Outcome
+from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.upstream import Headers
 

@@ -1,91 +1,39 @@
-"""The router's metrics: plain numbers on the hot path, made Prometheus' when scraped."""
+"""The router's metrics as Prometheus reads them: plain numbers until they are scraped."""
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
-from conserve_sglang.dispatch import FailureCause, WorkerLoad
-from conserve_sglang.policy.api import PlacementReason, RejectReason
+from conserve_sglang import __version__
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.worker import WorkerReport
+from conserve_sglang.dispatch import WorkerLoad
+from conserve_sglang.policy.api import PlacementReason
+from conserve_sglang.telemetry.metrics import E, RouterMetrics, TenantCount, Timings
 
-E = TypeVar("E", bound=Enum)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_BOUNDS_S = (
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0,
-)  # fmt: skip
-
-
-class Outcome(Enum):
-    """How a turn ended."""
-
-    ANSWERED = "answered"
-    CLIENT_LEFT = "client_left"
-    BROKEN_OFF = "broken_off"
-    REFUSED = "refused"
-    REJECTED = "rejected"
-
-    __hash__ = object.__hash__  # Enum's own is Python code, and this one is on the hot path
-
-
-class Histogram:
-    """Counts per bucket, and the sum."""
-
-    __slots__ = ("counts", "sum_s")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_BOUNDS_S) + 1)
-        self.sum_s = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(_BOUNDS_S, seconds)] += 1
-        self.sum_s += seconds
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts, as Prometheus wants them."""
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), self.counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return buckets
-
-
-class RouterMetrics:
-    """What the router counts while it works."""
-
-    def __init__(self) -> None:
-        self.turns = dict.fromkeys(Outcome, 0)
-        self.placements = dict.fromkeys(PlacementReason, 0)
-        self.rejections = dict.fromkeys(RejectReason, 0)
-        self.failures = dict.fromkeys(FailureCause, 0)
-        self.num_kv_transfers = 0
-        self.num_kv_misses = 0
-        self.prompt_tokens = 0
-        self.cached_tokens = 0
-        self.output_tokens = 0
-        self.ttft = Histogram()
-        self.e2e = Histogram()
+MAX_TENANTS = 50
+OTHER_TENANTS = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
-    """What is true at the moment of a scrape."""
+    """What is true at the moment of a scrape; `reports` has the workers that told their load."""
 
     num_queued_turns: int
     num_open_turns: int
     num_conversations: int
     workers: Sequence[WorkerLoad]
+    reports: Mapping[WorkerId, WorkerReport] = field(default_factory=dict)
 
 
 # Reasons for which a conversation that had its KV somewhere got a new phase 1.
@@ -95,18 +43,40 @@ _REENTRIES = (
     PlacementReason.DECODER_LOST,
     PlacementReason.RECLAIMED,
 )
+_TIMINGS = {
+    "ttft": "Turn arrival to first answer byte",
+    "tbt": "Mean gap between the output tokens of a streamed turn",
+    "ttfet": "Arrival of turn 1 to the first byte of the first answer that calls no tool",
+    "e2e": "Turn arrival to last answer byte",
+}
+_TENANTS = {
+    "turns": "Turns over, by tenant",
+    "rejections": "Turns not served, by tenant",
+    "prompt_tokens": "Prompt tokens of answered turns, by tenant",
+    "cached_tokens": "Prompt tokens found in KV, by tenant",
+    "output_tokens": "Tokens answered, by tenant",
+}
 
 
 class RouterCollector(Collector):
-    """Reads `RouterMetrics` and the gauges whenever Prometheus asks."""
+    """Reads the metrics and the gauges whenever Prometheus asks."""
 
-    def __init__(self, metrics: RouterMetrics, observe: Callable[[], Gauges]) -> None:
-        self._metrics = metrics
+    def __init__(
+        self, read: Callable[[], RouterMetrics], observe: Callable[[], Gauges], policy: str = ""
+    ) -> None:
+        self._read = read
         self._observe = observe
+        self._policy = policy
+        self._tenants: set[str] = set()  # those with series of their own, for good
 
     def collect(self) -> Iterator[Metric]:
         """All metric families."""
-        metrics = self._metrics
+        metrics = self._read()
+        yield InfoMetricFamily(
+            "conserve_router_build",
+            "Version and policy of this router",
+            value={"version": __version__, "policy": self._policy},
+        )
         yield _counter("turns", "Turns by how they ended", "outcome", metrics.turns)
         yield _counter("placements", "Turns sent, by reason", "reason", metrics.placements)
         yield _counter("rejections", "Turns not served, by reason", "reason", metrics.rejections)
@@ -114,16 +84,34 @@ class RouterCollector(Collector):
         reentries = {reason: metrics.placements[reason] for reason in _REENTRIES}
         yield _counter("phase_one_reentries", "New phase 1 by cause", "cause", reentries)
         for name, text, value in (
+            ("retries", "Turns sent again after an attempt failed", metrics.num_retries),
             ("kv_transfers", "Turns that moved KV to a decoder", metrics.num_kv_transfers),
+            ("kv_transferred_tokens", "KV tokens moved, by ledger", metrics.kv_transferred_tokens),
+            ("kv_transferred_bytes", "The same where size is known", metrics.kv_transferred_bytes),
             ("kv_misses", "Tail turns whose context was gone", metrics.num_kv_misses),
             ("prompt_tokens", "Prompt tokens of answered turns", metrics.prompt_tokens),
             ("cached_tokens", "Prompt tokens found in KV", metrics.cached_tokens),
             ("output_tokens", "Tokens answered", metrics.output_tokens),
         ):
             yield CounterMetricFamily(f"conserve_router_{name}", text, value=value)
-        yield _histogram("ttft", "Turn arrival to first answer byte", metrics.ttft)
-        yield _histogram("e2e", "Turn arrival to last answer byte", metrics.e2e)
+        yield from _histograms(metrics.timings)
+        yield from self._by_tenant(metrics.tenants)
         yield from _gauges(self._observe())
+
+    def _by_tenant(self, tenants: Mapping[str, TenantCount]) -> Iterator[Metric]:
+        """The first `MAX_TENANTS` seen keep series of their own, all others share one."""
+        for tenant_id in sorted(tenants):
+            if len(self._tenants) < MAX_TENANTS:
+                self._tenants.add(tenant_id)
+        for name, text in _TENANTS.items():
+            values: dict[str, int] = {}
+            for tenant_id, count in tenants.items():
+                shown = tenant_id if tenant_id in self._tenants else OTHER_TENANTS
+                values[shown] = values.get(shown, 0) + getattr(count, name)
+            family = CounterMetricFamily(f"conserve_tenant_{name}", text, labels=("tenant",))
+            for shown, value in values.items():
+                family.add_metric((shown,), value)
+            yield family
 
 
 def _gauges(gauges: Gauges) -> Iterator[Metric]:
@@ -133,12 +121,27 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
         ("conversations", "Live conversations", gauges.num_conversations),
     ):
         yield GaugeMetricFamily(f"conserve_router_{name}", text, value=value)
-    labels = ("worker", "role", "tier")
     for name, text, read in _WORKER_GAUGES:
-        family = GaugeMetricFamily(f"conserve_worker_{name}", text, labels=labels)
-        for load in gauges.workers:
-            family.add_metric((load.worker_id, load.role.value, load.tier), read(load))
-        yield family
+        yield _worker_family(name, text, ((load, read(load)) for load in gauges.workers))
+    for name, text, tell in _REPORTED_GAUGES:
+        reported = (
+            (load, tell(load, gauges.reports[load.worker_id]))
+            for load in gauges.workers
+            if load.worker_id in gauges.reports
+        )
+        yield _worker_family(name, text, reported)
+
+
+def _worker_family(
+    name: str, text: str, values: Iterable[tuple[WorkerLoad, float | None]]
+) -> GaugeMetricFamily:
+    """One value a worker; none for a worker of which it is not known."""
+    labels = ("worker", "role", "tier")
+    family = GaugeMetricFamily(f"conserve_worker_{name}", text, labels=labels)
+    for load, value in values:
+        if value is not None:
+            family.add_metric((load.worker_id, load.role.value, load.tier), value)
+    return family
 
 
 _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerLoad], float]], ...] = (
@@ -151,26 +154,49 @@ _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerLoad], float]], ...] = (
 )
 
 
-def _counter(name: str, text: str, label: str, values: dict[E, int]) -> CounterMetricFamily:
+def _difference(load: WorkerLoad, report: WorkerReport) -> float | None:
+    if report.held_tokens is None:
+        return None
+    return report.held_tokens - load.resident_tokens
+
+
+_REPORTED_GAUGES: tuple[
+    tuple[str, str, Callable[[WorkerLoad, WorkerReport], float | None]], ...
+] = (
+    ("kv_held_tokens", "KV held, as the worker reports", lambda load, told: told.held_tokens),
+    ("kv_difference_tokens", "KV reported less KV resident by ledger", _difference),
+    ("kv_used_tokens", "KV of running turns, as reported", lambda load, told: told.used_tokens),
+    ("running_turns", "Turns running, as reported", lambda load, told: told.num_running),
+    ("waiting_turns", "Turns queued in the worker", lambda load, told: told.num_waiting),
+)
+
+
+def _counter(name: str, text: str, label: str, values: Mapping[E, int]) -> CounterMetricFamily:
     family = CounterMetricFamily(f"conserve_router_{name}", text, labels=(label,))
     for key, value in values.items():
         family.add_metric((str(key.value),), value)
     return family
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
-    full_name = f"conserve_router_{name}_seconds"
-    return HistogramMetricFamily(
-        full_name, text, buckets=histogram.buckets(), sum_value=histogram.sum_s
-    )
+def _histograms(timings: Mapping[tuple[str, str], Timings]) -> Iterator[Metric]:
+    for name, text in _TIMINGS.items():
+        full_name = f"conserve_router_{name}_seconds"
+        family = HistogramMetricFamily(full_name, text, labels=("tier", "role"))
+        for labels, each in timings.items():
+            histogram = getattr(each, name)
+            family.add_metric(labels, histogram.buckets(), histogram.sum_s)
+        yield family
 
 
 class Exporter:
     """Renders the metrics as text."""
 
-    def __init__(self, metrics: RouterMetrics, observe: Callable[[], Gauges]) -> None:
+    def __init__(
+        self, read: Callable[[], RouterMetrics], observe: Callable[[], Gauges], policy: str = ""
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(RouterCollector(metrics, observe))
+        self._registry.register(RouterCollector(read, observe, policy))
+        ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
         """The exposition of this moment."""

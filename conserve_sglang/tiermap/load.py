@@ -138,7 +138,7 @@ def _to_domain(decoded: TierMapFile, source: str, folder: Path) -> TierMap:
         policy=PolicyChoice(name=decoded.policy.name, params=decoded.policy.params),
         slo=Slo(**msgspec.structs.asdict(decoded.slo)),
         power_budget_w=decoded.power_budget_w,
-        router=RouterSettings(**msgspec.structs.asdict(decoded.router)),
+        router=msgspec.convert(msgspec.to_builtins(decoded.router), RouterSettings),
         transfer_backend=decoded.transfer_backend,
     )
 

@@ -102,6 +102,14 @@ class SloFile(_Strict, frozen=True, kw_only=True):
     e2e_s: Positive | None = None
 
 
+class ObserveFile(_Strict, frozen=True, kw_only=True):
+    """What the router tells about its work."""
+
+    report_interval_s: Annotated[
+        float, Meta(ge=0, description="How often workers are asked for their load; 0: never.")
+    ] = 5.0
+
+
 class RouterFile(_Strict, frozen=True, kw_only=True):
     """How the router listens, identifies conversations and bounds its work."""
 
@@ -125,6 +133,7 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     probe_interval_s: Positive = 1.0
     identify_by_user_field: bool = False
     identify_by_history: bool = True
+    observe: ObserveFile = ObserveFile()
 
 
 class TierMapFile(_Strict, frozen=True, kw_only=True):
@@ -152,6 +161,7 @@ PARTS: dict[str, type[msgspec.Struct]] = {
     "policy": PolicyFile,
     "slo": SloFile,
     "router": RouterFile,
+    "router.observe": ObserveFile,
 }
 """The struct at each path of the file, list indices left out."""
 

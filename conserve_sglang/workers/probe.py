@@ -6,7 +6,7 @@ import msgspec
 
 from conserve_sglang.core.errors import NotCapable, Unreachable
 from conserve_sglang.core.tier import Model
-from conserve_sglang.core.worker import Role
+from conserve_sglang.core.worker import Role, WorkerReport
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.pool import ConnectionPool
 
@@ -18,6 +18,7 @@ class WorkerFacts:
     """A worker as it reported itself. `serves_local_turns`: our plugin is in force in it.
 
     `incarnation` is another one after each start; None from a worker that does not tell.
+    `kv_bytes_per_token` is None where the worker's figures do not tell.
     """
 
     mode: str
@@ -26,15 +27,18 @@ class WorkerFacts:
     served_name: str
     version: str
     incarnation: str | None = None
+    kv_bytes_per_token: float | None = None
 
 
 class _Conserve(msgspec.Struct):
     local_prefill: bool = False
     incarnation: str | None = None
+    resident_tokens: int | None = None
 
 
 class _Memory(msgspec.Struct):
     token_capacity: int | None = None
+    kvcache: float | None = None  # in GB, of one rank
 
 
 class _State(msgspec.Struct):
@@ -47,22 +51,29 @@ class _ServerInfo(msgspec.Struct):
     max_total_num_tokens: int | None = None
     max_total_tokens: int | None = None
     served_model_name: str | None = None
+    tp_size: int | None = None
     version: str = ""
     internal_states: list[_State] = []
 
 
+class _Load(msgspec.Struct):
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+    num_used_tokens: int = 0
+
+
+class _Loads(msgspec.Struct):
+    loads: list[_Load] = []
+
+
 _server_info = msgspec.json.Decoder(_ServerInfo)
+_loads = msgspec.json.Decoder(_Loads)
+_LEAST_TOLD_GB = 0.1  # told to 0.001: below this the figure is off by more than half a percent
 
 
 async def read_facts(pool: ConnectionPool, timeout_s: float = 30.0) -> WorkerFacts:
     """Ask a worker what it is."""
-    status, body = await fetch(pool, "GET", "/server_info", timeout_s=timeout_s)
-    if status != 200:
-        raise Unreachable(f"GET /server_info answered {status}")
-    try:
-        info = _server_info.decode(body)
-    except msgspec.DecodeError as error:
-        raise NotCapable(f"GET /server_info is not SGLang's: {error}") from error
+    info = await _ask(pool, timeout_s)
     state = info.internal_states[0] if info.internal_states else _State()
     capacity = info.max_total_num_tokens or info.max_total_tokens
     if not capacity and state.memory_usage is not None:
@@ -76,7 +87,46 @@ async def read_facts(pool: ConnectionPool, timeout_s: float = 30.0) -> WorkerFac
         served_name=info.served_model_name or "",
         version=info.version,
         incarnation=None if state.conserve is None else state.conserve.incarnation,
+        kv_bytes_per_token=_kv_bytes_per_token(info, state),
     )
+
+
+async def read_report(pool: ConnectionPool, timeout_s: float) -> WorkerReport:
+    """Ask a worker how loaded it is. Raises `WorkerError` if it does not answer."""
+    info = await _ask(pool, timeout_s)
+    states = [state.conserve for state in info.internal_states if state.conserve is not None]
+    held = [told.resident_tokens for told in states if told.resident_tokens is not None]
+    status, body = await fetch(pool, "GET", "/v1/loads?include=core", timeout_s=timeout_s)
+    try:
+        loads = _loads.decode(body).loads if status == 200 else []
+    except msgspec.DecodeError:
+        loads = []
+    return WorkerReport(
+        held_tokens=sum(held) if held else None,
+        used_tokens=sum(load.num_used_tokens for load in loads) if loads else None,
+        num_running=sum(load.num_running_reqs for load in loads) if loads else None,
+        num_waiting=sum(load.num_waiting_reqs for load in loads) if loads else None,
+    )
+
+
+async def _ask(pool: ConnectionPool, timeout_s: float) -> _ServerInfo:
+    status, body = await fetch(pool, "GET", "/server_info", timeout_s=timeout_s)
+    if status != 200:
+        raise Unreachable(f"GET /server_info answered {status}")
+    try:
+        return _server_info.decode(body)
+    except msgspec.DecodeError as error:
+        raise NotCapable(f"GET /server_info is not SGLang's: {error}") from error
+
+
+def _kv_bytes_per_token(info: _ServerInfo, state: _State) -> float | None:
+    """By SGLang's own account of its KV pool, unless its rounding weighs too much."""
+    memory = state.memory_usage
+    if memory is None or not memory.kvcache or not memory.token_capacity:
+        return None
+    if memory.kvcache < _LEAST_TOLD_GB:
+        return None
+    return memory.kvcache * 2**30 / memory.token_capacity * (info.tp_size or 1)
 
 
 def check_role(facts: WorkerFacts, role: Role, *, needs_plugin: bool) -> None:

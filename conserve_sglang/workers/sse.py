@@ -12,6 +12,8 @@ import msgspec
 TAIL_BYTES = 4096
 _MAX_HELD_BYTES = 16 * 1024
 _NUMBER = re.compile(rb"\s*(\d+)")
+_CALLS = b'"finish_reason":"tool_calls"'
+_CALLS_SPACED = b'"finish_reason": "tool_calls"'
 _USUAL = re.compile(
     rb'"prompt_tokens":(\d+),"total_tokens":\d+,"completion_tokens":(\d+),'
     rb'"prompt_tokens_details":(?:null|\{(?:"\w+":\d+,)*"cached_tokens":(\d+))'
@@ -53,6 +55,11 @@ def usage_in(tail: bytes) -> Usage | None:
     )
 
 
+def calls_tools(tail: bytes) -> bool:
+    """Whether the end of an answer says that it calls tools. Inside text a quote is escaped."""
+    return _CALLS in tail or _CALLS_SPACED in tail
+
+
 def _last_number(tail: bytes, key: bytes) -> int | None:
     at = tail.rfind(key)
     if at < 0:
@@ -81,12 +88,13 @@ class UsageFilter:
     whole, which costs its reader nothing, unless it is too long to be a usage event.
     """
 
-    __slots__ = ("_held", "is_passing", "usage")
+    __slots__ = ("_held", "before_usage", "is_passing", "usage")
 
     def __init__(self) -> None:
         self._held = b""
         self.is_passing = False  # inside an event too long to hold
         self.usage: Usage | None = None
+        self.before_usage = b""  # the piece that the usage event came in, or came after
 
     def feed(self, data: bytes) -> bytes:
         """The part of `data` (and of what was held) that goes on to the client."""
@@ -108,7 +116,10 @@ class UsageFilter:
                 data += self._held
                 self._held = b""
         if _may_hold_usage(data):
+            self.before_usage += data
             return self._without_usage(data)
+        if self.usage is None:
+            self.before_usage = data
         return data
 
     def flush(self) -> bytes:

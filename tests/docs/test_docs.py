@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from conserve_sglang.policy import POLICIES, PlacementReason
-from conserve_sglang.telemetry.prometheus import Gauges, RouterCollector, RouterMetrics
+from conserve_sglang.telemetry.metrics import RouterMetrics
+from conserve_sglang.telemetry.prometheus import Gauges, RouterCollector
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md")])
@@ -55,7 +56,7 @@ def test_make_targets_and_links_exist(document: Path) -> None:
 def test_glossary_has_every_policy_reason_and_metric() -> None:
     glossary = (ROOT / "GLOSSARY.md").read_text()
     no_gauges = Gauges(num_queued_turns=0, num_open_turns=0, num_conversations=0, workers=())
-    families = RouterCollector(RouterMetrics(), lambda: no_gauges).collect()
+    families = RouterCollector(RouterMetrics, lambda: no_gauges).collect()
     names = {family.name for family in families}
     names |= set(POLICIES) | {reason.value for reason in PlacementReason}
     assert not {name for name in names if f"`{name}" not in glossary}

@@ -71,6 +71,9 @@ class FakeWorker:
         self.capacity_tokens = 100_000
         self.served_name = "tiny"
         self.incarnation = ""
+        self.finish_reason = "stop"
+        self.kv_gb: float | None = None
+        self.load = {"num_running_reqs": 2, "num_waiting_reqs": 1, "num_used_tokens": 70}
         self.answer = "the answer"
         self.faults = Faults()
         self.seen: list[Seen] = []
@@ -175,11 +178,16 @@ class FakeWorker:
     def _about(self, path: str) -> tuple[int, bytes]:
         if path == "/ready":
             return 200, b""
+        if path == "/v1/loads?include=core":
+            return 200, json.dumps({"loads": [self.load]}).encode()
         if path != "/server_info":
             return 404, b'{"detail":"Not Found"}'
         state: dict[str, Any] = {"last_gen_throughput": 1.0}
         if self.has_plugin and self.mode == "decode":
             state["conserve"] = {"local_prefill": True, "incarnation": self.incarnation}
+            state["conserve"]["resident_tokens"] = sum(map(len, self.resident.values()))
+        if self.kv_gb is not None:
+            state["memory_usage"] = {"kvcache": self.kv_gb, "token_capacity": self.capacity_tokens}
         info = {
             "disaggregation_mode": self.mode,
             "max_total_num_tokens": self.capacity_tokens,
@@ -288,7 +296,10 @@ class FakeWorker:
             answer = {"object": "text_completion", "choices": [choice], "usage": usage}
         else:
             message = {"role": "assistant", "content": self.answer, "tool_calls": None}
-            choices = [{"index": n, "message": message} for n in range(seen.body.get("n") or 1)]
+            choices = [
+                {"index": n, "message": message, "finish_reason": self.finish_reason}
+                for n in range(seen.body.get("n") or 1)
+            ]
             answer = {"choices": choices, "usage": usage}
         await self._reply(writer, 200, json.dumps(answer, separators=(",", ":")).encode())
         return not self.faults.closes_after_answer
@@ -318,7 +329,10 @@ class FakeWorker:
             else:
                 delta = {"role": "assistant", "content": piece}
                 for index in range(seen.body.get("n") or 1):
-                    events.append({"choices": [{"index": index, "delta": delta}], "usage": None})
+                    choice = {"index": index, "delta": delta, "finish_reason": None}
+                    if n == len(pieces) - 1:
+                        choice["finish_reason"] = self.finish_reason
+                    events.append({"choices": [choice], "usage": None})
         if (seen.body.get("stream_options") or {}).get("include_usage"):
             events.append({"id": "x", "choices": [], "usage": usage})
         return [f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events]

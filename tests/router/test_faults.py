@@ -8,7 +8,7 @@ from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import AbortTurn
 from conserve_sglang.router import legs
 from conserve_sglang.router.fleet import WorkerState
-from conserve_sglang.telemetry.prometheus import Outcome
+from conserve_sglang.telemetry.metrics import Outcome
 from tests.fakes.router_cluster import Cluster, a_cluster
 
 

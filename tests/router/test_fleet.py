@@ -63,8 +63,10 @@ async def test_metrics_count_what_happened(cluster: Cluster) -> None:
         "conserve_router_kv_misses_total 0.0",
         "conserve_router_queued_turns 0.0",
         "conserve_router_conversations 1.0",
-        'conserve_router_ttft_seconds_bucket{le="+Inf"} 2.0',
-        "conserve_router_e2e_seconds_count 2.0",
+        'conserve_router_ttft_seconds_count{role="prefill",tier="d0"} 1.0',
+        'conserve_router_ttft_seconds_count{role="decode",tier="d0"} 1.0',
+        'conserve_router_ttfet_seconds_count{role="prefill",tier="d0"} 1.0',
+        'conserve_router_e2e_seconds_count{role="decode",tier="d0"} 1.0',
         'conserve_worker_up{role="decode",tier="d0",worker="d0"} 1.0',
     ):
         assert line in lines

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from conserve_sglang.core.tier import Model, RouterSettings, Slo, Tier
+from conserve_sglang.core.tier import Model, ObserveSettings, RouterSettings, Slo, Tier
 from conserve_sglang.tiermap.schema import (
     ModelFile,
+    ObserveFile,
     RouterFile,
     SloFile,
     TierFile,
@@ -20,6 +21,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type]] = [
     (TierFile, Tier),
     (SloFile, Slo),
     (RouterFile, RouterSettings),
+    (ObserveFile, ObserveSettings),
 ]
 
 
@@ -30,7 +32,7 @@ def test_the_structs_mirror_the_domain_types() -> None:
 
 
 def test_router_defaults_are_those_of_the_core() -> None:
-    assert msgspec.structs.asdict(RouterFile()) == dataclasses.asdict(RouterSettings())
+    assert msgspec.to_builtins(RouterFile()) == dataclasses.asdict(RouterSettings())
 
 
 def test_the_stored_schema_is_fresh() -> None:

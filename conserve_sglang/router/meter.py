@@ -1,0 +1,97 @@
+"""Measures the turns of one process on their way; nothing here is done per token."""
+
+from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.dispatch import FailureCause, SendTurn
+from conserve_sglang.policy.api import RejectReason
+from conserve_sglang.router.fleet import Fleet
+from conserve_sglang.router.turn import Turn
+from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics, Timings
+from conserve_sglang.workers.sse import Usage
+
+
+class Meter:
+    """Told of each step of a turn, counts it in `metrics`."""
+
+    def __init__(self, metrics: RouterMetrics, fleet: Fleet) -> None:
+        self.metrics = metrics
+        self._fleet = fleet
+        self._timings: dict[tuple[WorkerId, bool], Timings] = {}
+
+    def sent(self, turn: Turn, command: SendTurn) -> None:
+        """An attempt begins."""
+        self.metrics.placements[command.reason] += 1
+        if command.attempt > 1:
+            self.metrics.num_retries += 1
+        if command.turn_index == 1:
+            turn.conversation.began_at_s = turn.arrived_at_s
+
+    def began(self, turn: Turn, now: float) -> None:
+        """The first byte is there."""
+        turn.first_byte_at_s = now
+        command = turn.command
+        if command is not None:
+            self._timings_of(command).ttft.observe(now - turn.arrived_at_s)
+            if command.prefiller is not None:
+                self.metrics.num_kv_transfers += 1
+
+    def answered(self, turn: Turn, usage: Usage | None, now: float) -> None:
+        """The last byte is there; `usage` is what the decoder counted."""
+        command = turn.command
+        if command is None:
+            return
+        timings = self._timings_of(command)
+        timings.e2e.observe(now - turn.arrived_at_s)
+        if usage is not None:
+            self._count(turn, command, usage)
+            if turn.payload.is_stream and usage.output_tokens > 1:
+                timings.tbt.observe((now - turn.first_byte_at_s) / (usage.output_tokens - 1))
+        conversation = turn.conversation
+        if conversation.began_at_s is not None:
+            leg = turn.decode_leg
+            if leg is not None and not leg.has_called_tools:
+                timings.ttfet.observe(turn.first_byte_at_s - conversation.began_at_s)
+                conversation.began_at_s = None
+
+    def failed(self, cause: FailureCause) -> None:
+        """An attempt failed."""
+        self.metrics.failures[cause] += 1
+        if cause is FailureCause.PREFIX_MISSING:
+            self.metrics.num_kv_misses += 1
+
+    def rejected(self, turn: Turn, reason: RejectReason) -> None:
+        """The turn gets no place."""
+        self.metrics.rejections[reason] += 1
+        self.metrics.tenant(turn.conversation.tenant).rejections += 1
+
+    def closed(self, turn: Turn, outcome: Outcome) -> None:
+        """The turn is over."""
+        self.metrics.turns[outcome] += 1
+        self.metrics.tenant(turn.conversation.tenant).turns += 1
+
+    def _count(self, turn: Turn, command: SendTurn, usage: Usage) -> None:
+        metrics = self.metrics
+        tenant = metrics.tenant(turn.conversation.tenant)
+        metrics.prompt_tokens += usage.prompt_tokens
+        metrics.cached_tokens += usage.cached_tokens
+        metrics.output_tokens += usage.output_tokens
+        tenant.prompt_tokens += usage.prompt_tokens
+        tenant.cached_tokens += usage.cached_tokens
+        tenant.output_tokens += usage.output_tokens
+        limits = command.limits
+        if limits is not None and usage.cached_tokens < limits.min_cached:
+            metrics.num_kv_misses += 1
+        if command.prefiller is not None:
+            moved = max(0, usage.prompt_tokens - command.resident_tokens)
+            metrics.kv_transferred_tokens += moved
+            size = self._fleet.worker(command.decoder).kv_bytes_per_token
+            if size is not None:
+                metrics.kv_transferred_bytes += int(moved * size)
+
+    def _timings_of(self, command: SendTurn) -> Timings:
+        key = (command.decoder, command.prefiller is not None)
+        timings = self._timings.get(key)
+        if timings is None:
+            plan = self._fleet.worker(command.decoder).plan
+            role = "prefill" if command.prefiller is not None else plan.role.value
+            timings = self._timings[key] = self.metrics.timings_of(plan.tier, role)
+        return timings
