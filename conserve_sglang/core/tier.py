@@ -111,6 +111,7 @@ class RouterSettings:
     reclaim_idle_s: float = 15.0
     reserve_output_tokens: int = 512
     max_attempts: int = 3
+    max_continuations: int = 2
     probe_interval_s: float = 1.0
     identify_by_user_field: bool = False
     identify_by_history: bool = True

@@ -21,6 +21,7 @@ from conserve_sglang.dispatch.events import (
     TurnArrived,
     TurnDone,
     TurnFailed,
+    TurnInterrupted,
     WorkerLost,
     WorkerUp,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "TurnArrived",
     "TurnDone",
     "TurnFailed",
+    "TurnInterrupted",
     "WorkerLoad",
     "WorkerLost",
     "WorkerUp",

@@ -10,6 +10,7 @@ no log, so the router and a simulator drive the same object. The life of one tur
       SendTurn  <──────────────┘
         ├── FirstToken, TurnDone          answered
         ├── TurnFailed ──> SendTurn again, or RejectTurn
+        ├── TurnInterrupted ──> the same, as a phase 1 with what the client has of the answer
         └── TurnAbandoned                 over without a whole answer
 """
 
@@ -49,6 +50,7 @@ class Dispatcher:
             events.FirstToken: self._first_token,
             events.TurnDone: self._done,
             events.TurnFailed: self._failed,
+            events.TurnInterrupted: self._interrupted,
             events.TurnAbandoned: self._abandoned,
             events.WorkerUp: self._worker_up,
             events.WorkerLost: self._worker_lost,
@@ -162,9 +164,33 @@ class Dispatcher:
         elif cause is FailureCause.DECODER_FAILED:
             self._placer.release(conversation)
         conversation.cause = _CAUSES.get(cause, conversation.cause)
+        self._try_again(turn, now, is_spent=turn.attempts >= self._settings.max_attempts)
+
+    def _interrupted(self, event: events.TurnInterrupted, now: float) -> None:
+        turn = self._sent(event.turn_id)
+        if turn is None:
+            return
+        bookings, conversation = self._bookings, turn.conversation
+        decoder, epoch = turn.decoder, turn.decoder_epoch
+        bookings.take_back(turn)
+        if bookings.pin_of(conversation) is decoder and conversation.decoder_epoch == epoch:
+            self._placer.release(conversation)
+            conversation.cause = PhaseOneCause.DECODER_LOST
+        turn.cause = PhaseOneCause.DECODER_LOST
+        turn.input_tokens += event.output_tokens - turn.output_tokens
+        turn.output_tokens = event.output_tokens
+        turn.deadline_at_s = now + self._settings.queue_timeout_s
+        turn.num_continuations += 1
+        turn.attempts = 0
+        self._try_again(
+            turn, now, is_spent=turn.num_continuations > self._settings.max_continuations
+        )
+
+    def _try_again(self, turn: Turn, now: float, *, is_spent: bool) -> None:
+        conversation = turn.conversation
         if conversation.is_ended:
             self._placer.reject(turn, RejectReason.CONVERSATION_ENDED, now)
-        elif turn.attempts >= self._settings.max_attempts:
+        elif is_spent:
             self._placer.reject(turn, RejectReason.RETRIES_SPENT, now)
         else:
             self._placer.place_or_hold(turn, now)

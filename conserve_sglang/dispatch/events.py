@@ -74,6 +74,17 @@ class TurnFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnInterrupted:
+    """A turn lost its decoder in the middle of its answer; it may go on elsewhere from there.
+
+    `output_tokens` counts what its client has of the answer by now, over all attempts.
+    """
+
+    turn_id: TurnId
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnAbandoned:
     """A turn is over without a whole answer: the client left, the answer broke off, or a worker
     answered with an error that was passed on. Nothing more will be sent for it."""
@@ -134,6 +145,7 @@ Event = (
     | FirstToken
     | TurnDone
     | TurnFailed
+    | TurnInterrupted
     | TurnAbandoned
     | ConversationEnded
     | ConversationRestored

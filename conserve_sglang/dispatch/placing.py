@@ -22,7 +22,7 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
         needed_tokens=turn.needed_tokens,
         pinned_decoder=None if pin is None else pin.spec.worker_id,
         resident_tokens=conversation.resident_tokens,
-        phase_one_cause=conversation.cause,
+        phase_one_cause=turn.cause or conversation.cause,
     )
 
 

@@ -36,7 +36,11 @@ class Conversation:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """A turn that arrived and is not over. It is sent while `decoder` is set, else it waits."""
+    """A turn that arrived and is not over. It is sent while `decoder` is set, else it waits.
+
+    Of a turn that goes on after its decoder was lost, `input_tokens` includes the
+    `output_tokens` its client has already, and `cause` is why it needs a phase 1 of its own.
+    """
 
     turn_id: TurnId
     conversation: Conversation
@@ -54,6 +58,9 @@ class Turn:
     backlog_tokens: int = 0
     keeps_kv: bool = False
     attempts: int = 0
+    output_tokens: int = 0
+    num_continuations: int = 0
+    cause: PhaseOneCause | None = None
     is_waiting: bool = False
     is_over: bool = False
 
@@ -109,10 +116,16 @@ class DispatchSettings:
     reclaim_idle_s: float = 15.0
     reserve_output_tokens: int = 512
     max_attempts: int = 3
+    max_continuations: int = 2
     prefix_slack_tokens: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("max_queued_turns", "reserve_output_tokens", "prefix_slack_tokens"):
+        for name in (
+            "max_queued_turns",
+            "reserve_output_tokens",
+            "prefix_slack_tokens",
+            "max_continuations",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
         if self.max_attempts < 1:

@@ -84,7 +84,7 @@ class WaitingLine:
     def next_deadline_at_s(self) -> float | None:
         """The earliest deadline of an unsent turn."""
         heap = self._by_deadline
-        while heap and not _is_unsent(heap[0][2]):
+        while heap and not _is_live(heap[0]):
             heappop(heap)
         return heap[0][0] if heap else None
 
@@ -92,10 +92,11 @@ class WaitingLine:
         heap = self._by_deadline
         heappush(heap, (turn.deadline_at_s, turn.arrival_number, turn))
         if len(heap) > 4 * self.num_unsent + 256:
-            live = {entry[1]: entry for entry in heap if _is_unsent(entry[2])}
+            live = {entry[1]: entry for entry in heap if _is_live(entry)}
             self._by_deadline = list(live.values())
             heapify(self._by_deadline)
 
 
-def _is_unsent(turn: Turn) -> bool:
-    return turn.decoder is None and not turn.is_over
+def _is_live(entry: tuple[float, int, Turn]) -> bool:
+    deadline_at_s, _, turn = entry
+    return turn.decoder is None and not turn.is_over and turn.deadline_at_s == deadline_at_s

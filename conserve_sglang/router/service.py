@@ -60,6 +60,7 @@ class RouterService:
                 reclaim_idle_s=settings.reclaim_idle_s,
                 reserve_output_tokens=settings.reserve_output_tokens,
                 max_attempts=settings.max_attempts,
+                max_continuations=settings.max_continuations,
             ),
         )
         self.metrics = RouterMetrics()

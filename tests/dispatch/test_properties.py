@@ -30,6 +30,7 @@ from conserve_sglang.dispatch import (
     TurnArrived,
     TurnDone,
     TurnFailed,
+    TurnInterrupted,
     WorkerLost,
     WorkerUp,
     validate,
@@ -57,7 +58,8 @@ class Step(NamedTuple):
 
 
 ACTIONS = (
-    ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["abandon", "end"]
+    ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["interrupt"] * 2
+    + ["abandon", "end"]
     + ["lose", "up", "wait", "tick", "restored", "taken", "peers"]
 )  # fmt: skip
 steps = st.lists(
@@ -83,6 +85,9 @@ class World:
         self.to_abort: set[TurnId] = set()
         self.open: set[TurnId] = set()
         self.of_ended: set[TurnId] = set()
+        self.policy = policy
+        self.output_tokens: Counter[TurnId] = Counter()
+        self.num_continuations: Counter[TurnId] = Counter()
         self.answers: Counter[TurnId] = Counter()
         self.num_arrived = 0
         for name in WORKERS:
@@ -121,6 +126,8 @@ class World:
         up = {load.worker_id: load for load in self.dispatcher.worker_loads() if load.is_up}
         assert up[command.decoder].role is not Role.PREFILL
         if command.prefiller is None:
+            is_continued = command.turn_id in self.num_continuations
+            assert not (is_continued and self.policy == "conserve"), "continued without a phase 1"
             return
         assert up[command.prefiller].role is Role.PREFILL
         assert command.limits is None
@@ -222,6 +229,9 @@ class World:
             )
         elif step.action == "abandon":
             self.tell(TurnAbandoned(turn_id=turn_id))
+        elif step.action == "interrupt":
+            if turn_id in self.with_first_token:
+                self.interrupt(turn_id, step.size)
         elif turn_id not in self.with_first_token:
             self.fail(turn_id, list(FailureCause)[step.size % len(FailureCause)])
 
@@ -229,6 +239,16 @@ class World:
         del self.sent[turn_id]
         self.to_abort.discard(turn_id)
         self.tell(TurnFailed(turn_id=turn_id, cause=cause))
+
+    def interrupt(self, turn_id: TurnId, num_tokens: int) -> None:
+        del self.sent[turn_id]
+        self.to_abort.discard(turn_id)
+        self.output_tokens[turn_id] += num_tokens
+        self.num_continuations[turn_id] += 1
+        event = TurnInterrupted(turn_id=turn_id, output_tokens=self.output_tokens[turn_id])
+        self.tell(event)
+        if self.num_continuations[turn_id] > SETTINGS.max_continuations:
+            assert turn_id not in self.open, "continued without end"
 
     def finish(self) -> None:
         """Let everything end: no turn may be left behind."""
