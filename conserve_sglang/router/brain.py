@@ -23,7 +23,7 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.router.conversations import Conversation, ConversationTable
 from conserve_sglang.router.estimate import Counted, LengthEstimate
 from conserve_sglang.router.fleet import Fleet
-from conserve_sglang.router.history import FiledAt
+from conserve_sglang.router.history import FiledAt, HistoryHash
 from conserve_sglang.router.identity import History
 from conserve_sglang.router.payload import Payload
 from conserve_sglang.workers.sse import Usage
@@ -51,6 +51,7 @@ class Brain:
     ) -> None:
         self.dispatcher = dispatcher
         self.conversations = ConversationTable(dispatcher.holds, secret)
+        self.hashing = HistoryHash(secret)
         self.estimate = LengthEstimate()
         self.carry_out: Callable[[Command], None] = _nobody
         self._fleet = fleet
@@ -91,7 +92,8 @@ class Brain:
         if turn.name is not None:
             conversation = table.named(turn.tenant, turn.name)
         elif turn.history is not None:
-            conversation = turn.history.find(table)
+            conversation, taken_from = table.continued(turn.tenant, turn.history.trail)
+            turn.history.taken_from = taken_from
         else:
             conversation = table.new(turn.tenant)
         turn.conversation = conversation

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.estimate import Counted
-from conserve_sglang.router.history import FiledAt, HistoryIndex
+from conserve_sglang.router.history import FiledAt, HistoryIndex, Trail
 
 MAX_NAME_BYTES = 256
 _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")
@@ -70,7 +70,7 @@ class ConversationTable:
         self._by_key: dict[str, Conversation] = {}
         self._by_name: dict[TenantId, dict[bytes, Conversation]] = {}
         self._sweep: Iterator[str] = iter(())
-        self.history = HistoryIndex(secret)
+        self.history = HistoryIndex()
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -97,6 +97,17 @@ class ConversationTable:
     def new(self, tenant: TenantId) -> Conversation:
         """A conversation nobody has seen yet, named by a label nobody can guess."""
         return self._add(tenant, b"auto-" + os.urandom(16).hex().encode())
+
+    def continued(
+        self, tenant: TenantId, trail: Trail | None
+    ) -> tuple[Conversation, FiledAt | None]:
+        """The conversation a history continues, and where it was filed; a new one if none does."""
+        found = None if trail is None else self.history.take(trail)
+        conversation = None if found is None else self._by_key.get(found[0])
+        if found is None or conversation is None:
+            return self.new(tenant), None
+        conversation.filed_at = None
+        return conversation, found[1]
 
     def _add(self, tenant: TenantId, name: bytes) -> Conversation:
         key = conversation_key(self._secret, tenant, name)

@@ -189,5 +189,5 @@ class Executor:
     def _file(self, turn: Turn, answer: bytes | None) -> None:
         """File the conversation under the history its client will come back with."""
         if turn.history is not None and answer is not None:
-            at = turn.history.end(self._brain.conversations, answer, turn.payload.is_stream)
+            at = turn.history.end(answer, turn.payload.is_stream)
             self._brain.file(turn.conversation, at)

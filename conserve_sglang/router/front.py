@@ -44,6 +44,7 @@ class Front:
         self._settings = tier_map.router
         self._executor = executor
         self._brain = brain
+        self._hashing = brain.hashing
         self._fleet = fleet
         self._status = status
         self._exporter = exporter
@@ -104,7 +105,7 @@ class Front:
         turn.tenant = DEFAULT_TENANT.tenant_id
         turn.name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
         if turn.name is None and self._settings.identify_by_history:
-            turn.history = History(payload, turn.tenant)
+            turn.history = History(payload, turn.tenant, self._hashing)
         turn.ends_conversation = END_HEADER in ours
         payload.fields = {}  # what was to be read is read
         client.asker = turn

@@ -5,20 +5,27 @@ prompt) plus the answer given. A request whose history begins with one filed con
 conversation; the longest wins. Two clients with one opening *and* one answer are, to a server,
 interchangeable: either is taken, and leaves the file until its next turn is answered.
 
-Hashes are keyed with the router's secret and 128 bits long, so no client can aim at another's
-history. They begin with the tenant: what one tenant filed, another's request cannot find.
+Hashes begin with the router's secret, in a block of its own, and are cut to 128 bits and told
+nobody, so no client can aim at another's history. The tenant comes next: what one tenant filed,
+another's request cannot find. A history is hashed once: its trail goes on with the answer.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from conserve_sglang.core.ids import TenantId
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 BLOCK_BYTES = 1024
+_DIGEST_BYTES = 16
+_SECRET_BYTES = 64  # one block of the hash
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FiledAt:
     """Where a conversation is filed; `block` and `num_bytes` are set for prompts."""
 
@@ -27,11 +34,94 @@ class FiledAt:
     num_bytes: int = 0
 
 
+class ChatTrail:
+    """A chat's history, hashed: a chain with one digest per message."""
+
+    __slots__ = ("_state", "digests")
+
+    def __init__(self, state: "_Hash", messages: list[bytes]) -> None:
+        self._state = state
+        self.digests: list[bytes] = []
+        for message in messages:
+            self._add(message)
+
+    def _add(self, message: bytes) -> None:
+        state = self._state
+        state.update(b"%d:" % len(message))
+        state.update(message)
+        self.digests.append(state.digest()[:_DIGEST_BYTES])
+
+    def end(self, answer: bytes) -> FiledAt:
+        """Where the history is filed once `answer` belongs to it. To be asked once."""
+        self._add(answer)
+        return FiledAt(self.digests[-1])
+
+
+class PromptTrail:
+    """A prompt, hashed: a chain with one link per block, each with the hash state behind it."""
+
+    __slots__ = ("links", "prompt")
+
+    def __init__(self, state: "_Hash", prompt: bytes) -> None:
+        self.prompt = prompt
+        self.links = list(_blocks(state, prompt))
+
+    def end(self, said: bytes) -> FiledAt:
+        """Where prompt and answer are filed; the exact end stands beside the last link."""
+        data = self.prompt[(len(self.links) - 1) * BLOCK_BYTES :] + said
+        *_, (block, state) = _blocks(self.links[-1][1], data)
+        state.update(data[len(data) - len(data) % BLOCK_BYTES :])
+        digest = state.digest()[:_DIGEST_BYTES]
+        return FiledAt(digest, block, len(self.prompt) + len(said))
+
+    def beginning(self, number: int, num_bytes: int) -> bytes:
+        """The digest of the first `num_bytes`, of which `number` blocks are whole."""
+        end = self.links[number][1].copy()
+        end.update(self.prompt[number * BLOCK_BYTES : num_bytes])
+        return end.digest()[:_DIGEST_BYTES]
+
+
+Trail = ChatTrail | PromptTrail
+
+
+def _blocks(state: "_Hash", data: bytes) -> Iterator[tuple[bytes, "_Hash"]]:
+    """For 0, 1, 2... whole blocks: their name, and the hash state behind them."""
+    state = state.copy()
+    for start in range(0, len(data) + 1, BLOCK_BYTES):
+        yield b"block" + state.digest()[:_DIGEST_BYTES], state.copy()
+        state.update(data[start : start + BLOCK_BYTES])
+
+
+class HistoryHash:
+    """Hashes histories with the router's secret, of up to 64 bytes."""
+
+    __slots__ = ("_secret", "_starts")
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = sha256(secret.ljust(_SECRET_BYTES, b"\0"))
+        self._starts: dict[tuple[TenantId, bytes], _Hash] = {}
+
+    def chat(self, tenant: TenantId, messages: list[bytes]) -> ChatTrail:
+        """The trail of canonical messages."""
+        return ChatTrail(self._start(tenant, b"chat"), messages)
+
+    def prompt(self, tenant: TenantId, kind: bytes, prompt: bytes) -> PromptTrail:
+        """The trail of a prompt. `kind` tells text from token ids."""
+        return PromptTrail(self._start(tenant, kind), prompt)
+
+    def _start(self, tenant: TenantId, kind: bytes) -> "_Hash":
+        """The start of a chain; neither a tenant's name nor a kind has a zero byte."""
+        start = self._starts.get((tenant, kind))
+        if start is None:
+            start = self._starts[tenant, kind] = self._secret.copy()
+            start.update(b"%b\0%b\0" % (tenant.encode(), kind))
+        return start.copy()
+
+
 class HistoryIndex:
     """Histories of the conversations at rest, each to the conversations that ended there."""
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+    def __init__(self) -> None:
         self._ends: dict[bytes, list[str]] = {}
         self._lengths: dict[bytes, dict[int, int]] = {}
 
@@ -52,11 +142,36 @@ class HistoryIndex:
             stack.remove(conversation)
             self._clear(at)
 
-    def _take(self, at: FiledAt) -> str | None:
-        stack = self._ends.get(at.digest)
-        if not stack:
+    def take(self, trail: Trail) -> tuple[str, FiledAt] | None:
+        """The conversation that the longest known beginning of a trail belongs to."""
+        if isinstance(trail, ChatTrail):
+            return self.take_by_digests(trail.digests)
+        return self._take_by_prompt(trail)
+
+    def take_by_digests(self, digests: list[bytes]) -> tuple[str, FiledAt] | None:
+        """The conversation filed under the last known one of a chat's digests."""
+        ends = self._ends
+        for digest in reversed(digests):
+            if digest in ends:
+                at = FiledAt(digest)
+                return self._take(at), at
+        return None
+
+    def _take_by_prompt(self, trail: PromptTrail) -> tuple[str, FiledAt] | None:
+        if not self._lengths:
             return None
-        conversation = stack.pop()
+        for number, (block, _) in reversed(list(enumerate(trail.links))):
+            for num_bytes in sorted(self._lengths.get(block, ()), reverse=True):
+                if num_bytes > len(trail.prompt):
+                    continue
+                digest = trail.beginning(number, num_bytes)
+                if digest in self._ends:
+                    at = FiledAt(digest, block, num_bytes)
+                    return self._take(at), at
+        return None
+
+    def _take(self, at: FiledAt) -> str:
+        conversation = self._ends[at.digest].pop()
         self._clear(at)
         return conversation
 
@@ -70,71 +185,3 @@ class HistoryIndex:
                 del lengths[at.num_bytes]
             if not lengths:
                 del self._lengths[at.block]
-
-    # chat: a chain with one link per message
-
-    def end_of_messages(self, tenant: TenantId, messages: list[bytes]) -> FiledAt:
-        """Where a history of canonical messages is filed."""
-        *_, digest = self._chain(tenant, messages)
-        return FiledAt(digest)
-
-    def take_by_messages(
-        self, tenant: TenantId, messages: list[bytes]
-    ) -> tuple[str, FiledAt] | None:
-        """The tenant's conversation that the longest known beginning of `messages` belongs to."""
-        if not self._ends:
-            return None
-        for digest in reversed(list(self._chain(tenant, messages))):
-            at = FiledAt(digest)
-            conversation = self._take(at)
-            if conversation is not None:
-                return conversation, at
-        return None
-
-    def _chain(self, tenant: TenantId, messages: list[bytes]) -> Iterator[bytes]:
-        state = self._hash(tenant, b"chat")
-        for message in messages:
-            state.update(b"%d:" % len(message))
-            state.update(message)
-            yield state.copy().digest()
-
-    # prompts: a chain with one link per block, and the exact end beside the last link
-
-    def end_of_prompt(self, tenant: TenantId, kind: bytes, prompt: bytes) -> FiledAt:
-        """Where a prompt with its answer is filed. `kind` tells text from token ids."""
-        *_, (block, state) = self._blocks(tenant, kind, prompt)
-        state.update(prompt[len(prompt) - len(prompt) % BLOCK_BYTES :])
-        return FiledAt(state.digest(), block, len(prompt))
-
-    def take_by_prompt(
-        self, tenant: TenantId, kind: bytes, prompt: bytes
-    ) -> tuple[str, FiledAt] | None:
-        """The tenant's conversation whose prompt and answer `prompt` begins with; longest wins."""
-        if not self._lengths:
-            return None
-        links = list(self._blocks(tenant, kind, prompt))
-        for number, (block, state) in reversed(list(enumerate(links))):
-            for num_bytes in sorted(self._lengths.get(block, ()), reverse=True):
-                if num_bytes > len(prompt):
-                    continue
-                end = state.copy()
-                end.update(prompt[number * BLOCK_BYTES : num_bytes])
-                at = FiledAt(end.digest(), block, num_bytes)
-                conversation = self._take(at)
-                if conversation is not None:
-                    return conversation, at
-        return None
-
-    def _blocks(
-        self, tenant: TenantId, kind: bytes, prompt: bytes
-    ) -> Iterator[tuple[bytes, blake2b]]:
-        """For 0, 1, 2... whole blocks: their name, and the hash state behind them."""
-        state = self._hash(tenant, kind)
-        for start in range(0, len(prompt) + 1, BLOCK_BYTES):
-            yield b"block" + state.copy().digest(), state.copy()
-            state.update(prompt[start : start + BLOCK_BYTES])
-
-    def _hash(self, tenant: TenantId, kind: bytes) -> blake2b:
-        """The start of a chain; neither a tenant's name nor a kind has a zero byte."""
-        start = b"%b\0%b\0" % (tenant.encode(), kind)
-        return blake2b(start, digest_size=16, key=self._secret, person=b"history")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import msgspec
 
 from conserve_sglang.core.ids import TenantId
-from conserve_sglang.router.conversations import MAX_NAME_BYTES, Conversation, ConversationTable
+from conserve_sglang.router.conversations import MAX_NAME_BYTES
 from conserve_sglang.router.headers import NAMING_HEADERS
-from conserve_sglang.router.history import FiledAt
+from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
 from conserve_sglang.router.messages import (
     canonical_messages,
     chat_answer,
@@ -54,53 +54,38 @@ def _name_in(headers: Mapping[bytes, bytes], payload: Payload, *, by_user: bool)
 class History:
     """What a turn says about its past, kept until its answer is known."""
 
-    __slots__ = ("_endpoint", "_messages", "_prompt", "_tenant", "taken_from")
+    __slots__ = ("_endpoint", "_kind", "taken_from", "trail")
 
-    def __init__(self, payload: Payload, tenant: TenantId) -> None:
-        self._tenant = tenant
+    def __init__(self, payload: Payload, tenant: TenantId, hashing: HistoryHash) -> None:
         self._endpoint = payload.endpoint
-        self._messages: list[bytes] | None = None
-        self._prompt: tuple[bytes, bytes] | None = None
+        self._kind = _TEXT
+        self.trail: Trail | None = None
         self.taken_from: FiledAt | None = None
         fields = payload.fields
         if payload.endpoint is Endpoint.CHAT:
-            self._messages = canonical_messages(bytes(fields["messages"]))
-        elif payload.endpoint is Endpoint.COMPLETION:
-            self._prompt = _prompt(fields["prompt"])
+            messages = canonical_messages(bytes(fields["messages"]))
+            if messages:
+                self.trail = hashing.chat(tenant, messages)
+            return
+        if payload.endpoint is Endpoint.COMPLETION:
+            prompt = _prompt(fields["prompt"])
         else:
             null = msgspec.Raw(b"null")
             text = fields.get("text", null)
-            self._prompt = _prompt(fields["input_ids"] if text == null else text)
+            prompt = _prompt(fields["input_ids"] if text == null else text)
+        if prompt is not None:
+            self._kind = prompt[0]
+            self.trail = hashing.prompt(tenant, *prompt)
 
-    def find(self, table: ConversationTable) -> Conversation:
-        """The tenant's conversation this history continues; a new one if there is none."""
-        found = None
-        if self._messages:
-            found = table.history.take_by_messages(self._tenant, self._messages)
-        elif self._prompt is not None:
-            found = table.history.take_by_prompt(self._tenant, *self._prompt)
-        conversation = table.by_key(found[0]) if found else None
-        if conversation is None:
-            conversation = table.new(self._tenant)
-        elif found is not None:
-            conversation.filed_at = None
-            self.taken_from = found[1]
-        return conversation
-
-    def end(self, table: ConversationTable, body: bytes, is_stream: bool) -> FiledAt | None:
-        """Where the conversation is filed now that `body` answered the turn."""
-        if self._messages:
+    def end(self, body: bytes, is_stream: bool) -> FiledAt | None:
+        """Where the conversation is filed now that `body` answered the turn. To be asked once."""
+        if self.trail is None:
+            return None
+        if self._endpoint is Endpoint.CHAT:
             answer = chat_answer(body, is_stream)
-            if answer is None:
-                return None
-            return table.history.end_of_messages(self._tenant, [*self._messages, answer])
-        if self._prompt is None:
-            return None
-        kind, prompt = self._prompt
-        said = _answer_bytes(self._endpoint, kind, body, is_stream)
-        if said is None:
-            return None
-        return table.history.end_of_prompt(self._tenant, kind, prompt + said)
+        else:
+            answer = _answer_bytes(self._endpoint, self._kind, body, is_stream)
+        return None if answer is None else self.trail.end(answer)
 
 
 def _prompt(raw: msgspec.Raw) -> tuple[bytes, bytes] | None:

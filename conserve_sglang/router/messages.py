@@ -81,7 +81,9 @@ def _canonical(message: _Message) -> bytes:
     ]
     # A developer message is a system message by its newer name.
     role = "system" if message.role == "developer" else message.role
-    return msgspec.json.encode((role, (content or "").strip(), calls, message.tool_call_id or ""))
+    # JSON has no bare line break: the first one ends what is not text.
+    rest = msgspec.json.encode((role, calls, message.tool_call_id or ""))
+    return rest + b"\n" + (content or "").strip().encode("utf-8", "surrogatepass")
 
 
 def _part_text(raw: msgspec.Raw) -> str:

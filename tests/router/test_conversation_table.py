@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from conserve_sglang.core.ids import TenantId
 from conserve_sglang.router.conversations import ConversationTable, conversation_key
+from conserve_sglang.router.history import HistoryHash
 
 SECRET = b"of the router"
 A, B = TenantId("a"), TenantId("b")
@@ -71,7 +72,7 @@ def test_gone_conversations_leave_nothing() -> None:
     table = a_table(live=False)
     for tenant in (A, B):
         conversation = table.named(tenant, b"task")
-        table.refile(conversation, table.history.end_of_messages(tenant, [b"hello"]))
+        table.refile(conversation, HistoryHash(b"secret").chat(tenant, []).end(b"hello"))
         table.new(tenant)
     for _ in range(2):  # the first one only looks what there is
         table.sweep(10)

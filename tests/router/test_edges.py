@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.conversations import ConversationTable
 from conserve_sglang.router.headers import split_request_headers
+from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
 from conserve_sglang.router.payload import FORBIDDEN, BadBody, Endpoint, Payload, read_payload
 from conserve_sglang.router.request_reader import RequestReader
@@ -88,7 +89,8 @@ def test_no_body_gets_past_with_a_forbidden_field(
     sent = json.loads(b'{"ours":1,' + payload.inserts + bytes(payload.rest))
     assert not FORBIDDEN & set(sent)
     table = ConversationTable(lambda key: True, secret=b"secret")
-    History(payload, DEFAULT_TENANT.tenant_id).find(table)
+    tenant = DEFAULT_TENANT.tenant_id
+    table.continued(tenant, History(payload, tenant, HistoryHash(b"secret")).trail)
 
 
 @given(st.sampled_from(list(Endpoint)), st.binary(max_size=100))

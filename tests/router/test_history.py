@@ -2,65 +2,74 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conserve_sglang.core.ids import TenantId
-from conserve_sglang.router.history import BLOCK_BYTES, HistoryIndex
+from conserve_sglang.router.history import BLOCK_BYTES, FiledAt, HistoryHash, HistoryIndex
 
 TENANT, OTHER = TenantId("tenant"), TenantId("other")
+HASH = HistoryHash(b"secret")
 A, B, C = b"user: a", b"assistant: b", b"user: c"
 
 
+def chat(messages: list[bytes]) -> FiledAt:
+    return HASH.chat(TENANT, messages[:-1]).end(messages[-1])
+
+
+def ended(kind: bytes, prompt: bytes, said: bytes = b"") -> FiledAt:
+    return HASH.prompt(TENANT, kind, prompt).end(said)
+
+
 def test_longest_known_beginning_wins() -> None:
-    index = HistoryIndex(b"secret")
-    index.file("short", index.end_of_messages(TENANT, [A]))
-    index.file("long", index.end_of_messages(TENANT, [A, B]))
-    found = index.take_by_messages(TENANT, [A, B, C])
+    index = HistoryIndex()
+    index.file("short", chat([A]))
+    index.file("long", chat([A, B]))
+    found = index.take(HASH.chat(TENANT, [A, B, C]))
     assert found is not None
     assert found[0] == "long"
 
 
 def test_taken_conversation_is_gone_until_filed_again() -> None:
-    index = HistoryIndex(b"secret")
-    at = index.end_of_messages(TENANT, [A, B])
+    index = HistoryIndex()
+    at = chat([A, B])
     index.file("x", at)
     index.file("y", at)
-    taken = {index.take_by_messages(TENANT, [A, B, C])[0] for _ in range(2)}  # type: ignore[index]
+    taken = {index.take(HASH.chat(TENANT, [A, B, C]))[0] for _ in range(2)}  # type: ignore[index]
     assert taken == {"x", "y"}
-    assert index.take_by_messages(TENANT, [A, B, C]) is None
+    assert index.take(HASH.chat(TENANT, [A, B, C])) is None
     assert len(index) == 0
 
 
 def test_other_answer_is_another_history() -> None:
-    index = HistoryIndex(b"secret")
-    index.file("x", index.end_of_messages(TENANT, [A, B]))
-    assert index.take_by_messages(TENANT, [A, b"assistant: other", C]) is None
-    assert index.take_by_messages(TENANT, [A]) is None
+    index = HistoryIndex()
+    index.file("x", chat([A, B]))
+    assert index.take(HASH.chat(TENANT, [A, b"assistant: other", C])) is None
+    assert index.take(HASH.chat(TENANT, [A])) is None
 
 
 def test_messages_cannot_run_into_each_other() -> None:
-    index = HistoryIndex(b"secret")
-    index.file("x", index.end_of_messages(TENANT, [b"ab", b"c"]))
-    assert index.take_by_messages(TENANT, [b"a", b"bc"]) is None
+    index = HistoryIndex()
+    index.file("x", chat([b"ab", b"c"]))
+    assert index.take(HASH.chat(TENANT, [b"a", b"bc"])) is None
 
 
 def test_hashes_are_keyed() -> None:
-    first, second = HistoryIndex(b"one"), HistoryIndex(b"another")
-    assert first.end_of_messages(TENANT, [A]) != second.end_of_messages(TENANT, [A])
+    first, second = HistoryHash(b"one"), HistoryHash(b"another")
+    assert first.chat(TENANT, [A]).digests != second.chat(TENANT, [A]).digests
 
 
 def test_another_tenants_history_is_not_found() -> None:
-    index = HistoryIndex(b"secret")
-    index.file("x", index.end_of_messages(TENANT, [A, B]))
-    index.file("y", index.end_of_prompt(TENANT, b"text", b"abc"))
-    assert index.take_by_messages(OTHER, [A, B, C]) is None
-    assert index.take_by_prompt(OTHER, b"text", b"abcdef") is None
-    assert index.take_by_messages(TENANT, [A, B, C]) is not None
-    assert index.take_by_prompt(TENANT, b"text", b"abcdef") is not None
+    index = HistoryIndex()
+    index.file("x", chat([A, B]))
+    index.file("y", ended(b"text", b"abc"))
+    assert index.take(HASH.chat(OTHER, [A, B, C])) is None
+    assert index.take(HASH.prompt(OTHER, b"text", b"abcdef")) is None
+    assert index.take(HASH.chat(TENANT, [A, B, C])) is not None
+    assert index.take(HASH.prompt(TENANT, b"text", b"abcdef")) is not None
 
 
 def test_text_and_token_ids_do_not_meet() -> None:
-    index = HistoryIndex(b"secret")
-    index.file("x", index.end_of_prompt(TENANT, b"text", b"abc"))
-    assert index.take_by_prompt(TENANT, b"tokens", b"abcdef") is None
-    assert index.take_by_prompt(TENANT, b"text", b"abcdef") is not None
+    index = HistoryIndex()
+    index.file("x", ended(b"text", b"abc"))
+    assert index.take(HASH.prompt(TENANT, b"tokens", b"abcdef")) is None
+    assert index.take(HASH.prompt(TENANT, b"text", b"abcdef")) is not None
 
 
 @given(
@@ -71,18 +80,31 @@ def test_text_and_token_ids_do_not_meet() -> None:
 def test_prompt_that_goes_on_is_found(prompt: bytes, more: bytes, whole_blocks: int) -> None:
     if whole_blocks >= 0:  # the edges between blocks deserve their share
         prompt = prompt[: whole_blocks * BLOCK_BYTES]
-    index = HistoryIndex(b"secret")
-    at = index.end_of_prompt(TENANT, b"text", prompt)
+    index = HistoryIndex()
+    at = ended(b"text", prompt)
     index.file("x", at)
-    index.file("other", index.end_of_prompt(TENANT, b"text", b"?" + prompt))
-    found = index.take_by_prompt(TENANT, b"text", prompt + more)
-    assert found in {("x", at), *([("other", found[1])] if found and not prompt else [])}
+    index.file("other", ended(b"text", b"?" + prompt))
+    found = index.take(HASH.prompt(TENANT, b"text", prompt + more))
+    assert found in [("x", at), *([("other", found[1])] if found and not prompt else [])]
+
+
+@given(
+    st.binary(max_size=3 * BLOCK_BYTES),
+    st.binary(max_size=2 * BLOCK_BYTES),
+    st.integers(-1, 2),
+)
+def test_answer_is_hashed_as_if_it_had_been_in_the_prompt(
+    prompt: bytes, said: bytes, whole_blocks: int
+) -> None:
+    if whole_blocks >= 0:
+        prompt = prompt[: whole_blocks * BLOCK_BYTES]
+    assert ended(b"text", prompt, said) == ended(b"text", prompt + said)
 
 
 @given(st.lists(st.binary(max_size=2 * BLOCK_BYTES), min_size=1, max_size=6))
 def test_filing_and_unfiling_leaves_nothing(prompts: list[bytes]) -> None:
-    index = HistoryIndex(b"secret")
-    ends = [index.end_of_prompt(TENANT, b"text", prompt) for prompt in prompts]
+    index = HistoryIndex()
+    ends = [ended(b"text", prompt) for prompt in prompts]
     for number, at in enumerate(ends):
         index.file(str(number), at)
     for number, at in enumerate(ends):
@@ -93,10 +115,10 @@ def test_filing_and_unfiling_leaves_nothing(prompts: list[bytes]) -> None:
 
 
 def test_longer_of_two_prompts_wins() -> None:
-    index = HistoryIndex(b"secret")
-    index.file("short", index.end_of_prompt(TENANT, b"text", b"a" * 100))
-    index.file("long", index.end_of_prompt(TENANT, b"text", b"a" * 200))
-    index.file("longest", index.end_of_prompt(TENANT, b"text", b"a" * 3000))
-    assert index.take_by_prompt(TENANT, b"text", b"a" * 2999)[0] == "long"  # type: ignore[index]
-    assert index.take_by_prompt(TENANT, b"text", b"a" * 5000)[0] == "longest"  # type: ignore[index]
-    assert index.take_by_prompt(TENANT, b"text", b"a" * 150)[0] == "short"  # type: ignore[index]
+    index = HistoryIndex()
+    index.file("short", ended(b"text", b"a" * 100))
+    index.file("long", ended(b"text", b"a" * 200))
+    index.file("longest", ended(b"text", b"a" * 3000))
+    assert index.take(HASH.prompt(TENANT, b"text", b"a" * 2999))[0] == "long"  # type: ignore[index]
+    assert index.take(HASH.prompt(TENANT, b"text", b"a" * 5000))[0] == "longest"  # type: ignore[index]
+    assert index.take(HASH.prompt(TENANT, b"text", b"a" * 150))[0] == "short"  # type: ignore[index]
