@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from conserve_sglang.core.health import HealthSettings
 from conserve_sglang.core.ids import TierName, WorkerId
 from conserve_sglang.core.worker import Role
 
@@ -116,6 +117,7 @@ class RouterSettings:
     identify_by_user_field: bool = False
     identify_by_history: bool = True
     observe: ObserveSettings = field(default_factory=ObserveSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from conserve_sglang.core.health import HealthSettings
 from conserve_sglang.core.tier import OWNED_FLAGS, Tier, TierMap
 from conserve_sglang.core.worker import Role
 
@@ -27,6 +28,7 @@ def problems(tier_map: TierMap) -> Iterator[str]:
         for problem in _tier(tier):
             yield f"tiers[{index}].{problem}"
     yield from _ports(tier_map)
+    yield from _health(tier_map.router.health)
     yield from _shared_gpus(tier_map)
     yield from _roles(tier_map)
 
@@ -67,6 +69,12 @@ def _flags(tier: Tier) -> Iterator[str]:
             yield f"sglang_flags.{name}: write it as {name.replace('_', '-')}"
         elif name in OWNED_FLAGS:
             yield f"sglang_flags.{name}: set by {OWNED_FLAGS[name]}; remove it here"
+
+
+def _health(health: HealthSettings) -> Iterator[str]:
+    breaker = health.breaker
+    if breaker.cooldown_s > breaker.max_cooldown_s:
+        yield "router.health.breaker.max_cooldown_s: less than cooldown_s; raise it"
 
 
 def _ports(tier_map: TierMap) -> Iterator[str]:

@@ -25,7 +25,13 @@ from conserve_sglang.core.tier import (
 from conserve_sglang.core.worker import Role
 from conserve_sglang.policy.registry import PARAMS
 from conserve_sglang.tiermap.check import problems
-from conserve_sglang.tiermap.schema import PARTS, SCHEMA_VERSION, ModelFile, TierFile, TierMapFile
+from conserve_sglang.tiermap.schema import (
+    PARTS,
+    SCHEMA_VERSION,
+    ModelFile,
+    TierFile,
+    TierMapFile,
+)
 
 _WITH_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(.*)`")

@@ -110,6 +110,42 @@ class ObserveFile(_Strict, frozen=True, kw_only=True):
     ] = 5.0
 
 
+class BreakerFile(_Strict, frozen=True, kw_only=True):
+    """The circuit breaker of each worker."""
+
+    consecutive_failures: Annotated[
+        Count, Meta(description="So many failed turns in a row open it.")
+    ] = 5
+    failure_ratio: Annotated[
+        float, Meta(gt=0, le=1, description="So does this share of the window's turns,")
+    ] = 0.5
+    min_turns: Annotated[Count, Meta(description="if there were so many of them.")] = 10
+    window_s: Positive = 30.0
+    cooldown_s: Annotated[
+        Positive, Meta(description="How long it stays open, twice as long each time,")
+    ] = 2.0
+    max_cooldown_s: Annotated[Positive, Meta(description="up to this.")] = 60.0
+    trial_turns: Annotated[
+        Count, Meta(description="Turns that must be answered before it closes.")
+    ] = 3
+
+
+class HealthFile(_Strict, frozen=True, kw_only=True):
+    """How workers are watched, and when they count as lost."""
+
+    probe_interval_s: Positive = 1.0
+    probe_timeout_s: Positive = 10.0
+    max_missed_probes: Count = 3
+    stall_s: Annotated[
+        Positive,
+        Meta(description="A worker silent for so long while turns wait is asked once more."),
+    ] = 5.0
+    stall_probe_timeout_s: Annotated[
+        Positive, Meta(description="Silent for so long from then on, it is lost.")
+    ] = 10.0
+    breaker: BreakerFile = BreakerFile()
+
+
 class RouterFile(_Strict, frozen=True, kw_only=True):
     """How the router listens, identifies conversations and bounds its work."""
 
@@ -135,6 +171,7 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     identify_by_user_field: bool = False
     identify_by_history: bool = True
     observe: ObserveFile = ObserveFile()
+    health: HealthFile = HealthFile()
 
 
 class TierMapFile(_Strict, frozen=True, kw_only=True):
@@ -163,6 +200,8 @@ PARTS: dict[str, type[msgspec.Struct]] = {
     "slo": SloFile,
     "router": RouterFile,
     "router.observe": ObserveFile,
+    "router.health": HealthFile,
+    "router.health.breaker": BreakerFile,
 }
 """The struct at each path of the file, list indices left out."""
 

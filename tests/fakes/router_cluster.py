@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from conserve_sglang.core.health import HealthSettings
 from conserve_sglang.core.ids import TierName, WorkerId
 from conserve_sglang.core.tier import (
     Model,
@@ -157,7 +158,11 @@ class Cluster:
 
 
 SETTINGS = RouterSettings(
-    port=0, control_port=0, probe_interval_s=0.05, queue_timeout_s=2.0, max_body_bytes=200_000
+    port=0,
+    control_port=0,
+    queue_timeout_s=2.0,
+    max_body_bytes=200_000,
+    health=HealthSettings(probe_interval_s=0.05),
 )
 
 
