@@ -113,7 +113,6 @@ class RouterSettings:
     reserve_output_tokens: int = 512
     max_attempts: int = 3
     max_continuations: int = 2
-    probe_interval_s: float = 1.0
     identify_by_user_field: bool = False
     identify_by_history: bool = True
     observe: ObserveSettings = field(default_factory=ObserveSettings)

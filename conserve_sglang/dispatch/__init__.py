@@ -22,7 +22,10 @@ from conserve_sglang.dispatch.events import (
     TurnDone,
     TurnFailed,
     TurnInterrupted,
+    WorkerAdmitted,
+    WorkerDraining,
     WorkerLost,
+    WorkerRemoved,
     WorkerUp,
 )
 from conserve_sglang.dispatch.invariants import validate
@@ -50,8 +53,11 @@ __all__ = [
     "TurnDone",
     "TurnFailed",
     "TurnInterrupted",
+    "WorkerAdmitted",
+    "WorkerDraining",
     "WorkerLoad",
     "WorkerLost",
+    "WorkerRemoved",
     "WorkerUp",
     "validate",
 ]

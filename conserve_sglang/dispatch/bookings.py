@@ -5,8 +5,9 @@ Every number added to the ledger is remembered where it came from (a conversatio
 so that it is taken out exactly once and never from a worker that has been lost since.
 """
 
-from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.ids import ConversationId, WorkerId
 from conserve_sglang.dispatch.commands import ReleaseConversation
+from conserve_sglang.dispatch.events import FailureCause
 from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
 from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
 from conserve_sglang.policy.api import PhaseOneCause, Placement
@@ -60,7 +61,10 @@ class Bookings:
         ledger, conversation = self.ledger, turn.conversation
         decoder = ledger.state(placement.decoder)
         left = None
-        if placement.keeps_kv and self.pin_of(conversation) is not decoder:
+        pin = self.pin_of(conversation)
+        if placement.keeps_kv and pin is not decoder:
+            if pin is not None and pin.intake == 0:
+                conversation.cause = pin.closed_for
             left = self.unpin(conversation)
             conversation.decoder, conversation.decoder_epoch = decoder, decoder.epoch
             decoder.num_conversations += 1
@@ -71,8 +75,10 @@ class Bookings:
         turn.reserved_tokens = max(0, turn.needed_tokens - resident)
         turn.attempts += 1
         ledger.add_reserved(decoder, turn.reserved_tokens)
+        ledger.take_in(decoder)
         if placement.prefiller is not None:
             turn.prefiller = ledger.state(placement.prefiller)
+            ledger.take_in(turn.prefiller)
             turn.prefiller_epoch = turn.prefiller.epoch
             turn.backlog_tokens = turn.input_tokens
             ledger.add_backlog(turn.prefiller, turn.backlog_tokens)
@@ -91,6 +97,15 @@ class Bookings:
         if self.pin_of(conversation) is turn.decoder:  # it was not lost meanwhile
             conversation.cause = None
         return True
+
+    @staticmethod
+    def at_fault(turn: Turn, cause: FailureCause) -> tuple[WorkerId, ...]:
+        """The worker of a sent turn that failed it, if one did."""
+        if cause is FailureCause.DECODER_FAILED and turn.decoder is not None:
+            return (turn.decoder.spec.worker_id,)
+        if cause is FailureCause.PREFILLER_FAILED and turn.prefiller is not None:
+            return (turn.prefiller.spec.worker_id,)
+        return ()
 
     def take_back(self, turn: Turn) -> None:
         """Undo a sent turn's bookings; a pin it was still opening goes with them."""
@@ -121,13 +136,14 @@ class Bookings:
         )
 
     def loads(self) -> tuple[WorkerLoad, ...]:
-        """Every worker ever announced, in order of registration."""
+        """Every worker announced and not removed, in order of registration."""
         return tuple(
             WorkerLoad(
                 worker_id=state.spec.worker_id,
                 role=state.spec.role,
                 tier=state.spec.tier,
                 is_up=state.is_up,
+                takes_turns=state.takes_turns,
                 capacity_tokens=state.spec.kv_capacity_tokens,
                 resident_tokens=state.resident_tokens,
                 reserved_tokens=state.reserved_tokens,

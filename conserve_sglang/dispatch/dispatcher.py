@@ -14,11 +14,12 @@ no log, so the router and a simulator drive the same object. The life of one tur
         └── TurnAbandoned                 over without a whole answer
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from conserve_sglang.core.ids import ConversationId, TurnId
+from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
 from conserve_sglang.dispatch import events, restoring
 from conserve_sglang.dispatch.commands import AbortTurn, Command
 from conserve_sglang.dispatch.events import Event, FailureCause
@@ -54,6 +55,9 @@ class Dispatcher:
             events.TurnAbandoned: self._abandoned,
             events.WorkerUp: self._worker_up,
             events.WorkerLost: self._worker_lost,
+            events.WorkerDraining: self._worker_draining,
+            events.WorkerAdmitted: self._worker_admitted,
+            events.WorkerRemoved: self._worker_removed,
             events.ConversationEnded: self._end_conversation,
             events.ConversationRestored: partial(restoring.restore, placer),
             events.ConversationTaken: partial(restoring.give_up, placer),
@@ -109,8 +113,18 @@ class Dispatcher:
         return None if conversation is None else self._bookings.view(conversation)
 
     def worker_loads(self) -> tuple[WorkerLoad, ...]:
-        """Every worker ever announced, in order of registration."""
+        """Every worker announced and not removed, in order of registration."""
         return self._bookings.loads()
+
+    def running_turns(self) -> Counter[WorkerId]:
+        """How many turns each worker has to do with now; looks at every open turn."""
+        running: Counter[WorkerId] = Counter()
+        for turn in self._turns.values():
+            if turn.decoder is not None:
+                running[turn.decoder.spec.worker_id] += 1
+            if turn.prefiller is not None and turn.backlog_tokens:
+                running[turn.prefiller.spec.worker_id] += 1
+        return running
 
     # what happens to turns
 
@@ -158,6 +172,7 @@ class Dispatcher:
         if turn is None:
             return
         bookings, conversation, cause = self._bookings, turn.conversation, event.cause
+        turn.avoids += bookings.at_fault(turn, cause)
         bookings.take_back(turn)
         if cause is FailureCause.PREFIX_MISSING:
             bookings.set_resident(conversation, 0)
@@ -223,6 +238,18 @@ class Dispatcher:
         for turn in self._turns.values():
             if turn.decoder is state or (turn.prefiller is state and turn.backlog_tokens):
                 self._placer.out.append(AbortTurn(turn_id=turn.turn_id))
+
+    def _worker_draining(self, event: events.WorkerDraining, now: float) -> None:
+        self._bookings.ledger.limit(event.worker_id, 0, event.cause)
+
+    def _worker_admitted(self, event: events.WorkerAdmitted, now: float) -> None:
+        self._bookings.ledger.limit(event.worker_id, event.num_turns, PhaseOneCause.DECODER_LOST)
+        self._placer.serve_line(now)
+
+    def _worker_removed(self, event: events.WorkerRemoved, now: float) -> None:
+        self._worker_lost(events.WorkerLost(worker_id=event.worker_id), now)
+        self._bookings.ledger.remove(event.worker_id)
+        self._placer.serve_line(now)
 
     def _end_conversation(self, event: events.ConversationEnded, now: float) -> None:
         conversation = self._conversations.get(event.conversation_id)

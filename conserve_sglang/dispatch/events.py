@@ -9,6 +9,7 @@ from enum import Enum
 
 from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
 from conserve_sglang.core.worker import WorkerSpec
+from conserve_sglang.policy.api import PhaseOneCause
 
 
 class FailureCause(Enum):
@@ -30,6 +31,33 @@ class WorkerUp:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost:
     """A worker is gone and its KV with it. Turns running there are reported one by one."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDraining:
+    """A worker is given no new turns; those that run there go on.
+
+    A conversation pinned there keeps its pin until its next turn, which is a phase 1 elsewhere
+    for `cause`: if the worker is admitted before, nothing was moved.
+    """
+
+    worker_id: WorkerId
+    cause: PhaseOneCause = PhaseOneCause.DRAINED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerAdmitted:
+    """A worker that is up is given turns again: `num_turns` of them, or any number if None."""
+
+    worker_id: WorkerId
+    num_turns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRemoved:
+    """A worker left the deployment; one that comes under its name is another one."""
 
     worker_id: WorkerId
 
@@ -141,6 +169,9 @@ class Tick:
 Event = (
     WorkerUp
     | WorkerLost
+    | WorkerDraining
+    | WorkerAdmitted
+    | WorkerRemoved
     | TurnArrived
     | FirstToken
     | TurnDone

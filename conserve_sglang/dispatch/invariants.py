@@ -41,8 +41,13 @@ def validate(dispatcher: Dispatcher) -> None:
         assert load.resident_tokens == resident[name], f"{name}: resident differs"
         assert load.reserved_tokens == reserved[name], f"{name}: reserved differs"
         assert load.backlog_tokens == backlog[name], f"{name}: backlog differs"
+        assert load.is_up or not load.takes_turns, f"{name}: takes turns though it is not up"
         assert load.num_conversations == pinned[name], f"{name}: conversations differ"
         assert min(load.resident_tokens, load.reserved_tokens, load.backlog_tokens) >= 0, name
+    ledger = dispatcher._bookings.ledger
+    for role in Role:
+        for worker_id in (*ledger.workers(role), ledger.most_free(role)):
+            assert worker_id is None or ledger.state(worker_id).takes_turns, "takes no turns"
     _validate_turns(dispatcher)
 
 

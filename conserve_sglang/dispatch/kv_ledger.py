@@ -15,16 +15,23 @@ from heapq import heapify, heappop, heappush
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role, WorkerSpec
+from conserve_sglang.policy.api import PhaseOneCause
 
 
 class WorkerState:
-    """One worker's account. `epoch` grows when the worker is lost, which voids all older pins."""
+    """One worker's account. `epoch` grows when the worker is lost, which voids all older pins.
+
+    `intake` is how many more turns it may be given, None for any number; while that is 0,
+    `closed_for` says why its conversations go elsewhere.
+    """
 
     __slots__ = (
         "backlog_tokens",
+        "closed_for",
         "epoch",
         "foreign_backlog_tokens",
         "foreign_tokens",
+        "intake",
         "is_up",
         "num_conversations",
         "order",
@@ -40,6 +47,8 @@ class WorkerState:
         self.is_up = False
         self.foreign_tokens = 0  # of other replicas; theirs to void when the worker is lost
         self.foreign_backlog_tokens = 0
+        self.intake: int | None = None
+        self.closed_for = PhaseOneCause.DRAINED
         self.clear()
 
     def clear(self) -> None:
@@ -48,6 +57,11 @@ class WorkerState:
         self.reserved_tokens = 0
         self.backlog_tokens = 0
         self.num_conversations = 0
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether it may be given turns."""
+        return self.is_up and self.intake != 0
 
     @property
     def free_tokens(self) -> int:
@@ -110,7 +124,7 @@ class KvLedger:
 
     def __init__(self) -> None:
         self._by_id: dict[WorkerId, WorkerState] = {}
-        self._by_order: list[WorkerState] = []
+        self._by_order: list[WorkerState | None] = []  # None: removed, to be taken again
         self._free = {role: Ranking() for role in Role}
         # Workers whose place in the ranking is not what their account says; ranked when asked.
         self._changed: set[WorkerState] = set()
@@ -122,7 +136,7 @@ class KvLedger:
     # what policies read
 
     def workers(self, role: Role) -> tuple[WorkerId, ...]:
-        """Workers of a role that are up, in order of registration."""
+        """Workers of a role that take turns, in order of registration."""
         return self._up[role]
 
     def most_free(self, role: Role) -> WorkerId | None:
@@ -156,19 +170,18 @@ class KvLedger:
 
     def states(self) -> tuple[WorkerState, ...]:
         """All known workers, in order of registration."""
-        return tuple(self._by_order)
+        return tuple(state for state in self._by_order if state is not None)
 
     def open(self, spec: WorkerSpec) -> None:
         """Start an empty account for a worker that is up."""
         state = self._by_id.get(spec.worker_id)
         if state is None:
-            state = WorkerState(spec, len(self._by_order))
-            self._by_id[spec.worker_id] = state
-            self._by_order.append(state)
+            state = self._enlist(spec)
         else:
             self.close(spec.worker_id)
             state.spec = spec
         state.is_up = True
+        state.intake = None
         self._changed.add(state)
         self._refresh(spec.role)
 
@@ -180,10 +193,32 @@ class KvLedger:
         state.is_up = False
         state.epoch += 1
         state.clear()
-        self._free[state.spec.role].drop(state.order)
-        self._backlog.drop(state.order)
-        self._refresh(state.spec.role)
+        self._unrank(state)
         return True
+
+    def limit(self, worker_id: WorkerId, intake: int | None, closed_for: PhaseOneCause) -> None:
+        """Say how many more turns a worker may be given, and why none if there are none."""
+        state = self._by_id.get(worker_id)
+        if state is None or not state.is_up:
+            return
+        state.intake, state.closed_for = intake, closed_for
+        self._unrank(state)
+        self._changed.add(state)
+
+    def take_in(self, state: WorkerState) -> None:
+        """Count a turn that a worker is given."""
+        if state.intake:
+            state.intake -= 1
+            if state.intake == 0:
+                self._unrank(state)
+
+    def remove(self, worker_id: WorkerId) -> None:
+        """Forget a worker; its name may come again, for another one."""
+        self.close(worker_id)
+        state = self._by_id.pop(worker_id, None)
+        if state is not None:
+            self._by_order[state.order] = None
+            self._refresh(state.spec.role)
 
     def add_resident(self, state: WorkerState, tokens: int) -> None:
         """Count `tokens` more (or fewer) as held for conversations at rest or in flight."""
@@ -210,7 +245,7 @@ class KvLedger:
 
     def _rank_changed(self) -> None:
         for state in self._changed:
-            if not state.is_up:
+            if not state.takes_turns:
                 continue
             if state.spec.role is Role.PREFILL:
                 backlog = state.backlog_tokens + state.foreign_backlog_tokens
@@ -220,10 +255,25 @@ class KvLedger:
         self._changed.clear()
 
     def _refresh(self, role: Role) -> None:
-        known = [state for state in self._by_order if state.spec.role is role]
-        self._up[role] = tuple(state.spec.worker_id for state in known if state.is_up)
+        known = [state for state in self.states() if state.spec.role is role]
+        self._up[role] = tuple(state.spec.worker_id for state in known if state.takes_turns)
         self._capacity[role] = max((s.spec.kv_capacity_tokens for s in known), default=0)
         self.largest_pool = max(self._capacity[Role.DECODE], self._capacity[Role.MIXED])
 
+    def _enlist(self, spec: WorkerSpec) -> WorkerState:
+        order = len(self._by_order)
+        if None in self._by_order:
+            order = self._by_order.index(None)
+            self._by_order.pop(order)
+        state = self._by_id[spec.worker_id] = WorkerState(spec, order)
+        self._by_order.insert(order, state)
+        return state
+
+    def _unrank(self, state: WorkerState) -> None:
+        self._free[state.spec.role].drop(state.order)
+        self._backlog.drop(state.order)
+        self._refresh(state.spec.role)
+
     def _name(self, order: int | None) -> WorkerId | None:
-        return None if order is None else self._by_order[order].spec.worker_id
+        state = None if order is None else self._by_order[order]
+        return None if state is None else state.spec.worker_id

@@ -9,6 +9,7 @@ Commands gather in `out`, in the order in which they are to be carried out.
 """
 
 from conserve_sglang.core.ids import TurnId
+from conserve_sglang.dispatch.avoiding import Avoiding
 from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.commands import Command, RejectTurn
 from conserve_sglang.dispatch.conversations import Conversations
@@ -82,6 +83,10 @@ class Placer:
     def ask(self, turn: Turn) -> Answer:
         """What the policy says of a turn as things stand."""
         view = turn_view(turn, self.bookings, self._settings)
+        if turn.avoids:
+            answer = self._policy.place(view, Avoiding(self.bookings.ledger, turn.avoids))
+            if isinstance(answer, Placement):
+                return answer
         return self._policy.place(view, self.bookings.ledger)
 
     def _place(self, turn: Turn, now: float) -> None:
@@ -101,8 +106,11 @@ class Placer:
 
     def _overtakes(self, turn: Turn, placement: Placement) -> bool:
         """Whether the turn would take room for which an earlier turn is waiting."""
-        if placement.prefiller is None and turn.conversation.decoder is not None:
-            return False
+        pin = turn.conversation.decoder
+        if placement.prefiller is None and pin is not None:
+            return pin.spec.worker_id != placement.decoder and self.line.has_before(
+                turn.arrival_number
+            )
         return self.line.has_before(turn.arrival_number)
 
     def _reclaim_one(self, now: float) -> bool:

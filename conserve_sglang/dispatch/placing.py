@@ -15,6 +15,9 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
     """A turn as the policy sees it now; notes on the turn how much room that is."""
     conversation = turn.conversation
     pin = bookings.pin_of(conversation)
+    resident, cause = conversation.resident_tokens, conversation.cause
+    if pin is not None and pin.intake == 0:  # to the policy as if it were lost, but nothing is yet
+        pin, resident, cause = None, 0, pin.closed_for
     turn.needed_tokens = _needed_tokens(turn, bookings.ledger, settings)
     return TurnView(
         arrival_number=turn.arrival_number,
@@ -23,6 +26,8 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
         pinned_decoder=None if pin is None else pin.spec.worker_id,
         resident_tokens=conversation.resident_tokens,
         phase_one_cause=turn.cause or conversation.cause,
+        resident_tokens=resident,
+        phase_one_cause=cause,
     )
 
 

@@ -61,6 +61,7 @@ class Turn:
     output_tokens: int = 0
     num_continuations: int = 0
     cause: PhaseOneCause | None = None
+    avoids: tuple[WorkerId, ...] = ()  # workers at which an attempt failed
     is_waiting: bool = False
     is_over: bool = False
 
@@ -83,13 +84,15 @@ class ConversationView:
 class WorkerLoad:
     """A worker's account in the ledger. Tokens; `free_tokens` is negative when overcommitted.
 
-    `foreign_tokens` are those of other replicas.
+    `foreign_tokens` are those of other replicas. One that `is_up` but does not take turns is
+    draining, or its trial turns are spent.
     """
 
     worker_id: WorkerId
     role: Role
     tier: TierName
     is_up: bool
+    takes_turns: bool
     capacity_tokens: int
     resident_tokens: int
     reserved_tokens: int

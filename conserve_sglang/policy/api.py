@@ -22,6 +22,7 @@ class PhaseOneCause(Enum):
     LARGE_APPEND = "large_append"
     PREFIX_MISSING = "prefix_missing"
     DECODER_LOST = "decoder_lost"
+    DRAINED = "drained"
     RECLAIMED = "reclaimed"
 
 
@@ -33,6 +34,7 @@ class PlacementReason(Enum):
     LARGE_APPEND = "large_append"
     PREFIX_MISSING = "prefix_missing"
     DECODER_LOST = "decoder_lost"
+    DRAINED = "drained"
     RECLAIMED = "reclaimed"
     EVERY_TURN = "every_turn"
     STICKY = "sticky"
@@ -64,7 +66,7 @@ class TurnView:
     `input_tokens` is the whole prompt; `needed_tokens` is the KV room it must find on a decoder
     that holds nothing of it; `resident_tokens` is what `pinned_decoder` holds of the
     conversation; `phase_one_cause` is set when this turn already met a reason to leave the pin.
-    `pinned_decoder` is None for a conversation without a pin, or whose decoder is not up.
+    `pinned_decoder` is None for a conversation without a pin, or whose decoder takes no turns.
     """
 
     arrival_number: int
@@ -76,10 +78,10 @@ class TurnView:
 
 
 class ClusterView(Protocol):
-    """What is observed of the workers that are up. Ties go to the worker registered first."""
+    """What is observed of the workers that take turns. Ties go to the worker registered first."""
 
     def workers(self, role: Role) -> Sequence[WorkerId]:
-        """Workers of a role that are up, in order of registration."""
+        """Workers of a role that take turns, in order of registration."""
         ...
 
     def most_free(self, role: Role) -> WorkerId | None:

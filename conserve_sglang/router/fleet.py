@@ -66,7 +66,7 @@ class Fleet:
     def __init__(self, tier_map: TierMap, *, trusts_decoders: bool = False) -> None:
         self._needs_plugin = not (trusts_decoders or tier_map.policy.name in _WITHOUT_LOCAL_TURNS)
         self._model = tier_map.model
-        self._interval_s = tier_map.router.probe_interval_s
+        self._interval_s = tier_map.router.health.probe_interval_s
         self._workers = {
             plan.worker_id: Worker(plan, self._connection_refused) for plan in tier_map.workers
         }

@@ -108,6 +108,7 @@ def _absent(worker: Worker) -> WorkerLoad:
         role=role,
         tier=worker.plan.tier,
         is_up=False,
+        takes_turns=False,
         capacity_tokens=0,
         resident_tokens=0,
         reserved_tokens=0,

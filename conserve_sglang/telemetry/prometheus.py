@@ -41,6 +41,7 @@ _REENTRIES = (
     PlacementReason.LARGE_APPEND,
     PlacementReason.PREFIX_MISSING,
     PlacementReason.DECODER_LOST,
+    PlacementReason.DRAINED,
     PlacementReason.RECLAIMED,
 )
 _TIMINGS = {

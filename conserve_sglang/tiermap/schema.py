@@ -167,7 +167,6 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     reserve_output_tokens: Count = 512
     max_attempts: Count = 3
     max_continuations: Annotated[int, Meta(ge=0)] = 2
-    probe_interval_s: Positive = 1.0
     identify_by_user_field: bool = False
     identify_by_history: bool = True
     observe: ObserveFile = ObserveFile()

@@ -31,7 +31,10 @@ from conserve_sglang.dispatch import (
     TurnDone,
     TurnFailed,
     TurnInterrupted,
+    WorkerAdmitted,
+    WorkerDraining,
     WorkerLost,
+    WorkerRemoved,
     WorkerUp,
     validate,
 )
@@ -61,6 +64,8 @@ ACTIONS = (
     ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["interrupt"] * 2
     + ["abandon", "end"]
     + ["lose", "up", "wait", "tick", "restored", "taken", "peers"]
+    ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["abandon", "end"]
+    + ["lose", "up", "wait", "tick", "restored", "taken", "peers", "drain", "admit", "remove"]
 )  # fmt: skip
 steps = st.lists(
     st.builds(
@@ -90,6 +95,7 @@ class World:
         self.num_continuations: Counter[TurnId] = Counter()
         self.answers: Counter[TurnId] = Counter()
         self.num_arrived = 0
+        self.intake: dict[WorkerId, int | None] = {}
         for name in WORKERS:
             self.tell(WorkerUp(spec=a_worker(name, 6000)))
 
@@ -98,6 +104,12 @@ class World:
         self.log.append((event, self.now, commands))
         if isinstance(event, TurnDone | TurnAbandoned):
             self.answer(event.turn_id)
+        elif isinstance(event, WorkerUp):
+            self.intake[event.spec.worker_id] = None
+        elif isinstance(event, WorkerDraining):
+            self.intake[event.worker_id] = 0
+        elif isinstance(event, WorkerAdmitted):
+            self.intake[event.worker_id] = event.num_turns
         for command in commands:
             self.obey(command)
         validate(self.dispatcher)
@@ -124,6 +136,9 @@ class World:
 
     def check_placement(self, command: SendTurn) -> None:
         up = {load.worker_id: load for load in self.dispatcher.worker_loads() if load.is_up}
+        for worker_id in (command.decoder, command.prefiller):
+            if worker_id is not None:
+                self.take_in(worker_id)
         assert up[command.decoder].role is not Role.PREFILL
         if command.prefiller is None:
             is_continued = command.turn_id in self.num_continuations
@@ -141,15 +156,16 @@ class World:
         ]
         assert not (command.keeps_kv and opening), "two transfers for one phase 1"
 
+    def take_in(self, worker_id: WorkerId) -> None:
+        left = self.intake[worker_id]
+        assert left != 0, "given a turn though it takes none"
+        self.intake[worker_id] = left and left - 1
+
     def play(self, step: Step) -> None:
         if step.action == "arrive":
             self.arrive(step)
-        elif step.action in {"lose", "up"}:
-            name = WORKERS[step.pick % len(WORKERS)]
-            if step.action == "lose":
-                self.tell(WorkerLost(worker_id=WorkerId(name)))
-            else:
-                self.tell(WorkerUp(spec=a_worker(name, 6000)))
+        elif step.action in {"lose", "up", "drain", "admit", "remove"}:
+            self.change_worker(step)
         elif step.action == "end":
             self.end(ConversationId(f"c{step.pick % 5}"))
         elif step.action in {"restored", "taken", "peers"}:
@@ -160,6 +176,20 @@ class World:
             self.tell(Tick())
         else:
             self.move_turn(step)
+
+    def change_worker(self, step: Step) -> None:
+        worker_id = WorkerId(WORKERS[step.pick % len(WORKERS)])
+        if step.action == "lose":
+            self.tell(WorkerLost(worker_id=worker_id))
+        elif step.action == "up":
+            self.tell(WorkerUp(spec=a_worker(worker_id, 6000)))
+        elif step.action == "remove":
+            self.tell(WorkerRemoved(worker_id=worker_id))
+        elif step.action == "admit":
+            num_turns = (None, 1, 2, 3)[step.size % 4]
+            self.tell(WorkerAdmitted(worker_id=worker_id, num_turns=num_turns))
+        else:
+            self.tell(WorkerDraining(worker_id=worker_id))
 
     def end(self, conversation_id: ConversationId) -> None:
         self.of_ended |= {
@@ -277,6 +307,7 @@ def test_promises_hold_over_random_events(policy: str, script: list[Step]) -> No
     assert world.answers == Counter(dict.fromkeys(map(TurnId, range(world.num_arrived)), 1))
     assert world.dispatcher.num_conversations == 0
     assert world.dispatcher.num_queued == 0
+    assert not world.dispatcher.running_turns()
     assert world.dispatcher.next_deadline_at_s is None
     for load in world.dispatcher.worker_loads():
         assert (load.resident_tokens, load.reserved_tokens, load.backlog_tokens) == (0, 0, 0)
@@ -303,4 +334,5 @@ def test_long_run_with_a_fixed_seed() -> None:
     reasons = {c.reason.value for _, _, cs in world.log for c in cs if isinstance(c, SendTurn)}
     assert reasons == {
         "first_turn", "pinned", "large_append", "prefix_missing", "decoder_lost", "reclaimed",
+        "drained",
     }  # fmt: skip
