@@ -17,7 +17,8 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
     pin = bookings.pin_of(conversation)
     resident, cause = conversation.resident_tokens, conversation.cause
     if pin is not None and pin.intake == 0:  # to the policy as if it were lost, but nothing is yet
-        pin, resident, cause = None, 0, pin.closed_for
+        resident, cause = 0, pin.closed_for
+        pin = None
     turn.needed_tokens = _needed_tokens(turn, bookings.ledger, settings)
     return TurnView(
         arrival_number=turn.arrival_number,

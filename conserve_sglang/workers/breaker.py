@@ -49,6 +49,9 @@ class CircuitBreaker:
         self._settings = settings
         self._rng = rng
         self.num_openings = 0
+        self._consecutive = 0
+        self._num_answered = 0  # since time was last looked at
+        self._slices: deque[list[float]] = deque()  # beginning, answered, failed
         self.reset()
 
     def reset(self) -> None:
@@ -123,8 +126,8 @@ class CircuitBreaker:
 
     def _clear(self) -> None:
         self._consecutive = 0
-        self._num_answered = 0  # since time was last looked at
-        self._slices: deque[list[float]] = deque()  # beginning, answered, failed
+        self._num_answered = 0
+        self._slices.clear()
 
     def _too_many(self) -> str | None:
         settings = self._settings

@@ -17,6 +17,7 @@ LOAD = WorkerLoad(
     worker_id=WorkerId("d0"),
     role=Role.DECODE,
     tier=TierName("lean"),
+    takes_turns=True,
     is_up=True,
     capacity_tokens=1000,
     resident_tokens=400,
