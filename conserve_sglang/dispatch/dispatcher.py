@@ -187,6 +187,7 @@ class Dispatcher:
             return
         bookings, conversation = self._bookings, turn.conversation
         decoder, epoch = turn.decoder, turn.decoder_epoch
+        turn.avoids += bookings.at_fault(turn, FailureCause.DECODER_FAILED)
         bookings.take_back(turn)
         if bookings.pin_of(conversation) is decoder and conversation.decoder_epoch == epoch:
             self._placer.release(conversation)

@@ -25,10 +25,8 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
         input_tokens=turn.input_tokens,
         needed_tokens=turn.needed_tokens,
         pinned_decoder=None if pin is None else pin.spec.worker_id,
-        resident_tokens=conversation.resident_tokens,
-        phase_one_cause=turn.cause or conversation.cause,
         resident_tokens=resident,
-        phase_one_cause=cause,
+        phase_one_cause=turn.cause or cause,
     )
 
 

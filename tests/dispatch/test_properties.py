@@ -63,8 +63,6 @@ class Step(NamedTuple):
 ACTIONS = (
     ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["interrupt"] * 2
     + ["abandon", "end"]
-    + ["lose", "up", "wait", "tick", "restored", "taken", "peers"]
-    ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["abandon", "end"]
     + ["lose", "up", "wait", "tick", "restored", "taken", "peers", "drain", "admit", "remove"]
 )  # fmt: skip
 steps = st.lists(
