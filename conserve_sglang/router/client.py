@@ -19,7 +19,10 @@ MAX_KEPT_BYTES = 256 * 1024
 LINGER_S = 2.0
 SWEEP_INTERVAL_S = 10.0
 MAX_HEAD_SWEEPS = 6  # a head takes a minute at most
-MAX_QUIET_SWEEPS = 60  # ten minutes without a byte: kept-alive connections, bodies that stall
+MAX_REQUEST_SWEEPS = 30  # a whole request five minutes, however it trickles
+MAX_QUIET_SWEEPS = 60  # ten minutes without a byte: kept-alive connections
+MAX_STUCK_SWEEPS = 6  # a minute in which a client takes next to nothing of its answer
+MIN_TAKEN_BYTES = 4096  # less than this between two sweeps is next to nothing
 
 
 class Asker(Protocol):
@@ -50,12 +53,15 @@ class ClientConnection(asyncio.Protocol):
         "_is_stepping",
         "_num_head_sweeps",
         "_num_quiet_sweeps",
+        "_num_request_sweeps",
+        "_num_stuck_sweeps",
         "_on_lost",
         "_outbox",
         "_reader",
         "_request",
         "_serve",
         "_transport",
+        "_unsent_bytes",
         "asker",
         "last_headers",
         "last_split",
@@ -82,6 +88,9 @@ class ClientConnection(asyncio.Protocol):
         self._is_closing = False
         self._num_head_sweeps = 0
         self._num_quiet_sweeps = 0
+        self._num_request_sweeps = 0
+        self._num_stuck_sweeps = 0
+        self._unsent_bytes = 0  # at the last sweep, of a client that does not keep up
         self._head = b""
         self._is_chunked = False
 
@@ -101,10 +110,12 @@ class ClientConnection(asyncio.Protocol):
             asker.client_gone()
 
     def pause_writing(self) -> None:
+        self._unsent_bytes = self._transport.get_write_buffer_size()
         if self.asker is not None:
             self.asker.client_slow()
 
     def resume_writing(self) -> None:
+        self._unsent_bytes = self._num_stuck_sweeps = 0
         if self.asker is not None:
             self.asker.client_ready()
 
@@ -132,7 +143,7 @@ class ClientConnection(asyncio.Protocol):
         while self._request is None and not self._is_closing:
             if reader.ready:
                 self._request = reader.ready.popleft()
-                self._num_head_sweeps = 0
+                self._num_head_sweeps = self._num_request_sweeps = 0
                 self._serve(self._request, self)
             elif reader.refusal is not None:
                 self._refuse(reader.refusal)
@@ -236,19 +247,35 @@ class ClientConnection(asyncio.Protocol):
             self._request.keeps_alive = False
 
     def sweep(self) -> None:
-        """Called every `SWEEP_INTERVAL_S`: let go of a client that sends nothing or never ends."""
+        """Called every `SWEEP_INTERVAL_S`: let go of a client that sends nothing, never ends its
+        request, or does not take its answer."""
+        if self._unsent_bytes and self._is_stuck():
+            self.abort()
+            return
         if self._is_closing:
             return
         if self._request is not None:
             self._num_quiet_sweeps = 0
             return
+        reader = self._reader
         self._num_quiet_sweeps += 1
-        self._num_head_sweeps = self._num_head_sweeps + 1 if self._reader.is_in_head else 0
-        is_quiet = self._num_quiet_sweeps > MAX_QUIET_SWEEPS
-        if self._num_head_sweeps > MAX_HEAD_SWEEPS or (is_quiet and self._reader.is_in_request):
+        self._num_head_sweeps = self._num_head_sweeps + 1 if reader.is_in_head else 0
+        self._num_request_sweeps = self._num_request_sweeps + 1 if reader.is_in_request else 0
+        is_overdue = self._num_request_sweeps > MAX_REQUEST_SWEEPS
+        if self._num_head_sweeps > MAX_HEAD_SWEEPS or is_overdue:
             self._refuse(TOO_SLOW)
-        elif is_quiet:
+        elif self._num_quiet_sweeps > MAX_QUIET_SWEEPS:
             self.close()
+
+    def _is_stuck(self) -> bool:
+        """Whether the client took next to nothing of its answer for too long."""
+        unsent = self._transport.get_write_buffer_size()
+        if self._unsent_bytes - unsent >= MIN_TAKEN_BYTES:
+            self._num_stuck_sweeps = 0
+        else:
+            self._num_stuck_sweeps += 1
+        self._unsent_bytes = max(unsent, 1)
+        return self._num_stuck_sweeps > MAX_STUCK_SWEEPS
 
     def abort(self) -> None:
         """Stop at once."""

@@ -10,6 +10,11 @@ from conserve_sglang.router.problem import Problem
 from conserve_sglang.workers.upstream import Headers
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 256
+# Chunk sizes, chunk extensions and trailers say nothing here: a body of one-byte chunks needs five
+# bytes beside each, and whoever sends more than this keeps the router busy and no more.
+MAX_FRAMING_BYTES = 64 * 1024
+_FRAMING_BYTES_PER_BODY_BYTE = 5
 
 _MALFORMED = Problem(
     status=400,
@@ -24,8 +29,26 @@ TOO_SLOW = Problem(
 _HEAD_TOO_LARGE = Problem(
     status=431,
     code="headers_too_large",
-    message=f"The request's head is larger than {MAX_HEAD_BYTES} bytes. Send fewer headers.",
+    message=f"The request's head is larger than {MAX_HEAD_BYTES} bytes, or has more than"
+    f" {MAX_HEADERS} headers. Send fewer.",
 )
+_ONE_HOST = Problem(
+    status=400,
+    code="malformed_request",
+    message="An HTTP/1.1 request names its host once. Send exactly one Host header.",
+)
+_UNKNOWN_CODING = Problem(
+    status=501,
+    code="transfer_encoding_unknown",
+    message="The only transfer encoding read here is 'chunked'. Send the body plain or chunked.",
+)
+_TOO_MUCH_FRAMING = Problem(
+    status=400,
+    code="malformed_request",
+    message="The body's chunks carry far more framing than data. Send larger chunks.",
+)
+
+_NOTED = frozenset({b"host", b"transfer-encoding", b"expect"})
 
 
 @dataclass(slots=True)
@@ -46,12 +69,14 @@ class RequestReader:
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_framing_bytes",
         "_has_begun",
         "_head_bytes",
         "_headers",
         "_is_in_head",
         "_length",
         "_max_body_bytes",
+        "_num_hosts",
         "_parser",
         "_target",
         "owes_continue",
@@ -73,6 +98,8 @@ class RequestReader:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._head_bytes = 0
+        self._framing_bytes = 0
+        self._num_hosts = 0
         self._length: bytes | None = None
         self._has_begun = False
         self._is_in_head = True
@@ -95,6 +122,8 @@ class RequestReader:
     def feed(self, data: bytes) -> None:
         """Read on."""
         num_ready = len(self.ready)
+        num_body_bytes = self._body_bytes
+        was_in_body = not self._is_in_head
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -106,6 +135,11 @@ class RequestReader:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.refusal = self.refusal or _HEAD_TOO_LARGE
+        elif was_in_body and len(self.ready) == num_ready:
+            self._framing_bytes += len(data) - (self._body_bytes - num_body_bytes)
+            allowed = MAX_FRAMING_BYTES + _FRAMING_BYTES_PER_BODY_BYTE * self._body_bytes
+            if self._framing_bytes > allowed:
+                self.refusal = self.refusal or _TOO_MUCH_FRAMING
 
     def _read_on_without_upgrade(self, data: bytes) -> None:
         """Some clients offer HTTP/2 with their first request. The offer may be ignored, but the
@@ -134,6 +168,8 @@ class RequestReader:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_in_head:
+            return  # a trailer: nobody asked for it, and it must not pass for a header
         name = name.lower()
         if name == b"content-length":
             self._length = value
@@ -141,11 +177,24 @@ class RequestReader:
                 self._check_body_bytes(int(value))
             return  # the only header that tells two requests of one client apart
         self._headers.append((name, value))
-        if name == b"expect" and value.lower() == b"100-continue":
+        if name in _NOTED:
+            self._note(name, value)
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._num_hosts += 1
+        elif name == b"transfer-encoding":
+            if value.strip().lower() != b"chunked":
+                self.refusal = self.refusal or _UNKNOWN_CODING
+        elif value.lower() == b"100-continue":
             self.owes_continue = True
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        if len(self._headers) > MAX_HEADERS:
+            self.refusal = self.refusal or _HEAD_TOO_LARGE
+        if self._num_hosts != 1 and self._parser.get_http_version() == "1.1":
+            self.refusal = self.refusal or _ONE_HOST
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)

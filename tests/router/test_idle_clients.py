@@ -1,8 +1,15 @@
 """Clients that send nothing, or never finish; times are counted in sweeps."""
 
 import asyncio
+import socket
 
-from conserve_sglang.router.client import MAX_HEAD_SWEEPS, MAX_QUIET_SWEEPS
+from conserve_sglang.router.client import (
+    MAX_HEAD_SWEEPS,
+    MAX_QUIET_SWEEPS,
+    MAX_REQUEST_SWEEPS,
+    MAX_STUCK_SWEEPS,
+    MIN_TAKEN_BYTES,
+)
 from conserve_sglang.router.request_reader import RequestReader
 from tests.fakes.router_cluster import Cluster
 
@@ -48,18 +55,54 @@ async def test_head_in_two_parts_is_read(cluster: Cluster) -> None:
     assert (await client.answer()).status == 200
 
 
-async def test_body_that_stalls_is_a_408_and_one_that_goes_on_is_not(cluster: Cluster) -> None:
-    slow, stalled = await cluster.connect(), await cluster.connect()
-    for client in (slow, stalled):
+async def test_body_may_take_its_time_but_not_for_ever(cluster: Cluster) -> None:
+    slow, trickling = await cluster.connect(), await cluster.connect()
+    for client in (slow, trickling):
         client.send(HEAD + b"\r\n" + BODY[:5])
     await asyncio.sleep(0.01)
-    sweep(cluster, MAX_QUIET_SWEEPS)
-    slow.send(BODY[5:9])
+    sweep(cluster, MAX_REQUEST_SWEEPS - 1)
+    for client in (slow, trickling):
+        client.send(BODY[5:9])
     await asyncio.sleep(0.01)
     sweep(cluster, 1)
     slow.send(BODY[9:])
     assert (await slow.answer()).status == 200
-    assert (await stalled.answer()).status == 408
+    sweep(cluster, 1)
+    assert (await trickling.answer()).status == 408
+
+
+async def ask_for_much(cluster: Cluster) -> socket.socket:
+    """A client that asks for more than the sockets hold, and reads nothing yet."""
+    cluster["d0"].answer = "x" * 20_000_000
+    client = socket.socket()
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", cluster.service.port))
+    await loop.sock_sendall(client, HEAD + b"\r\n" + BODY)
+    await cluster.until(lambda: any(each._unsent_bytes for each in cluster.service._clients))
+    return client
+
+
+async def test_client_that_does_not_take_its_answer_is_let_go(cluster: Cluster) -> None:
+    with await ask_for_much(cluster):
+        sweep(cluster, MAX_STUCK_SWEEPS)
+        assert len(cluster.service._clients) == 1
+        sweep(cluster, 2)
+        await cluster.until(lambda: not cluster.service._clients)
+        assert cluster.service.executor.num_open_turns == 0
+
+
+async def test_client_that_takes_its_answer_slowly_is_not(cluster: Cluster) -> None:
+    loop = asyncio.get_running_loop()
+    with await ask_for_much(cluster) as client:
+        (connection,) = cluster.service._clients
+        for _ in range(3):
+            sweep(cluster, MAX_STUCK_SWEEPS)
+            before = connection._transport.get_write_buffer_size()
+            while connection._transport.get_write_buffer_size() > before - MIN_TAKEN_BYTES:
+                assert await asyncio.wait_for(loop.sock_recv(client, 100_000), 5)
+            sweep(cluster, 1)
+        assert cluster.service._clients
 
 
 async def test_client_that_waits_for_its_answer_is_not_idle(cluster: Cluster) -> None:
