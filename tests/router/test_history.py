@@ -83,9 +83,11 @@ def test_prompt_that_goes_on_is_found(prompt: bytes, more: bytes, whole_blocks: 
     index = HistoryIndex()
     at = ended(b"text", prompt)
     index.file("x", at)
-    index.file("other", ended(b"text", b"?" + prompt))
+    longer = b"?" + prompt
+    index.file("other", ended(b"text", longer))
     found = index.take(HASH.prompt(TENANT, b"text", prompt + more))
-    assert found in [("x", at), *([("other", found[1])] if found and not prompt else [])]
+    assert found is not None
+    assert found == ("x", at) or (found[0] == "other" and (prompt + more).startswith(longer))
 
 
 @given(

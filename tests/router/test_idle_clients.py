@@ -75,6 +75,7 @@ async def ask_for_much(cluster: Cluster) -> socket.socket:
     """A client that asks for more than the sockets hold, and reads nothing yet."""
     cluster["d0"].answer = "x" * 20_000_000
     client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     client.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(client, ("127.0.0.1", cluster.service.port))
