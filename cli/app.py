@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import doctor, launch, route, simulate, tiers, trace
+from . import dashboards, doctor, launch, route, simulate, tiers, trace
 
 app = typer.Typer(
     name="conserve-sglang",
@@ -18,6 +18,7 @@ app.command()(launch.launch)
 app.command()(route.route)
 app.command()(doctor.doctor)
 app.command()(simulate.simulate)
+app.command()(dashboards.dashboards)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(trace.app, name="trace")
 

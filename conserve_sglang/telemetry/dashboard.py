@@ -1,0 +1,264 @@
+"""The Grafana dashboard over the metrics the router exports: its panels, and their JSON."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_HERE = 'instance=~"$instance"'
+_TIER = 'instance=~"$instance",tier=~"$tier"'
+_WIDTH = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture: queries, each with its legend."""
+
+    title: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+    says: str = ""
+    width: int = 8
+    kind: str = "timeseries"
+    stacks: bool = False
+    most: float | None = None
+
+
+def _rate(name: str, by: str) -> str:
+    return f"sum by ({by}) (rate({name}{{{_HERE}}}[$__rate_interval]))"
+
+
+def _quantiles(name: str) -> tuple[tuple[str, str], ...]:
+    inside = f"sum by (le, tier, role) (rate({name}_bucket{{{_TIER}}}[$__rate_interval]))"
+    return tuple(
+        (f"histogram_quantile({share}, {inside})", f"{{{{tier}}}} {{{{role}}}} p{share * 100:g}")
+        for share in (0.5, 0.95)
+    )
+
+
+def _worker(name: str) -> str:
+    return f"conserve_worker_{name}{{{_TIER}}}"
+
+
+def _total(name: str) -> str:
+    return f"sum(rate({name}{{{_HERE}}}[$__rate_interval]))"
+
+
+def _now(name: str) -> str:
+    return f"sum({name}{{{_HERE}}})"
+
+
+ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
+    (
+        "Now",
+        (
+            Panel("Workers up", "none", ((f"sum({_worker('up')})", ""),), width=4, kind="stat"),
+            Panel("Conversations", "short", ((_now("conserve_router_conversations"), ""),),
+                  width=4, kind="stat"),
+            Panel("Open turns", "short", ((_now("conserve_router_open_turns"), ""),),
+                  width=4, kind="stat"),
+            Panel("Queued turns", "short", ((_now("conserve_router_queued_turns"), ""),),
+                  width=4, kind="stat"),
+            Panel("Turns/s", "short", ((_total("conserve_router_turns_total"), ""),),
+                  width=4, kind="stat"),
+            Panel("Output tokens/s", "short",
+                  ((_total("conserve_router_output_tokens_total"), ""),), width=4, kind="stat"),
+        ),
+    ),
+    (
+        "Latency at the router, by the decoder's tier and the role that prefilled",
+        (
+            Panel("TTFET", "s", _quantiles("conserve_router_ttfet_seconds"),
+                  "Turn 1's arrival to the first byte of the first answer that calls no tool.", 12),
+            Panel("TTFT", "s", _quantiles("conserve_router_ttft_seconds"), "", 12),
+            Panel("TBT", "s", _quantiles("conserve_router_tbt_seconds"),
+                  "One mean gap per streamed turn.", 12),
+            Panel("E2E of a turn", "s", _quantiles("conserve_router_e2e_seconds"), "", 12),
+        ),
+    ),
+    (
+        "Turns and placement",
+        (
+            Panel("Turns by how they ended", "reqps",
+                  ((_rate("conserve_router_turns_total", "outcome"), "{{outcome}}"),), stacks=True),
+            Panel("Placements by reason", "reqps",
+                  ((_rate("conserve_router_placements_total", "reason"), "{{reason}}"),),
+                  stacks=True),
+            Panel("New phase 1 by cause", "reqps",
+                  ((_rate("conserve_router_phase_one_reentries_total", "cause"), "{{cause}}"),),
+                  stacks=True),
+            Panel("Failed attempts and retries", "reqps",
+                  ((_rate("conserve_router_failed_attempts_total", "cause"), "{{cause}}"),
+                   (_total("conserve_router_retries_total"), "retries"))),
+            Panel("Turns not served", "reqps",
+                  ((_rate("conserve_router_rejections_total", "reason"), "{{reason}}"),)),
+            Panel("Tokens/s", "short",
+                  ((_total("conserve_router_prompt_tokens_total"), "prompt"),
+                   (_total("conserve_router_cached_tokens_total"), "of these cached"),
+                   (_total("conserve_router_output_tokens_total"), "output"))),
+        ),
+    ),
+    (
+        "KV",
+        (
+            Panel("KV occupancy by ledger", "percentunit",
+                  ((f"({_worker('kv_resident_tokens')} + {_worker('kv_reserved_tokens')})"
+                    f" / {_worker('kv_capacity_tokens')}", "{{worker}}"),),
+                  "Resident and reserved over capacity.", most=1.0),
+            Panel("KV occupancy as reported", "percentunit",
+                  ((f"{_worker('kv_held_tokens')} / {_worker('kv_capacity_tokens')}",
+                    "{{worker}}"),), "All the plugin says is held.", most=1.0),
+            Panel("Reported less resident by ledger", "short",
+                  ((_worker("kv_difference_tokens"), "{{worker}}"),),
+                  "Below zero: the ledger counts on KV that is gone."),
+            Panel("KV transfers", "reqps",
+                  ((_total("conserve_router_kv_transfers_total"), "transfers"),
+                   (_total("conserve_router_kv_misses_total"), "tail turns without their KV"))),
+            Panel("KV moved", "short",
+                  ((_total("conserve_router_kv_transferred_tokens_total"), "tokens/s"),)),
+            Panel("KV moved, where a token's size is known", "Bps",
+                  ((_total("conserve_router_kv_transferred_bytes_total"), "bytes/s"),)),
+        ),
+    ),
+    (
+        "Workers",
+        (
+            Panel("Up", "none", ((_worker("up"), "{{worker}}"),), most=1.0),
+            Panel("Conversations pinned", "short",
+                  ((_worker("conversations"), "{{worker}}"),)),
+            Panel("Prefill backlog", "short", ((_worker("backlog_tokens"), "{{worker}}"),),
+                  "Prompt tokens sent and not yet prefilled."),
+            Panel("Running turns, as reported", "short",
+                  ((_worker("running_turns"), "{{worker}}"),)),
+            Panel("Turns waiting in the worker, as reported", "short",
+                  ((_worker("waiting_turns"), "{{worker}}"),)),
+            Panel("KV of running turns, as reported", "short",
+                  ((_worker("kv_used_tokens"), "{{worker}}"),)),
+        ),
+    ),
+    (
+        "Tenants",
+        (
+            Panel("Turns", "reqps",
+                  ((_rate("conserve_tenant_turns_total", "tenant"), "{{tenant}}"),), stacks=True),
+            Panel("Output tokens/s", "short",
+                  ((_rate("conserve_tenant_output_tokens_total", "tenant"), "{{tenant}}"),),
+                  stacks=True),
+            Panel("Turns not served", "reqps",
+                  ((_rate("conserve_tenant_rejections_total", "tenant"), "{{tenant}}"),)),
+        ),
+    ),
+    (
+        "The router's process",
+        (
+            Panel("Memory", "bytes",
+                  ((f"process_resident_memory_bytes{{{_HERE}}}"
+                    " and on (instance) conserve_router_build_info", "{{instance}}"),)),
+            Panel("Open file descriptors", "short",
+                  ((f"process_open_fds{{{_HERE}}} and on (instance) conserve_router_build_info",
+                    "{{instance}}"),)),
+            Panel("CPU", "percentunit",
+                  ((f"rate(process_cpu_seconds_total{{{_HERE}}}[$__rate_interval])"
+                    " and on (instance) conserve_router_build_info", "{{instance}}"),)),
+        ),
+    ),
+)  # fmt: skip
+
+
+def queries() -> Iterator[str]:
+    """Every PromQL expression of the dashboard."""
+    for _, panels in ROWS:
+        for panel in panels:
+            for expression, _ in panel.queries:
+                yield expression
+
+
+def dashboard() -> dict[str, Any]:
+    """The document Grafana imports."""
+    return {
+        "uid": "conserve-sglang",
+        "title": "conserve-sglang",
+        "tags": ["conserve-sglang"],
+        "schemaVersion": 39,
+        "editable": True,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [_source(), _variable("instance"), _variable("tier")]},
+        "panels": list(_laid_out()),
+    }
+
+
+def dashboard_json() -> str:
+    """The same as text."""
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
+def _source() -> dict[str, Any]:
+    return {"name": "datasource", "label": "data source", "type": "datasource",
+            "query": "prometheus"}  # fmt: skip
+
+
+def _variable(label: str) -> dict[str, Any]:
+    source = {"instance": "conserve_router_build_info", "tier": "conserve_worker_up"}[label]
+    return {
+        "name": label,
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "query": {"query": f"label_values({source}, {label})", "refId": label},
+        "refresh": 2,
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def _laid_out() -> Iterator[dict[str, Any]]:
+    number, x, y = 0, 0, 0
+    for title, panels in ROWS:
+        number += 1
+        at = {"h": 1, "w": _WIDTH, "x": 0, "y": y}
+        yield {"id": number, "type": "row", "title": title, "gridPos": at, "panels": []}
+        x, y = 0, y + 1
+        height = 4 if panels[0].kind == "stat" else 8
+        for panel in panels:
+            if x + panel.width > _WIDTH:
+                x, y = 0, y + height
+            number += 1
+            at = {"h": height, "w": panel.width, "x": x, "y": y}
+            yield _panel(panel, number, at)
+            x += panel.width
+        y += height
+
+
+def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    custom: dict[str, Any] = {"fillOpacity": 10, "lineWidth": 1, "showPoints": "never"}
+    if panel.stacks:
+        custom |= {"fillOpacity": 40, "stacking": {"mode": "normal", "group": "A"}}
+    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0, "custom": custom}
+    if "less" in panel.title:
+        del defaults["min"]
+    if panel.most is not None:
+        defaults["max"] = panel.most
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.says,
+        "gridPos": at,
+        "datasource": source,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}}
+        if panel.kind == "timeseries"
+        else {"reduceOptions": {"calcs": ["lastNotNull"]}},
+        "targets": [
+            {
+                "refId": chr(ord("A") + n),
+                "datasource": source,
+                "expr": expression,
+                "legendFormat": legend,
+            }
+            for n, (expression, legend) in enumerate(panel.queries)
+        ],
+    }
