@@ -26,7 +26,7 @@ class ConfigError(ConserveError):
 
 
 class TierMapError(ConfigError):
-    """A tier map is wrong; the message names the file and the field."""
+    """A tier map, or its key file, is wrong; the message names the file and the field."""
 
 
 class TraceError(ConfigError):

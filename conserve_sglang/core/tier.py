@@ -94,11 +94,19 @@ class ObserveSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuthSettings:
+    """Who may use the main port: the tenants of a key file; without one, everybody."""
+
+    keys_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """How the router listens, identifies conversations and bounds its work.
 
     The control port changes what the router thinks of its workers and asks for no password, so it
-    has a host of its own.
+    has a host of its own. `worker_api_key_env` names the environment variable with the API key
+    the workers ask for.
     """
 
     host: str = "127.0.0.1"
@@ -117,6 +125,8 @@ class RouterSettings:
     identify_by_history: bool = True
     observe: ObserveSettings = field(default_factory=ObserveSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    worker_api_key_env: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

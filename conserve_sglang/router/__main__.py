@@ -51,6 +51,8 @@ async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told_to_stop.set)
     service = RouterService(tier_map, trusts_decoders=trusts_decoders)
+    if tier_map.router.auth.keys_file is not None:
+        loop.add_signal_handler(signal.SIGHUP, service.reload_keys)
     await service.start()
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again

@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.headers import answer_head
+from conserve_sglang.router.keyring import Keyring
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.request_reader import TOO_SLOW, Request, RequestReader
 from conserve_sglang.workers.outbox import Outbox
@@ -63,8 +65,10 @@ class ClientConnection(asyncio.Protocol):
         "_transport",
         "_unsent_bytes",
         "asker",
+        "judged_by",
         "last_headers",
         "last_split",
+        "tenant",
     )
 
     def __init__(
@@ -79,8 +83,12 @@ class ClientConnection(asyncio.Protocol):
         self._transport: Any = None
         self._outbox: Outbox
         self.asker: Asker | None = None
-        self.last_headers: Headers | None = None  # of the last turn, and what became of them
+        # Of the last request let in: its headers, what became of them, whose it was, and by
+        # which keys that was found.
+        self.last_headers: Headers | None = None
         self.last_split: tuple[bytes, dict[bytes, bytes]] = (b"", {})
+        self.tenant = DEFAULT_TENANT
+        self.judged_by: Keyring | None = None
         self._request: Request | None = None  # the one being answered
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0

@@ -125,7 +125,7 @@ class Executor:
             members = pairing + members
             prefill_leg = PrefillLeg(turn, prefiller.worker_id, is_stream=payload.is_stream)
             turn.prefill_leg = prefill_leg
-            pieces = request(prefiller.pool.authority, headers, pairing, payload)
+            pieces = request(prefiller.pool.head_lines, headers, pairing, payload)
             prefill_leg.exchange = prefiller.pool.send(pieces, prefill_leg)
         elif command.limits is not None:
             mark, member = local_mark(payload.endpoint, command.limits.to_routing_key())
@@ -133,7 +133,7 @@ class Executor:
             members = member + members
         else:
             members = b""
-        pieces = request(worker.pool.authority, headers, members, payload)
+        pieces = request(worker.pool.head_lines, headers, members, payload)
         leg.exchange = worker.pool.send(pieces, leg)
 
     def _abort(self, command: AbortTurn) -> None:

@@ -40,10 +40,17 @@ class WorkerState(Enum):
 class Worker:
     """One worker: its plan, its connections, and how it stands."""
 
-    def __init__(self, plan: WorkerPlan, on_refused: Callable[["Worker"], None]) -> None:
+    def __init__(
+        self,
+        plan: WorkerPlan,
+        on_refused: Callable[["Worker"], None],
+        api_key: str | None = None,
+    ) -> None:
         self.plan = plan
         self.worker_id = plan.worker_id
-        self.pool = ConnectionPool(plan.host, plan.port, on_refused=lambda: on_refused(self))
+        self.pool = ConnectionPool(
+            plan.host, plan.port, api_key=api_key, on_refused=lambda: on_refused(self)
+        )
         self.prefiller_fields = prefiller_fields(plan.host, plan.bootstrap_port or 0)
         self.state = WorkerState.UNKNOWN
         self.reason = "not met yet"
@@ -63,12 +70,19 @@ class Worker:
 class Fleet:
     """Probes every worker and tells the dispatcher who is up; `tell` is set before `start`."""
 
-    def __init__(self, tier_map: TierMap, *, trusts_decoders: bool = False) -> None:
+    def __init__(
+        self,
+        tier_map: TierMap,
+        *,
+        trusts_decoders: bool = False,
+        worker_api_key: str | None = None,
+    ) -> None:
         self._needs_plugin = not (trusts_decoders or tier_map.policy.name in _WITHOUT_LOCAL_TURNS)
         self._model = tier_map.model
         self._interval_s = tier_map.router.health.probe_interval_s
         self._workers = {
-            plan.worker_id: Worker(plan, self._connection_refused) for plan in tier_map.workers
+            plan.worker_id: Worker(plan, self._connection_refused, worker_api_key)
+            for plan in tier_map.workers
         }
         self._tasks: set[asyncio.Task[None]] = set()
         self.tell: Callable[[Event], None] = lambda event: None

@@ -6,7 +6,6 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.client import ClientConnection
@@ -14,6 +13,7 @@ from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.headers import END_HEADER, split_request_headers
 from conserve_sglang.router.identity import History, name_in
+from conserve_sglang.router.keyring import CREDENTIALS, read_keyring
 from conserve_sglang.router.payload import BadBody, Endpoint, Payload, read_payload, text_field
 from conserve_sglang.router.problem import NO_WORKER, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
@@ -29,7 +29,7 @@ _JSON = [(b"content-type", b"application/json")]
 
 
 class Front:
-    """Serves the requests of all client connections."""
+    """Serves the requests of all client connections; with a key file, of those that have a key."""
 
     def __init__(
         self,
@@ -48,11 +48,13 @@ class Front:
         self._fleet = fleet
         self._status = status
         self._exporter = exporter
+        self.keyring = read_keyring(self._settings.auth)
+        has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
+        self._stopped = CREDENTIALS if has_keys else frozenset()
         self._known_models = {
             msgspec.json.encode(name) for name in (self._model.served_name, self._model.path)
         }
-        self._plain: dict[bytes, Callable[[ClientConnection], None]] = {
-            b"/health": self._health,
+        self._about_router: dict[bytes, Callable[[ClientConnection], None]] = {
             b"/metrics": self._metrics,
             b"/v1/models": self._models,
         }
@@ -60,22 +62,21 @@ class Front:
     def serve(self, request: Request, client: ClientConnection) -> None:
         """Answer a request, now or later."""
         path = request.target.partition(b"?")[0]
-        endpoint = _TURNS.get(path)
         try:
-            if endpoint is not None:
-                if request.method == "POST":
-                    self._turn(endpoint, request, client)
-                else:
-                    client.answer_problem(_wrong_method(request.method, "POST"))
-            elif path in self._plain:
-                if request.method == "GET":
-                    self._plain[path](client)
-                else:
-                    client.answer_problem(_wrong_method(request.method, "GET"))
-            elif path.startswith(_CONVERSATIONS):
-                self._conversation(request.method, path[len(_CONVERSATIONS) :], client)
+            if path == b"/health":
+                self._plain(self._health, request, client)
+                return
+            problem = self._let_in(request, client)
+            if problem is not None:
+                client.answer_problem(problem)
+                return
+            endpoint = _TURNS.get(path)
+            if endpoint is None:
+                self._other(path, request, client)
+            elif request.method == "POST":
+                self._turn(endpoint, request, client)
             else:
-                client.answer_problem(_unknown_path(path))
+                client.answer_problem(_wrong_method(request.method, "POST"))
         except BadBody as error:
             client.answer_problem(error.problem)
         except Exception:
@@ -84,6 +85,22 @@ class Front:
             if asker is not None:
                 asker.client_gone()
             client.answer_problem(OWN_FAULT)
+
+    def _let_in(self, request: Request, client: ClientConnection) -> Problem | None:
+        """Find out whose the request is, and take its headers apart; why not, if it may not in."""
+        keyring = self.keyring
+        if request.headers == client.last_headers and client.judged_by is keyring:
+            return None  # most clients repeat themselves
+        client.last_headers = None
+        if keyring is not None:
+            verdict = keyring.tenant_of(request.headers)
+            if isinstance(verdict, Problem):
+                return verdict
+            client.tenant = verdict
+        client.last_split = split_request_headers(request.headers, self._stopped)
+        client.judged_by = keyring
+        client.last_headers = request.headers
+        return None
 
     # turns
 
@@ -94,15 +111,11 @@ class Front:
             client.answer_problem(NO_WORKER)
             return
         executor = self._executor
-        if request.headers == client.last_headers:  # most clients repeat themselves
-            forward, ours = client.last_split
-        else:
-            forward, ours = client.last_split = split_request_headers(request.headers)
-            client.last_headers = request.headers
+        forward, ours = client.last_split
         turn = Turn(executor, executor.next_turn_id(), client)
         turn.payload = payload
         turn.forward = forward
-        turn.tenant = DEFAULT_TENANT.tenant_id
+        turn.tenant = client.tenant.tenant_id
         turn.name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
         if turn.name is None and self._settings.identify_by_history:
             turn.history = History(payload, turn.tenant, self._hashing)
@@ -126,6 +139,23 @@ class Front:
 
     # about the router
 
+    def _other(self, path: bytes, request: Request, client: ClientConnection) -> None:
+        told = self._about_router.get(path)
+        if told is not None:
+            self._plain(told, request, client)
+        elif path.startswith(_CONVERSATIONS):
+            self._conversation(request.method, path[len(_CONVERSATIONS) :], client)
+        else:
+            client.answer_problem(_unknown_path(path))
+
+    def _plain(
+        self, told: Callable[[ClientConnection], None], request: Request, client: ClientConnection
+    ) -> None:
+        if request.method == "GET":
+            told(client)
+        else:
+            client.answer_problem(_wrong_method(request.method, "GET"))
+
     def _health(self, client: ClientConnection) -> None:
         status, body = self._status.health()
         client.answer(status, _JSON, msgspec.json.encode(body))
@@ -144,7 +174,7 @@ class Front:
         if method not in ("GET", "DELETE"):
             client.answer_problem(_wrong_method(method, "GET, DELETE"))
             return
-        tenant = DEFAULT_TENANT.tenant_id
+        tenant = client.tenant.tenant_id
         conversation = self._brain.conversations.find(tenant, unquote_to_bytes(escaped))
         body = None if conversation is None else self._status.conversation(conversation)
         if conversation is None or body is None:

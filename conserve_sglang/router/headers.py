@@ -64,11 +64,16 @@ def is_stopped(name: bytes) -> bool:
     return name in STOPPED or (name[:2] == b"x-" and name.startswith(_STEERING_PREFIXES))
 
 
-def split_request_headers(headers: Headers) -> tuple[bytes, dict[bytes, bytes]]:
-    """The headers that go on to the workers, ready to send, and those read by the router."""
+def split_request_headers(
+    headers: Headers, stopped: frozenset[bytes] = frozenset()
+) -> tuple[bytes, dict[bytes, bytes]]:
+    """The headers that go on to the workers, ready to send, and those read by the router.
+
+    `stopped` are names that stay here besides those that always do.
+    """
     forward: list[bytes] = []
     ours: dict[bytes, bytes] = {}
-    dropped: frozenset[bytes] = frozenset()
+    dropped = stopped
     for name, value in headers:
         if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
             dropped |= {token.strip().lower() for token in value.split(b",")}

@@ -11,6 +11,7 @@ REASONS = {
     100: "Continue",
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
@@ -37,6 +38,7 @@ class Problem:
     param: str | None = None
     retry_after_s: int | None = None
     allow: str | None = None
+    challenge: str | None = None
 
     def to_json(self) -> bytes:
         """The body: `{"error": {"message", "type", "param", "code"}}`."""
@@ -57,6 +59,8 @@ class Problem:
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
         if self.allow is not None:
             headers.append((b"allow", self.allow.encode()))
+        if self.challenge is not None:
+            headers.append((b"www-authenticate", self.challenge.encode()))
         return headers
 
 

@@ -19,10 +19,12 @@ from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.front import Front
+from conserve_sglang.router.keyring import read_keyring
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.prometheus import Exporter
+from conserve_sglang.tiermap.secrets import worker_api_key
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,9 @@ class RouterService:
             ),
         )
         self.metrics = RouterMetrics()
-        self.fleet = Fleet(tier_map, trusts_decoders=trusts_decoders)
+        self.fleet = Fleet(
+            tier_map, trusts_decoders=trusts_decoders, worker_api_key=worker_api_key(settings)
+        )
         self.reports = Reports(self.fleet, settings.observe.report_interval_s)
         self.brain = Brain(dispatcher, self.fleet, self._clock, secret or os.urandom(32))
         self.executor = Executor(self.brain, self.fleet, self.metrics, self._clock)
@@ -80,6 +84,18 @@ class RouterService:
         self._control_server: _ControlServer | None = None
         self._control_task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+
+    def reload_keys(self) -> None:
+        """Read the key file again; a file that is wrong changes nothing.
+
+        Connections that are open ask again with their next request.
+        """
+        try:
+            self._front.keyring = read_keyring(self._settings.auth)
+        except ConfigError as error:
+            logger.error("the keys stay as they are: %s", error)
+            return
+        logger.info("the key file was read again")
 
     async def start(self) -> None:
         """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""

@@ -10,13 +10,16 @@ from conserve_sglang.workers.upstream import Pieces
 _PATHS = {endpoint: endpoint.value.encode() for endpoint in Endpoint}
 
 
-def request(authority: bytes, headers: bytes, members: bytes, payload: Payload) -> Pieces:
-    """One turn's request to one worker; `members` are JSON members that end with a comma."""
+def request(head_lines: bytes, headers: bytes, members: bytes, payload: Payload) -> Pieces:
+    """One turn's request to one worker; `members` are JSON members that end with a comma.
+
+    `head_lines` are the worker's own, `headers` those of the turn.
+    """
     rest = payload.rest
     prefix = b"{" + members + payload.inserts
-    head = b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (
+    head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
         _PATHS[payload.endpoint],
-        authority,
+        head_lines,
         headers,
         len(prefix) + len(rest),
     )

@@ -1,15 +1,11 @@
 """Reads a tier map strictly: YAML, then structs, then the domain value with its rules checked."""
 
 import dataclasses
-import difflib
 import os
-import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import yaml
 
 from conserve_sglang.core.errors import TierMapError
 from conserve_sglang.core.ids import TierName, WorkerId
@@ -29,67 +25,32 @@ from conserve_sglang.tiermap.schema import (
     PARTS,
     SCHEMA_VERSION,
     ModelFile,
+    RouterFile,
     TierFile,
     TierMapFile,
 )
-
-_WITH_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
-_UNKNOWN = re.compile(r"unknown field `(.*)`")
-_MISSING = re.compile(r"missing required field `(.*)`")
-_INDEX = re.compile(r"\[\d+\]")
+from conserve_sglang.tiermap.strict import WITH_PATH, explain, read_text, read_yaml, suggest
 
 
 def load_tier_map(path: Path) -> TierMap:
     """Read `path`. Raises TierMapError with the file and the field that is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TierMapError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TierMapError(f"{path}: is not UTF-8 text: {error.reason}") from error
+    text = read_text(path)
     return parse_tier_map(text, source=str(path), folder=path.parent)
 
 
 def parse_tier_map(text: str, *, source: str, folder: Path) -> TierMap:
     """Decode the text of a tier map; `folder` is what a relative model path starts from."""
-    raw = _read_yaml(text, source)
+    raw = read_yaml(text, source)
     _refuse_other_version(raw, source)
     try:
         decoded = msgspec.convert(raw, TierMapFile)
     except msgspec.ValidationError as error:
-        raise TierMapError(f"{source}: {_explain(str(error))}") from error
+        raise TierMapError(f"{source}: {explain(str(error), PARTS)}") from error
     tier_map = _to_domain(decoded, source, folder)
     found = [*_policy_problems(tier_map.policy), *problems(tier_map)]
     if found:
         raise TierMapError("\n".join(f"{source}: {problem}" for problem in found))
     return tier_map
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, except that a key given twice is an error instead of the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping whose keys are all different."""
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands here twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(text: str, source: str) -> object:
-    try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise TierMapError(f"{source}{where}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise TierMapError(f"{source}: not valid YAML: {error}") from error
 
 
 def _refuse_other_version(raw: object, source: str) -> None:
@@ -106,35 +67,6 @@ def _refuse_other_version(raw: object, source: str) -> None:
         )
 
 
-def _explain(message: str) -> str:
-    """Turn msgspec's message into "path: what is wrong; what to do"."""
-    match = _WITH_PATH.match(message)
-    what, path = (match["what"], match["path"] or "") if match else (message, "")
-    if unknown := _UNKNOWN.search(what):
-        return f"{_join(path, unknown[1])}: unknown field{_did_you_mean(path, unknown[1])}"
-    if missing := _MISSING.search(what):
-        return f"{_join(path, missing[1])}: missing"
-    return f"{path or 'the file'}: {what[0].lower()}{what[1:]}"
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _did_you_mean(path: str, name: str) -> str:
-    part = PARTS.get(_INDEX.sub("[]", path))
-    names = part.__struct_fields__ if part else ()
-    return _suggest(name, names)
-
-
-def _suggest(name: str, names: Iterable[str]) -> str:
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(known)}" if known else ""
-
-
 def _to_domain(decoded: TierMapFile, source: str, folder: Path) -> TierMap:
     return TierMap(
         source=source,
@@ -144,16 +76,27 @@ def _to_domain(decoded: TierMapFile, source: str, folder: Path) -> TierMap:
         policy=PolicyChoice(name=decoded.policy.name, params=decoded.policy.params),
         slo=Slo(**msgspec.structs.asdict(decoded.slo)),
         power_budget_w=decoded.power_budget_w,
-        router=msgspec.convert(msgspec.to_builtins(decoded.router), RouterSettings),
+        router=_router(decoded.router, folder),
         transfer_backend=decoded.transfer_backend,
     )
+
+
+def _router(router: RouterFile, folder: Path) -> RouterSettings:
+    values = msgspec.to_builtins(router)
+    if router.auth.keys_file is not None:
+        values["auth"]["keys_file"] = _absolute(router.auth.keys_file, folder)
+    return msgspec.convert(values, RouterSettings)
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return os.path.normpath(folder.absolute() / Path(path).expanduser())
 
 
 def _model(model: ModelFile, folder: Path) -> Model:
     """A path that looks like a folder is made absolute; anything else is a name on the hub."""
     if not model.path.startswith((".", "~", "/")):
         return Model(path=model.path, served_name=model.served_name or model.path)
-    path = os.path.normpath(folder.absolute() / Path(model.path).expanduser())
+    path = _absolute(model.path, folder)
     return Model(path=path, served_name=model.served_name or Path(path).name)
 
 
@@ -180,15 +123,15 @@ def _policy_problems(policy: PolicyChoice) -> Iterable[str]:
     """Check the parameters against the policy's own type: conversion ignores unknown keys."""
     params_type = PARAMS.get(policy.name)
     if params_type is None:
-        yield f"policy.name: no policy {policy.name!r}{_suggest(policy.name, PARAMS)}"
+        yield f"policy.name: no policy {policy.name!r}{suggest(policy.name, PARAMS)}"
         return
     known = {field.name for field in dataclasses.fields(params_type)}
     for name in policy.params:
         if name not in known:
-            yield f"policy.params.{name}: unknown field{_suggest(name, known)}"
+            yield f"policy.params.{name}: unknown field{suggest(name, known)}"
     try:
         msgspec.convert(dict(policy.params), params_type)
     except msgspec.ValidationError as error:
-        match = _WITH_PATH.match(str(error))
+        match = WITH_PATH.match(str(error))
         path = f".{match['path']}" if match and match["path"] else ""
         yield f"policy.params{path}: {match['what'] if match else error}"

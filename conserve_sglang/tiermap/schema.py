@@ -17,6 +17,8 @@ SCHEMA_VERSION = 1
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=48)]
 Positive = Annotated[float, Meta(gt=0)]
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+FileName = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -146,6 +148,18 @@ class HealthFile(_Strict, frozen=True, kw_only=True):
     breaker: BreakerFile = BreakerFile()
 
 
+class AuthFile(_Strict, frozen=True, kw_only=True):
+    """Who may use the main port."""
+
+    keys_file: Annotated[
+        FileName | None,
+        Meta(
+            description="The key file, relative to this file (conserve-sglang keys new writes"
+            " it); without one nobody is asked for a key.",
+        ),
+    ] = None
+
+
 class RouterFile(_Strict, frozen=True, kw_only=True):
     """How the router listens, identifies conversations and bounds its work."""
 
@@ -171,6 +185,11 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     identify_by_history: bool = True
     observe: ObserveFile = ObserveFile()
     health: HealthFile = HealthFile()
+    auth: AuthFile = AuthFile()
+    worker_api_key_env: Annotated[
+        Variable | None,
+        Meta(description="Environment variable with the API key of the workers (--api-key)."),
+    ] = None
 
 
 class TierMapFile(_Strict, frozen=True, kw_only=True):
@@ -201,6 +220,7 @@ PARTS: dict[str, type[msgspec.Struct]] = {
     "router.observe": ObserveFile,
     "router.health": HealthFile,
     "router.health.breaker": BreakerFile,
+    "router.auth": AuthFile,
 }
 """The struct at each path of the file, list indices left out."""
 

@@ -44,7 +44,7 @@ async def fetch(
     timeout_s: float = 5.0,
 ) -> tuple[int, bytes]:
     """The status and body of one request; raises `Unreachable` or `TimedOut`."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: ".encode() + pool.authority + b"\r\n"
+    head = f"{method} {path} HTTP/1.1\r\n".encode() + pool.head_lines
     if body is not None:
         head += b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
     future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()

@@ -93,20 +93,26 @@ class Exchange:
 
 
 class ConnectionPool:
-    """The connections to one worker. `on_refused` is told when it refuses a new one."""
+    """The connections to one worker. `on_refused` is told when it refuses a new one.
+
+    `head_lines` are the headers every request to this worker begins with.
+    """
 
     def __init__(
         self,
         host: str,
         port: int,
         *,
+        api_key: str | None = None,
         connect_timeout_s: float = 5.0,
         on_refused: Callable[[], None] | None = None,
     ) -> None:
         self.host = host
         self.port = port
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.authority = authority.encode()
+        self.head_lines = f"host: {authority}\r\n".encode()
+        if api_key is not None:
+            self.head_lines += f"authorization: Bearer {api_key}\r\n".encode()
         self._connect_timeout_s = connect_timeout_s
         self._on_refused = on_refused
         self._idle: list[UpstreamConnection] = []

@@ -208,13 +208,16 @@ async def a_cluster(
     is_met: bool = True,
     params: dict[str, Any] | None = None,
     secret: bytes | None = None,
+    worker_api_key: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A router over fake workers, p + 2 d unless told otherwise; stopped in order."""
     rendezvous = Rendezvous()
     modes = modes or {"p0": "prefill", "d0": "decode", "d1": "decode"}
     workers = {
-        name: FakeWorker(mode, rendezvous, has_plugin=name not in without_plugin)
+        name: FakeWorker(
+            mode, rendezvous, has_plugin=name not in without_plugin, api_key=worker_api_key
+        )
         for name, mode in modes.items()
     }
     async with AsyncExitStack() as stack:

@@ -62,8 +62,16 @@ class Faults:
 class FakeWorker:
     """One worker; use `serve()`."""
 
-    def __init__(self, mode: str, rendezvous: Rendezvous, *, has_plugin: bool = True) -> None:
+    def __init__(
+        self,
+        mode: str,
+        rendezvous: Rendezvous,
+        *,
+        has_plugin: bool = True,
+        api_key: str | None = None,
+    ) -> None:
         self.mode = mode
+        self.api_key = api_key
         self.has_plugin = has_plugin
         self.rendezvous = rendezvous
         self.port = 0
@@ -139,6 +147,10 @@ class FakeWorker:
             for name, _, value in (line.partition(":") for line in lines if line)
         }
         raw = await reader.readexactly(int(headers.get("content-length", "0")))
+        wanted = f"Bearer {self.api_key}"
+        if self.api_key and path != "/ready" and headers.get("authorization") != wanted:
+            await self._reply(writer, 401, b'{"error":"Unauthorized"}')
+            return True
         if method == "GET":
             self.probes.append(path)
             await self._reply(writer, *self._about(path))

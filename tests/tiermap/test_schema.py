@@ -5,8 +5,16 @@ from pathlib import Path
 
 import msgspec
 
-from conserve_sglang.core.tier import Model, ObserveSettings, RouterSettings, Slo, Tier
+from conserve_sglang.core.tier import (
+    AuthSettings,
+    Model,
+    ObserveSettings,
+    RouterSettings,
+    Slo,
+    Tier,
+)
 from conserve_sglang.tiermap.schema import (
+    AuthFile,
     ModelFile,
     ObserveFile,
     RouterFile,
@@ -22,6 +30,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type]] = [
     (SloFile, Slo),
     (RouterFile, RouterSettings),
     (ObserveFile, ObserveSettings),
+    (AuthFile, AuthSettings),
 ]
 
 
