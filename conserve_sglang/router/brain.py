@@ -23,12 +23,28 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.router.conversations import Conversation, ConversationTable
 from conserve_sglang.router.estimate import Counted, LengthEstimate
 from conserve_sglang.router.fleet import Fleet
-from conserve_sglang.router.history import FiledAt, HistoryHash
-from conserve_sglang.router.identity import History
-from conserve_sglang.router.payload import Payload
+from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
 from conserve_sglang.workers.sse import Usage
 
 SWEEP_INTERVAL_S = 1.0
+
+
+class Past(Protocol):
+    """What a turn says about its conversation's past; the brain sets `taken_from`."""
+
+    taken_from: FiledAt | None
+
+    @property
+    def trail(self) -> Trail | None:
+        """Its history, hashed."""
+        ...
+
+
+class Length(Protocol):
+    """How long a turn's prompt is: counted in tokens, or else in bytes."""
+
+    input_bytes: int
+    input_tokens: int | None
 
 
 class Arrival(Protocol):
@@ -37,10 +53,18 @@ class Arrival(Protocol):
     turn_id: TurnId
     tenant: TenantId
     name: bytes | None
-    history: History | None
-    payload: Payload
     conversation: Conversation
     input_tokens: int
+
+    @property
+    def history(self) -> Past | None:
+        """Of a turn without a name."""
+        ...
+
+    @property
+    def payload(self) -> Length:
+        """What was measured of its body."""
+        ...
 
 
 class Brain:

@@ -9,9 +9,9 @@ from starlette.routing import Route
 
 from conserve_sglang.core.ids import TenantId, WorkerId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
+from conserve_sglang.router.about import UNKNOWN_CONVERSATION
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.fleet import Fleet, Worker
-from conserve_sglang.router.front import UNKNOWN_CONVERSATION
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
 from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter

@@ -16,10 +16,9 @@ from conserve_sglang.dispatch import (
     TurnAbandoned,
     TurnFailed,
 )
-from conserve_sglang.router.brain import Brain
-from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.meter import Meter
+from conserve_sglang.router.ports import BrainPort, FleetView
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import local_mark, request
@@ -30,22 +29,27 @@ from conserve_sglang.workers.sse import Usage
 logger = logging.getLogger(__name__)
 
 
+PROCESS_SHIFT = 40
+"""A turn's number begins, above these bits, with the number of the process that holds it."""
+
+
 class Executor:
     """Between the brain, which decides, and the workers: holds the turns and their legs."""
 
     def __init__(
         self,
-        brain: Brain,
-        fleet: Fleet,
+        brain: BrainPort,
+        fleet: FleetView,
         metrics: RouterMetrics,
         clock: Callable[[], float],
+        number: int = 0,
     ) -> None:
         self.meter = Meter(metrics, fleet)
         self._brain = brain
         self._fleet = fleet
         self._clock = clock
         self._turns: dict[TurnId, Turn] = {}
-        self._num_turns = 0
+        self._last_turn_id = number << PROCESS_SHIFT
         self._rooms = rooms()
 
     @property
@@ -55,8 +59,8 @@ class Executor:
 
     def next_turn_id(self) -> TurnId:
         """A number no turn had before."""
-        self._num_turns += 1
-        return TurnId(self._num_turns)
+        self._last_turn_id += 1
+        return TurnId(self._last_turn_id)
 
     def arrive(self, turn: Turn) -> None:
         """Take in a turn."""

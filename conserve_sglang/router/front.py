@@ -2,29 +2,29 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.executor import Executor
-from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.headers import END_HEADER, split_request_headers
+from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
 from conserve_sglang.router.keyring import CREDENTIALS, read_keyring
 from conserve_sglang.router.payload import BadBody, Endpoint, Payload, read_payload, text_field
+from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
 from conserve_sglang.router.problem import NO_WORKER, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
-from conserve_sglang.router.status import Status
 from conserve_sglang.router.turn import Turn
-from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
 
 logger = logging.getLogger(__name__)
 
 _TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _CONVERSATIONS = b"/v1/conversations/"
+_ABOUT_CONVERSATION = {"GET": Subject.CONVERSATION, "DELETE": Subject.END}
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -35,19 +35,16 @@ class Front:
         self,
         tier_map: TierMap,
         executor: Executor,
-        brain: Brain,
-        fleet: Fleet,
-        status: Status,
-        exporter: Exporter,
+        hashing: HistoryHash,
+        fleet: FleetView,
+        about: About,
     ) -> None:
         self._model = tier_map.model
         self._settings = tier_map.router
         self._executor = executor
-        self._brain = brain
-        self._hashing = brain.hashing
+        self._hashing = hashing
         self._fleet = fleet
-        self._status = status
-        self._exporter = exporter
+        self._about = about
         self.keyring = read_keyring(self._settings.auth)
         has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
         self._stopped = CREDENTIALS if has_keys else frozenset()
@@ -55,7 +52,7 @@ class Front:
             msgspec.json.encode(name) for name in (self._model.served_name, self._model.path)
         }
         self._about_router: dict[bytes, Callable[[ClientConnection], None]] = {
-            b"/metrics": self._metrics,
+            b"/metrics": partial(self._inquire, Question(Subject.METRICS)),
             b"/v1/models": self._models,
         }
 
@@ -157,12 +154,11 @@ class Front:
             client.answer_problem(_wrong_method(request.method, "GET"))
 
     def _health(self, client: ClientConnection) -> None:
-        status, body = self._status.health()
-        client.answer(status, _JSON, msgspec.json.encode(body))
+        self._inquire(Question(Subject.HEALTH), client)
 
-    def _metrics(self, client: ClientConnection) -> None:
-        headers = [(b"content-type", CONTENT_TYPE.encode())]
-        client.answer(200, headers, self._exporter.text())
+    def _inquire(self, question: Question, client: ClientConnection) -> None:
+        inquirer = client.asker = _Inquirer(client)
+        self._about.ask(question, inquirer.hear)
 
     def _models(self, client: ClientConnection) -> None:
         name = self._model.served_name
@@ -171,26 +167,33 @@ class Front:
         client.answer(200, _JSON, msgspec.json.encode(body))
 
     def _conversation(self, method: str, escaped: bytes, client: ClientConnection) -> None:
-        if method not in ("GET", "DELETE"):
+        subject = _ABOUT_CONVERSATION.get(method)
+        if subject is None:
             client.answer_problem(_wrong_method(method, "GET, DELETE"))
             return
         tenant = client.tenant.tenant_id
-        conversation = self._brain.conversations.find(tenant, unquote_to_bytes(escaped))
-        body = None if conversation is None else self._status.conversation(conversation)
-        if conversation is None or body is None:
-            client.answer_problem(UNKNOWN_CONVERSATION)
-            return
-        if method == "DELETE":
-            self._brain.end_conversation(conversation)
-            body = {"id": body["id"], "object": "conversation", "deleted": True}
-        client.answer(200, _JSON, msgspec.json.encode(body))
+        self._inquire(Question(subject, tenant, unquote_to_bytes(escaped)), client)
 
 
-UNKNOWN_CONVERSATION = Problem(
-    status=404,
-    code="conversation_not_found",
-    message="There is no such conversation: it never was, or it has ended.",
-)
+class _Inquirer:
+    """A client that waits to be told something about the router."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self._client: ClientConnection | None = client
+
+    def hear(self, told: Told) -> None:
+        client = self._client
+        if client is not None:
+            client.answer(told.status, [(b"content-type", told.content_type)], told.body)
+
+    def client_gone(self) -> None:
+        self._client = None
+
+    def client_slow(self) -> None:
+        pass  # the answer is there as a whole
+
+    def client_ready(self) -> None:
+        pass
 
 
 def _wrong_method(method: str, allow: str) -> Problem:

@@ -3,7 +3,7 @@
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.policy.api import RejectReason
-from conserve_sglang.router.fleet import Fleet
+from conserve_sglang.router.ports import FleetView
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics, Timings
 from conserve_sglang.workers.sse import Usage
@@ -12,7 +12,7 @@ from conserve_sglang.workers.sse import Usage
 class Meter:
     """Told of each step of a turn, counts it in `metrics`."""
 
-    def __init__(self, metrics: RouterMetrics, fleet: Fleet) -> None:
+    def __init__(self, metrics: RouterMetrics, fleet: FleetView) -> None:
         self.metrics = metrics
         self._fleet = fleet
         self._timings: dict[tuple[WorkerId, bool], Timings] = {}

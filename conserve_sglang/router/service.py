@@ -13,23 +13,17 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import Dispatcher, DispatchSettings
 from conserve_sglang.policy.registry import make_policy
+from conserve_sglang.router.about import AboutBrain
 from conserve_sglang.router.brain import Brain
-from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
 from conserve_sglang.router.control import ControlEndpoints, control_app
-from conserve_sglang.router.executor import Executor
+from conserve_sglang.router.door import Door
 from conserve_sglang.router.fleet import Fleet
-from conserve_sglang.router.front import Front
-from conserve_sglang.router.keyring import read_keyring
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
-from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.prometheus import Exporter
 from conserve_sglang.tiermap.secrets import worker_api_key
 
 logger = logging.getLogger(__name__)
-
-LISTEN_BACKLOG = 2048
-DRAIN_S = 5.0
 
 
 class _ControlServer(uvicorn.Server):
@@ -65,37 +59,25 @@ class RouterService:
                 max_continuations=settings.max_continuations,
             ),
         )
-        self.metrics = RouterMetrics()
         self.fleet = Fleet(
             tier_map, trusts_decoders=trusts_decoders, worker_api_key=worker_api_key(settings)
         )
         self.reports = Reports(self.fleet, settings.observe.report_interval_s)
         self.brain = Brain(dispatcher, self.fleet, self._clock, secret or os.urandom(32))
-        self.executor = Executor(self.brain, self.fleet, self.metrics, self._clock)
-        self.brain.carry_out = self.executor.carry_out
         self.fleet.tell = self.brain.tell
         status = Status(dispatcher, self.fleet, self.reports)
-        exporter = Exporter(lambda: self.metrics, status.gauges, tier_map.policy.name)
-        self._front = Front(tier_map, self.executor, self.brain, self.fleet, status, exporter)
+        exporter = Exporter(lambda: self.door.metrics, status.gauges, tier_map.policy.name)
+        about = AboutBrain(self.brain, status, exporter)
+        self.door = Door(tier_map, self.brain, self.fleet, about)
+        self.brain.carry_out = self.door.executor.carry_out
         self._control = ControlEndpoints(self.brain, self.fleet, status, exporter)
         self.port, self.control_port = settings.port, settings.control_port
-        self._clients: set[ClientConnection] = set()
-        self._server: asyncio.AbstractServer | None = None
         self._control_server: _ControlServer | None = None
         self._control_task: asyncio.Task[None] | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
 
     def reload_keys(self) -> None:
-        """Read the key file again; a file that is wrong changes nothing.
-
-        Connections that are open ask again with their next request.
-        """
-        try:
-            self._front.keyring = read_keyring(self._settings.auth)
-        except ConfigError as error:
-            logger.error("the keys stay as they are: %s", error)
-            return
-        logger.info("the key file was read again")
+        """See `Door.reload_keys`."""
+        self.door.reload_keys()
 
     async def start(self) -> None:
         """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""
@@ -107,7 +89,7 @@ class RouterService:
             main.close()
             raise
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._new_client, sock=main, backlog=LISTEN_BACKLOG)
+        await self.door.listen(main)
         config = uvicorn.Config(
             control_app(self._control), log_config=None, access_log=False, lifespan="off"
         )
@@ -115,7 +97,6 @@ class RouterService:
         self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
         self.fleet.start()
         self.reports.start()
-        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
             "listening on %s:%d, control port on %s:%d",
@@ -127,36 +108,14 @@ class RouterService:
 
     async def stop(self) -> None:
         """Take no more requests, give open answers a moment, then close everything."""
-        if self._server is not None:
-            self._server.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for client in tuple(self._clients):
-            client.close()
-        deadline = self._clock() + DRAIN_S
-        while self.executor.num_open_turns and self._clock() < deadline:
-            await asyncio.sleep(0.05)
+        await self.door.drain()
         self.brain.stop()
-        self.executor.stop()
-        for client in tuple(self._clients):
-            client.abort()
+        self.door.close()
         await self.reports.stop()
         await self.fleet.stop()
         if self._control_server is not None and self._control_task is not None:
             self._control_server.should_exit = self._control_server.force_exit = True
             await self._control_task
-
-    def _sweep(self) -> None:
-        for client in tuple(self._clients):
-            client.sweep()
-        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
-
-    def _new_client(self) -> ClientConnection:
-        client = ClientConnection(
-            self._front.serve, self._clients.discard, self._settings.max_body_bytes
-        )
-        self._clients.add(client)
-        return client
 
 
 def _bound(host: str, port: int, field: str) -> socket.socket:

@@ -25,8 +25,8 @@ async def test_error_of_the_ratio_does_not_make_a_large_append_small(cluster: Cl
     cluster.service.brain.estimate.bytes_per_token = 2.0  # 20 k tokens look like 10 k
     await play(cluster, "x" * 20_000, "y" * 6_000)
     assert len(cluster["p0"].turns) == 6
-    assert cluster.service.metrics.num_kv_misses == 0
-    assert sum(cluster.service.metrics.failures.values()) == 0  # no decoder had to refuse
+    assert cluster.service.door.metrics.num_kv_misses == 0
+    assert sum(cluster.service.door.metrics.failures.values()) == 0  # no decoder had to refuse
 
 
 async def test_shortened_history_is_not_taken_for_the_long_one(cluster: Cluster) -> None:

@@ -150,8 +150,8 @@ async def test_client_leaving_aborts_on_both_workers(cluster: Cluster, stream: b
     client.close()
     await cluster.until(lambda: cluster["d0"].turns[0].was_aborted)
     await cluster.until(lambda: cluster["p0"].turns[0].was_aborted)
-    assert cluster.service.metrics.turns[Outcome.CLIENT_LEFT] == 1
-    assert cluster.service.executor.num_open_turns == 0
+    assert cluster.service.door.metrics.turns[Outcome.CLIENT_LEFT] == 1
+    assert cluster.service.door.executor.num_open_turns == 0
 
 
 async def test_client_leaving_mid_stream_aborts_on_the_decoder(cluster: Cluster) -> None:
@@ -169,9 +169,9 @@ async def test_client_leaving_while_its_turn_waits_is_noticed() -> None:
         await cluster.until(lambda: cluster.state_of("p0") is WorkerState.LOST)
         client = await cluster.connect()
         client.ask("/v1/chat/completions", {"messages": []})
-        await cluster.until(lambda: cluster.service.executor.num_open_turns == 1)
+        await cluster.until(lambda: cluster.service.door.executor.num_open_turns == 1)
         client.close()
-        await cluster.until(lambda: cluster.service.executor.num_open_turns == 0)
+        await cluster.until(lambda: cluster.service.door.executor.num_open_turns == 0)
 
 
 async def test_stale_kept_alive_connection_is_not_the_clients_problem(cluster: Cluster) -> None:
@@ -215,7 +215,7 @@ async def test_client_leaving_after_the_last_event_has_its_answer(
     client.close()
     assert answer.is_whole
     assert answer.events[-1] == "[DONE]"
-    assert cluster.service.metrics.turns[Outcome.ANSWERED] == 1
+    assert cluster.service.door.metrics.turns[Outcome.ANSWERED] == 1
     assert not cluster["d0"].turns[0].was_aborted
     await asyncio.sleep(0.3)
     before = cluster["d0"].num_connections
@@ -227,7 +227,7 @@ async def test_client_leaving_after_the_last_event_has_its_answer(
 async def test_fault_in_one_command_does_not_drop_those_after_it(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    executor = cluster.service.executor
+    executor = cluster.service.door.executor
     aborted: list[TurnId] = []
 
     def abort(command: AbortTurn) -> None:

@@ -19,7 +19,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\n
 
 def sweep(cluster: Cluster, times: int) -> None:
     for _ in range(times):
-        for client in tuple(cluster.service._clients):
+        for client in tuple(cluster.service.door._clients):
             client.sweep()
 
 
@@ -80,37 +80,37 @@ async def ask_for_much(cluster: Cluster) -> socket.socket:
     loop = asyncio.get_running_loop()
     await loop.sock_connect(client, ("127.0.0.1", cluster.service.port))
     await loop.sock_sendall(client, HEAD + b"\r\n" + BODY)
-    await cluster.until(lambda: any(each._unsent_bytes for each in cluster.service._clients))
+    await cluster.until(lambda: any(each._unsent_bytes for each in cluster.service.door._clients))
     return client
 
 
 async def test_client_that_does_not_take_its_answer_is_let_go(cluster: Cluster) -> None:
     with await ask_for_much(cluster):
         sweep(cluster, MAX_STUCK_SWEEPS)
-        assert len(cluster.service._clients) == 1
+        assert len(cluster.service.door._clients) == 1
         sweep(cluster, 2)
-        await cluster.until(lambda: not cluster.service._clients)
-        assert cluster.service.executor.num_open_turns == 0
+        await cluster.until(lambda: not cluster.service.door._clients)
+        assert cluster.service.door.executor.num_open_turns == 0
 
 
 async def test_client_that_takes_its_answer_slowly_is_not(cluster: Cluster) -> None:
     loop = asyncio.get_running_loop()
     with await ask_for_much(cluster) as client:
-        (connection,) = cluster.service._clients
+        (connection,) = cluster.service.door._clients
         for _ in range(3):
             sweep(cluster, MAX_STUCK_SWEEPS)
             before = connection._transport.get_write_buffer_size()
             while connection._transport.get_write_buffer_size() > before - MIN_TAKEN_BYTES:
                 assert await asyncio.wait_for(loop.sock_recv(client, 100_000), 5)
             sweep(cluster, 1)
-        assert cluster.service._clients
+        assert cluster.service.door._clients
 
 
 async def test_client_that_waits_for_its_answer_is_not_idle(cluster: Cluster) -> None:
     cluster["d0"].faults.delay_s = 0.2
     client = await cluster.connect()
     client.ask("/v1/chat/completions", BODY)
-    await cluster.until(lambda: cluster.service.executor.num_open_turns == 1)
+    await cluster.until(lambda: cluster.service.door.executor.num_open_turns == 1)
     sweep(cluster, MAX_QUIET_SWEEPS * 2)
     assert (await client.answer()).status == 200
 

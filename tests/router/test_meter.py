@@ -13,7 +13,7 @@ def histogram(cluster: Cluster, name: str, role: str) -> tuple[int, float]:
     """Count and sum over all tiers."""
     found = [
         getattr(timings, name)
-        for (_, prefilled_by), timings in cluster.service.metrics.timings.items()
+        for (_, prefilled_by), timings in cluster.service.door.metrics.timings.items()
         if prefilled_by == role
     ]
     return sum(sum(each.counts) for each in found), sum(each.sum_s for each in found)
@@ -65,7 +65,7 @@ async def test_kv_moved_is_the_prompt_less_what_the_decoder_had() -> None:
     async with a_cluster(
         modes={"p0": "prefill", "d0": "decode"}, params={"max_local_append_tokens": 50}
     ) as cluster:
-        metrics = cluster.service.metrics
+        metrics = cluster.service.door.metrics
         first = (await cluster.chat("a" * 300)).json()["usage"]
         assert metrics.kv_transferred_tokens == first["prompt_tokens"]
         resident = first["total_tokens"]
@@ -83,14 +83,14 @@ async def test_bytes_are_counted_where_the_worker_tells_its_pool() -> None:
         usage = (await cluster.chat("a" * 300)).json()["usage"]
         per_token = 0.5 * 2**30 / cluster["d0"].capacity_tokens
         moved = int(usage["prompt_tokens"] * per_token)
-        assert cluster.service.metrics.kv_transferred_bytes == moved
+        assert cluster.service.door.metrics.kv_transferred_bytes == moved
 
 
 async def test_retries_and_tenants_are_counted() -> None:
     async with a_cluster() as cluster:
         cluster["p0"].faults.statuses = [500]
         await cluster.chat("hi")
-        metrics = cluster.service.metrics
+        metrics = cluster.service.door.metrics
         assert metrics.num_retries == 1
         assert metrics.tenants["default"].turns == 1
         assert metrics.tenants["default"].output_tokens == len("the answer")

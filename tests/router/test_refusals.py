@@ -38,7 +38,7 @@ async def test_missing_prefix_is_noticed_by_the_decoder_and_repaired(cluster: Cl
     answer = await cluster.chat(long, "the answer", "more")
     assert answer.status == 200
     assert len(cluster["p0"].turns) == 2
-    assert cluster.service.metrics.num_kv_misses == 1
+    assert cluster.service.door.metrics.num_kv_misses == 1
 
 
 @pytest.mark.parametrize("status", [400, 422])

@@ -125,7 +125,7 @@ async def test_stream_is_passed_on_and_hides_the_usage_the_client_did_not_ask_fo
     assert all(event["choices"] for event in answer.events[:-1])
     texts = [event["choices"][0]["delta"]["content"] for event in answer.events[:-1]]
     assert "".join(texts) == "the answer"
-    assert cluster.service.metrics.prompt_tokens == len("hello")
+    assert cluster.service.door.metrics.prompt_tokens == len("hello")
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])
@@ -134,13 +134,13 @@ async def test_usage_stays_hidden_however_events_are_split(cluster: Cluster, siz
     answer = await cluster.chat("hello", stream=True)
     assert answer.events[-1] == "[DONE]"
     assert b"prompt_tokens" not in answer.body
-    assert cluster.service.metrics.output_tokens == len("the answer")
+    assert cluster.service.door.metrics.output_tokens == len("the answer")
 
 
 async def test_usage_asked_for_is_shown(cluster: Cluster) -> None:
     answer = await cluster.chat("hello", stream=True, stream_options={"include_usage": True})
     assert answer.events[-2]["usage"]["prompt_tokens"] == 5
-    assert cluster.service.metrics.prompt_tokens == 5
+    assert cluster.service.door.metrics.prompt_tokens == 5
 
 
 async def test_usage_declined_is_hidden_and_other_stream_options_stay(cluster: Cluster) -> None:
@@ -177,7 +177,7 @@ async def test_other_endpoints_stream_too(cluster: Cluster, path: str) -> None:
         assert last["text"] == "the answer"
     else:
         assert last["choices"][0]["text"] == " answer"
-    assert cluster.service.metrics.prompt_tokens == 5
+    assert cluster.service.door.metrics.prompt_tokens == 5
 
 
 async def test_answer_names_its_conversation_and_its_workers(cluster: Cluster) -> None:

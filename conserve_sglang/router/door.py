@@ -1,0 +1,89 @@
+"""The clients' side of the router: listens, and holds client connections and turns.
+
+There is one in each process that serves clients; what it must know it asks of the brain.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
+from conserve_sglang.router.executor import Executor
+from conserve_sglang.router.front import Front
+from conserve_sglang.router.keyring import read_keyring
+from conserve_sglang.router.ports import About, BrainPort, FleetView
+from conserve_sglang.telemetry.metrics import RouterMetrics
+
+logger = logging.getLogger(__name__)
+
+LISTEN_BACKLOG = 2048
+DRAIN_S = 5.0
+
+
+class Door:
+    """Serves clients from `listen` to `close`. `number` tells its turns from other processes'."""
+
+    def __init__(
+        self, tier_map: TierMap, brain: BrainPort, fleet: FleetView, about: About, number: int = 0
+    ) -> None:
+        self._settings = tier_map.router
+        self._clock: Callable[[], float] = asyncio.get_running_loop().time
+        self.metrics = RouterMetrics()
+        self.executor = Executor(brain, fleet, self.metrics, self._clock, number)
+        self.front = Front(tier_map, self.executor, brain.hashing, fleet, about)
+        self._clients: set[ClientConnection] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def listen(self, bound: socket.socket) -> None:
+        """Take clients on a socket that is bound."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self._new_client, sock=bound, backlog=LISTEN_BACKLOG
+        )
+        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+
+    async def drain(self) -> None:
+        """Take no more requests, and give open answers a moment."""
+        if self._server is not None:
+            self._server.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for client in tuple(self._clients):
+            client.close()
+        deadline = self._clock() + DRAIN_S
+        while self.executor.num_open_turns and self._clock() < deadline:
+            await asyncio.sleep(0.05)
+
+    def close(self) -> None:
+        """Let go of every turn and every client."""
+        self.executor.stop()
+        for client in tuple(self._clients):
+            client.abort()
+
+    def reload_keys(self) -> None:
+        """Read the key file again; a file that is wrong changes nothing.
+
+        Connections that are open ask again with their next request.
+        """
+        try:
+            self.front.keyring = read_keyring(self._settings.auth)
+        except ConfigError as error:
+            logger.error("the keys stay as they are: %s", error)
+            return
+        logger.info("the key file was read again")
+
+    def _sweep(self) -> None:
+        for client in tuple(self._clients):
+            client.sweep()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
+
+    def _new_client(self) -> ClientConnection:
+        client = ClientConnection(
+            self.front.serve, self._clients.discard, self._settings.max_body_bytes
+        )
+        self._clients.add(client)
+        return client

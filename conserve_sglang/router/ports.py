@@ -1,0 +1,94 @@
+"""What the clients' side of the router asks of the brain's side, in one process or across two."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from conserve_sglang.core.ids import TenantId, WorkerId
+from conserve_sglang.core.tenant import DEFAULT_TENANT
+from conserve_sglang.dispatch import Event
+from conserve_sglang.router.brain import Arrival
+from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.router.fleet import Worker
+from conserve_sglang.router.history import FiledAt, HistoryHash
+from conserve_sglang.workers.sse import Usage
+
+
+class BrainPort(Protocol):
+    """Takes what becomes of turns; see `Brain`. Commands come back through the executor."""
+
+    hashing: HistoryHash
+
+    def tell(self, event: Event) -> None:
+        """Something happened."""
+        ...
+
+    def arrive(self, turn: Arrival) -> None:
+        """A turn came in."""
+        ...
+
+    def answered(self, turn: Arrival, usage: Usage | None) -> None:
+        """A turn's answer is whole."""
+        ...
+
+    def unanswered(self, turn: Arrival) -> None:
+        """A turn is over without a whole answer."""
+        ...
+
+    def file(self, conversation: Conversation, at: FiledAt | None) -> None:
+        """The history a conversation's client will come back with."""
+        ...
+
+    def end_conversation(self, conversation: Conversation) -> None:
+        """The client said it is over."""
+        ...
+
+
+class FleetView(Protocol):
+    """The workers, as far as those who send them turns must know."""
+
+    num_decoders_up: int
+
+    def worker(self, worker_id: WorkerId) -> Worker:
+        """A worker by its name."""
+        ...
+
+    def is_up(self, worker_id: WorkerId) -> bool:
+        """Whether a worker is given turns."""
+        ...
+
+
+class Subject(Enum):
+    """What a question about the router is about."""
+
+    HEALTH = "health"
+    METRICS = "metrics"
+    CONVERSATION = "conversation"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about the router; the last two subjects name a tenant's conversation."""
+
+    subject: Subject
+    tenant: TenantId = DEFAULT_TENANT.tenant_id
+    name: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the router says about itself, as an HTTP answer."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+
+
+class About(Protocol):
+    """Answers questions about the router, now or later."""
+
+    def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
+        """`hear` is told the answer once."""
+        ...
