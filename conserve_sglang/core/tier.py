@@ -87,10 +87,15 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObserveSettings:
-    """What the router tells about its work. `report_interval_s`: how often each worker is asked
-    for its own load; 0: never."""
+    """What the router tells about its work.
+
+    `report_interval_s`: how often each worker is asked for its own load; 0: never.
+    `explained_turns`: how many first and how many last turns of each conversation are kept with
+    where and why they ran; 0: none.
+    """
 
     report_interval_s: float = 5.0
+    explained_turns: int = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

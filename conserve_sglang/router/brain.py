@@ -24,6 +24,7 @@ from conserve_sglang.router.conversations import Conversation, ConversationTable
 from conserve_sglang.router.estimate import Counted, LengthEstimate
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
+from conserve_sglang.router.journal import Journal
 from conserve_sglang.workers.sse import Usage
 
 SWEEP_INTERVAL_S = 1.0
@@ -71,10 +72,16 @@ class Brain:
     """Owns the dispatcher and the conversations. `carry_out` is set before the first event."""
 
     def __init__(
-        self, dispatcher: Dispatcher, fleet: Fleet, clock: Callable[[], float], secret: bytes
+        self,
+        dispatcher: Dispatcher,
+        fleet: Fleet,
+        clock: Callable[[], float],
+        secret: bytes,
+        explained_turns: int = 0,
     ) -> None:
         self.dispatcher = dispatcher
         self.conversations = ConversationTable(dispatcher.holds, secret)
+        self.journal = Journal(self.conversations.by_key, clock, explained_turns)
         self.hashing = HistoryHash(secret)
         self.estimate = LengthEstimate()
         self.carry_out: Callable[[Command], None] = _nobody
@@ -98,7 +105,10 @@ class Brain:
         self._is_telling = True
         try:
             while inbox:
-                for command in self.dispatcher.handle(inbox.popleft(), self._clock()):
+                happened, now = inbox.popleft(), self._clock()
+                commands = self.dispatcher.handle(happened, now)
+                self.journal.note(happened, commands, now)
+                for command in commands:
                     if isinstance(command, ReleaseConversation):
                         self._release(command)
                     else:

@@ -34,8 +34,10 @@ class Conversation:
         "began_at_s",
         "counted",
         "filed_at",
+        "first_turns",
         "header_line",
         "key",
+        "last_turns",
         "name",
         "num_open_turns",
         "session_field",
@@ -52,6 +54,7 @@ class Conversation:
         self.filed_at: FiledAt | None = None
         self.counted: Counted | None = None  # the last answered prompt, where it was text
         self.num_open_turns = 0
+        self.first_turns = self.last_turns = b""  # the journal's
         # Arrival of turn 1, until the user has had an answer that calls no tool.
         self.began_at_s: float | None = None
 

@@ -63,9 +63,15 @@ class RouterService:
             tier_map, trusts_decoders=trusts_decoders, worker_api_key=worker_api_key(settings)
         )
         self.reports = Reports(self.fleet, settings.observe.report_interval_s)
-        self.brain = Brain(dispatcher, self.fleet, self._clock, secret or os.urandom(32))
+        self.brain = Brain(
+            dispatcher,
+            self.fleet,
+            self._clock,
+            secret or os.urandom(32),
+            settings.observe.explained_turns,
+        )
         self.fleet.tell = self.brain.tell
-        status = Status(dispatcher, self.fleet, self.reports)
+        status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         exporter = Exporter(lambda: self.door.metrics, status.gauges, tier_map.policy.name)
         about = AboutBrain(self.brain, status, exporter)
         self.door = Door(tier_map, self.brain, self.fleet, about)

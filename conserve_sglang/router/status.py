@@ -7,6 +7,7 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch import Dispatcher, WorkerLoad
 from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.fleet import Fleet, Worker, WorkerState
+from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.telemetry.prometheus import Gauges
 
@@ -14,10 +15,13 @@ from conserve_sglang.telemetry.prometheus import Gauges
 class Status:
     """Reads the dispatcher and the fleet; changes nothing."""
 
-    def __init__(self, dispatcher: Dispatcher, fleet: Fleet, reports: Reports) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, fleet: Fleet, reports: Reports, journal: Journal
+    ) -> None:
         self._dispatcher = dispatcher
         self._fleet = fleet
         self._reports = reports
+        self._journal = journal
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """200 while every role of the tier map has a worker that is up, else 503."""
@@ -69,6 +73,7 @@ class Status:
         view = self._dispatcher.conversation(conversation.key)
         if view is None:
             return None
+        placements = self._journal.told(conversation)
         return {
             "id": conversation.name.decode("utf-8", "replace"),
             "object": "conversation",
@@ -78,6 +83,8 @@ class Status:
             "turns": view.num_turns,
             "kv_transfers": view.num_kv_transfers,
             "open_turns": view.num_open_turns,
+            "placements": placements,
+            "placements_left_out": max(0, view.num_turns - len(placements)),
         }
 
     def gauges(self) -> Gauges:

@@ -17,7 +17,7 @@ from conserve_sglang import __version__
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import WorkerReport
 from conserve_sglang.dispatch import WorkerLoad
-from conserve_sglang.policy.api import PlacementReason
+from conserve_sglang.policy.api import PhaseOneCause, PlacementReason
 from conserve_sglang.telemetry.metrics import E, RouterMetrics, TenantCount, Timings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -37,13 +37,7 @@ class Gauges:
 
 
 # Reasons for which a conversation that had its KV somewhere got a new phase 1.
-_REENTRIES = (
-    PlacementReason.LARGE_APPEND,
-    PlacementReason.PREFIX_MISSING,
-    PlacementReason.DECODER_LOST,
-    PlacementReason.DRAINED,
-    PlacementReason.RECLAIMED,
-)
+_REENTRIES = tuple(PlacementReason(cause.value) for cause in PhaseOneCause)
 _TIMINGS = {
     "ttft": "Turn arrival to first answer byte",
     "tbt": "Mean gap between the output tokens of a streamed turn",

@@ -110,6 +110,10 @@ class ObserveFile(_Strict, frozen=True, kw_only=True):
     report_interval_s: Annotated[
         float, Meta(ge=0, description="How often workers are asked for their load; 0: never.")
     ] = 5.0
+    explained_turns: Annotated[
+        int,
+        Meta(ge=0, description="First and last turns kept of a conversation, with why; 0: none."),
+    ] = 6
 
 
 class BreakerFile(_Strict, frozen=True, kw_only=True):
