@@ -107,6 +107,14 @@ class Bookings:
             return (turn.prefiller.spec.worker_id,)
         return ()
 
+    @staticmethod
+    def count_answer(turn: Turn) -> None:
+        """Count a turn as answered by its workers."""
+        if turn.decoder is not None:
+            turn.decoder.num_answered += 1
+        if turn.prefiller is not None:
+            turn.prefiller.num_answered += 1
+
     def take_back(self, turn: Turn) -> None:
         """Undo a sent turn's bookings; a pin it was still opening goes with them."""
         if turn.decoder is None:

@@ -116,6 +116,25 @@ class Dispatcher:
         """Every worker announced and not removed, in order of registration."""
         return self._bookings.loads()
 
+    def num_running(self, worker_id: WorkerId) -> int:
+        """How many turns a worker has to do with now."""
+        return self.running_turns()[worker_id]
+
+    def num_answered(self, worker_id: WorkerId) -> int:
+        """How many turns a worker has answered or prefilled so far; 0 for one not announced."""
+        state = self._bookings.ledger.known(worker_id)
+        return 0 if state is None else state.num_answered
+
+    def at_fault(self, event: events.TurnFailed | events.TurnInterrupted) -> WorkerId | None:
+        """The worker that failed a turn, to be asked before the event is handled."""
+        turn = self._sent(event.turn_id)
+        if turn is None or turn.conversation.is_ended:
+            return None
+        cause = FailureCause.DECODER_FAILED
+        if isinstance(event, events.TurnFailed):
+            cause = event.cause
+        return next(iter(self._bookings.at_fault(turn, cause)), None)
+
     def running_turns(self) -> Counter[WorkerId]:
         """How many turns each worker has to do with now; looks at every open turn."""
         running: Counter[WorkerId] = Counter()
@@ -159,6 +178,7 @@ class Dispatcher:
             return
         bookings, conversation = self._bookings, turn.conversation
         bookings.prefilled(turn)
+        bookings.count_answer(turn)
         conversation.prompt_tokens = event.prompt_tokens
         if turn.keeps_kv and bookings.pin_of(conversation) is turn.decoder:
             # A shorter prompt is a side request or a new beginning; what was there stays there.

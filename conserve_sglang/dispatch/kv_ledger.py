@@ -22,7 +22,7 @@ class WorkerState:
     """One worker's account. `epoch` grows when the worker is lost, which voids all older pins.
 
     `intake` is how many more turns it may be given, None for any number; while that is 0,
-    `closed_for` says why its conversations go elsewhere.
+    `closed_for` says why its conversations go elsewhere. `num_answered` only grows.
     """
 
     __slots__ = (
@@ -33,6 +33,7 @@ class WorkerState:
         "foreign_tokens",
         "intake",
         "is_up",
+        "num_answered",
         "num_conversations",
         "order",
         "reserved_tokens",
@@ -45,6 +46,7 @@ class WorkerState:
         self.order = order
         self.epoch = 0
         self.is_up = False
+        self.num_answered = 0
         self.foreign_tokens = 0  # of other replicas; theirs to void when the worker is lost
         self.foreign_backlog_tokens = 0
         self.intake: int | None = None
@@ -162,6 +164,10 @@ class KvLedger:
     def state(self, worker_id: WorkerId) -> WorkerState:
         """A known worker's account."""
         return self._by_id[worker_id]
+
+    def known(self, worker_id: WorkerId) -> WorkerState | None:
+        """A worker's account, up or down; None for one never announced or removed."""
+        return self._by_id.get(worker_id)
 
     def find(self, worker_id: WorkerId | None) -> WorkerState | None:
         """A worker's account if the worker is up."""

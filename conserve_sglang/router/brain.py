@@ -19,6 +19,8 @@ from conserve_sglang.dispatch import (
     Tick,
     TurnArrived,
     TurnDone,
+    TurnFailed,
+    TurnInterrupted,
 )
 from conserve_sglang.router.conversations import Conversation, ConversationTable
 from conserve_sglang.router.estimate import Counted, LengthEstimate
@@ -28,6 +30,7 @@ from conserve_sglang.router.journal import Journal
 from conserve_sglang.workers.sse import Usage
 
 SWEEP_INTERVAL_S = 1.0
+_FAILURES = frozenset({TurnFailed, TurnInterrupted})
 
 
 class Past(Protocol):
@@ -106,6 +109,8 @@ class Brain:
         try:
             while inbox:
                 happened, now = inbox.popleft(), self._clock()
+                if happened.__class__ in _FAILURES:
+                    self._blame(happened)
                 commands = self.dispatcher.handle(happened, now)
                 self.journal.note(happened, commands, now)
                 for command in commands:
@@ -117,6 +122,13 @@ class Brain:
             self._is_telling = False
         if self._timer is None or self.dispatcher.num_queued:
             self._set_timer()
+
+    def _blame(self, event: Event) -> None:
+        """Let the fleet know of the worker through which a turn failed."""
+        if isinstance(event, TurnFailed | TurnInterrupted):
+            worker_id = self.dispatcher.at_fault(event)
+            if worker_id is not None:
+                self._fleet.failed(worker_id, "see the router's log")
 
     # turns
 

@@ -1,74 +1,56 @@
-"""The workers of the tier map: met, probed, lost and met again."""
+"""The workers behind the router: met, watched, lost, drained, added and removed."""
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
-from conserve_sglang.core.errors import NotCapable, WorkerError
+from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.ids import ConversationId, WorkerId
 from conserve_sglang.core.tier import TierMap, WorkerPlan
-from conserve_sglang.core.worker import Role, WorkerSpec
-from conserve_sglang.dispatch import Event, WorkerLost, WorkerUp
-from conserve_sglang.workers.bootstrap import prefiller_fields
+from conserve_sglang.core.worker import WorkerSpec
+from conserve_sglang.dispatch import (
+    Event,
+    WorkerAdmitted,
+    WorkerDraining,
+    WorkerLost,
+    WorkerRemoved,
+    WorkerUp,
+)
+from conserve_sglang.policy.api import PhaseOneCause
+from conserve_sglang.router.watch import Watch
+from conserve_sglang.router.worker import Admission, Worker, WorkerState
+from conserve_sglang.workers.breaker import CircuitBreaker
 from conserve_sglang.workers.fetch import fetch
-from conserve_sglang.workers.pool import ConnectionPool
-from conserve_sglang.workers.probe import check_model, check_role, is_ready, read_facts
+from conserve_sglang.workers.probe import WorkerFacts
+
+__all__ = ["Fleet", "Worker", "WorkerState"]
 
 logger = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_S = 10.0  # a busy server on a busy CPU was seen to take that long
-MAX_MISSED_PROBES = 3  # timeouts in a row; a refused connection counts at once
-# A worker that was lost to us alone may still run turns; it sees in seconds that we left them.
-FLUSH_ATTEMPTS = 12
-FLUSH_PAUSE_S = 0.5
+IDLE_POLL_S = 0.05
 # Policies under which decoders get no local turns, and so need no plugin.
 _WITHOUT_LOCAL_TURNS = frozenset({"stock-pd"})
 
 
-class WorkerState(Enum):
-    """How a worker stands with the router."""
+class Books(Protocol):
+    """What the fleet reads of the dispatcher."""
 
-    UNKNOWN = "unknown"
-    UP = "up"
-    LOST = "lost"
-    REFUSED = "refused"
+    def num_running(self, worker_id: WorkerId) -> int:
+        """Turns a worker has to do with now."""
+        ...
 
-
-class Worker:
-    """One worker: its plan, its connections, and how it stands."""
-
-    def __init__(
-        self,
-        plan: WorkerPlan,
-        on_refused: Callable[["Worker"], None],
-        api_key: str | None = None,
-    ) -> None:
-        self.plan = plan
-        self.worker_id = plan.worker_id
-        self.pool = ConnectionPool(
-            plan.host, plan.port, api_key=api_key, on_refused=lambda: on_refused(self)
-        )
-        self.prefiller_fields = prefiller_fields(plan.host, plan.bootstrap_port or 0)
-        self.state = WorkerState.UNKNOWN
-        self.reason = "not met yet"
-        self.served_name = ""
-        self.incarnation: str | None = None
-        self.kv_bytes_per_token: float | None = None
-        self.num_missed_probes = 0
-        self.was_met_before = False
-        self.wake = asyncio.Event()
-
-    @property
-    def can_decode(self) -> bool:
-        """Whether turns are answered by it."""
-        return self.plan.role is not Role.PREFILL
+    def num_answered(self, worker_id: WorkerId) -> int:
+        """Turns a worker has answered or prefilled so far."""
+        ...
 
 
 class Fleet:
-    """Probes every worker and tells the dispatcher who is up; `tell` is set before `start`."""
+    """Watches every worker and tells the dispatcher who takes turns.
+
+    `tell` and `books` are set before `start`.
+    """
 
     def __init__(
         self,
@@ -77,117 +59,123 @@ class Fleet:
         trusts_decoders: bool = False,
         worker_api_key: str | None = None,
     ) -> None:
-        self._needs_plugin = not (trusts_decoders or tier_map.policy.name in _WITHOUT_LOCAL_TURNS)
-        self._model = tier_map.model
-        self._interval_s = tier_map.router.health.probe_interval_s
-        self._workers = {
-            plan.worker_id: Worker(plan, self._connection_refused, worker_api_key)
-            for plan in tier_map.workers
-        }
+        self._worker_api_key = worker_api_key
+        self._health = tier_map.router.health
+        self._rng = random.Random()
+        needs_plugin = not (trusts_decoders or tier_map.policy.name in _WITHOUT_LOCAL_TURNS)
+        self._watch = Watch(self, self._health, tier_map.model, needs_plugin=needs_plugin)
+        self._workers = {plan.worker_id: self._new(plan) for plan in tier_map.workers}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_running = False
         self.tell: Callable[[Event], None] = lambda event: None
+        self.books: Books
         self.num_decoders_up = 0
-        self._is_stopping = False
 
     def workers(self) -> tuple[Worker, ...]:
-        """All workers, in the tier map's order."""
+        """All workers, in the tier map's order, then in that of their adding."""
         return tuple(self._workers.values())
 
     def worker(self, worker_id: WorkerId) -> Worker:
-        """A worker by its name; KeyError if the tier map has none of that name."""
+        """A worker by its name; KeyError if there is none of that name."""
         return self._workers[worker_id]
 
+    def find(self, worker_id: WorkerId) -> Worker | None:
+        """A worker by its name, or None."""
+        return self._workers.get(worker_id)
+
     def is_up(self, worker_id: WorkerId) -> bool:
-        """Whether a worker is given turns."""
-        return self._workers[worker_id].state is WorkerState.UP
+        """Whether a worker is there and was not lost."""
+        worker = self._workers.get(worker_id)
+        return worker is not None and worker.is_up
+
+    @property
+    def may_decode(self) -> bool:
+        """Whether a decoder is up or may come up, so that waiting makes sense."""
+        return self.num_decoders_up > 0 or any(
+            worker.can_decode and worker.state is not WorkerState.REFUSED
+            for worker in self._workers.values()
+        )
 
     def start(self) -> None:
-        """Begin probing."""
+        """Begin watching."""
+        self._is_running = True
+        self._spawn(self._watch.ask_the_silent())
         for worker in self._workers.values():
-            self._spawn(self._watch(worker))
+            worker.watching = self._spawn(self._watch.probe_for_ever(worker))
 
     async def stop(self) -> None:
-        """End probing and close every connection."""
-        self._is_stopping = True
+        """End watching and close every connection."""
+        self._is_running = False
         while self._tasks:
             # Again and again: before Python 3.12 wait_for can swallow a cancellation.
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(tuple(self._tasks), timeout=0.5)
         for worker in self._workers.values():
-            worker.pool.close()
+            worker.close()
 
-    def lose(self, worker: Worker, reason: str) -> None:
-        """A worker is gone, and the KV on it. It is met again when it answers a probe."""
-        was_up = worker.state is WorkerState.UP
-        worker.state = WorkerState.LOST
-        worker.reason = reason
-        worker.num_missed_probes = 0
-        if was_up:
-            logger.warning("worker %s lost: %s", worker.worker_id, reason)
-            self.num_decoders_up -= worker.can_decode
-            self.tell(WorkerLost(worker_id=worker.worker_id))
-            worker.pool.close()
+    # who is there
 
-    def release(self, worker_id: WorkerId, conversation_id: ConversationId) -> None:
-        """Let a worker forget a conversation; nobody waits for it."""
-        if self.is_up(worker_id):
-            self._spawn(self._close_session(self._workers[worker_id], conversation_id))
+    def add(self, plan: WorkerPlan) -> Worker:
+        """A worker joins; it is given turns once it was met. Its name must not be taken."""
+        worker = self._workers[plan.worker_id] = self._new(plan)
+        logger.info("worker %s added at %s:%d", plan.worker_id, plan.host, plan.port)
+        if self._is_running:
+            worker.watching = self._spawn(self._watch.probe_for_ever(worker))
+        return worker
 
-    async def _close_session(self, worker: Worker, conversation_id: ConversationId) -> None:
-        body = b'{"session_id":"%b"}' % conversation_id.encode()
-        try:
-            status, _ = await fetch(worker.pool, "POST", "/close_session", body=body)
-        except WorkerError as error:
-            logger.warning("%s not released on %s: %s", conversation_id, worker.worker_id, error)
+    def remove(self, worker: Worker) -> None:
+        """A worker leaves at once; turns that still run there go on elsewhere."""
+        if self._workers.get(worker.worker_id) is not worker:
             return
-        level = logging.DEBUG if status == 200 else logging.WARNING
-        logger.log(level, "%s released on %s: %d", conversation_id, worker.worker_id, status)
+        self.lose(worker, "removed")
+        if worker.watching is not None:
+            worker.watching.cancel()
+        del self._workers[worker.worker_id]
+        self.tell(WorkerRemoved(worker_id=worker.worker_id))
+        worker.close()
+        logger.info("worker %s removed", worker.worker_id)
 
-    def _connection_refused(self, worker: Worker) -> None:
-        self.lose(worker, "it does not accept connections")
+    def remove_when_idle(self, worker: Worker) -> None:
+        """A worker leaves as soon as no turn runs there, unless it is undrained before."""
+        worker.is_leaving = True
+        self.drain(worker)
+        self._spawn(self._leave(worker))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _leave(self, worker: Worker) -> None:
+        await self.until_idle(worker)
+        if worker.is_leaving:
+            self.remove(worker)
 
-    async def _watch(self, worker: Worker) -> None:
-        while not self._is_stopping:
-            worker.wake.clear()
-            try:
-                await self._probe(worker)
-            except NotCapable as error:
-                self._refuse(worker, str(error))
-            except WorkerError as error:
-                self._miss(worker, str(error))
-            except Exception as error:
-                logger.exception("the probe of worker %s failed", worker.worker_id)
-                self._miss(worker, f"its probe failed in the router: {error!r}")
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(worker.wake.wait(), self._interval_s)
+    def drain(self, worker: Worker) -> None:
+        """Give a worker no new turns, until `undrain`, also when it goes and comes back."""
+        if not worker.is_draining:
+            logger.info("worker %s is draining", worker.worker_id)
+        worker.is_draining = True
+        self._admit(worker)
 
-    async def _probe(self, worker: Worker) -> None:
-        ready = await is_ready(worker.pool, PROBE_TIMEOUT_S)
-        if not ready:
-            self._miss(worker, "it answers but takes no requests")
+    def undrain(self, worker: Worker) -> None:
+        """Give a worker turns again."""
+        worker.is_draining = worker.is_leaving = False
+        self._admit(worker)
+
+    async def until_idle(self, worker: Worker) -> None:
+        """Wait until no turn runs on a worker."""
+        while self.books.num_running(worker.worker_id):
+            await asyncio.sleep(IDLE_POLL_S)
+
+    # what is heard of workers
+
+    def met(self, worker: Worker, facts: WorkerFacts) -> None:
+        """A worker answered and can serve its role: it is up, and empty."""
+        if self._workers.get(worker.worker_id) is not worker:
             return
-        worker.num_missed_probes = 0
-        if worker.state is not WorkerState.UP:
-            await self._meet(worker)
-
-    async def _meet(self, worker: Worker) -> None:
-        facts = await read_facts(worker.pool)
-        check_role(facts, worker.plan.role, needs_plugin=self._needs_plugin)
-        check_model(facts, self._model)
-        if worker.was_met_before and worker.can_decode:
-            await self._empty(worker)
-        worker.was_met_before = True
         worker.state = WorkerState.UP
         worker.reason = ""
         worker.served_name = facts.served_name
         worker.incarnation = facts.incarnation
         worker.kv_bytes_per_token = facts.kv_bytes_per_token
+        worker.breaker.reset()
         self.num_decoders_up += worker.can_decode
         logger.info(
             "worker %s up: %s, %d KV tokens", worker.worker_id, facts.mode, facts.kv_capacity_tokens
@@ -198,40 +186,112 @@ class Fleet:
             tier=worker.plan.tier,
             kv_capacity_tokens=facts.kv_capacity_tokens,
         )
+        worker.admission = Admission.ANY
+        if worker.is_draining:
+            worker.admission = Admission.NONE_DRAINING
         self.tell(WorkerUp(spec=spec))
+        if worker.is_draining:
+            self.tell(WorkerDraining(worker_id=worker.worker_id))
 
-    async def _empty(self, worker: Worker) -> None:
-        """Have a worker that may not have restarted let go of what the dispatcher forgot."""
-        status = 0
-        for _ in range(FLUSH_ATTEMPTS):
-            status, _ = await fetch(
-                worker.pool, "POST", "/flush_cache", body=b"{}", timeout_s=PROBE_TIMEOUT_S
-            )
-            if status != 400:  # SGLang's word for busy
-                break
-            await asyncio.sleep(FLUSH_PAUSE_S)
-        if status != 200:
-            logger.warning(
-                "worker %s is back but did not flush its cache (POST /flush_cache answered %d);"
-                " sessions of before its loss may keep room there",
-                worker.worker_id,
-                status,
-            )
+    def lose(self, worker: Worker, reason: str) -> None:
+        """A worker is gone, and the KV on it. It is met again when it answers a probe."""
+        was_up = worker.is_up
+        worker.state = WorkerState.LOST
+        worker.reason = reason
+        worker.num_missed_probes = 0
+        if was_up:
+            logger.warning("worker %s lost: %s", worker.worker_id, reason)
+            self.num_decoders_up -= worker.can_decode
+            self.tell(WorkerLost(worker_id=worker.worker_id))
+            worker.close()
 
-    def _miss(self, worker: Worker, reason: str) -> None:
-        if worker.state is not WorkerState.UP:
-            if worker.state is not WorkerState.LOST:
-                worker.state = WorkerState.UNKNOWN
-            worker.reason = reason
-            return
-        worker.num_missed_probes += 1
-        if worker.num_missed_probes >= MAX_MISSED_PROBES:
-            self.lose(worker, f"{worker.num_missed_probes} probes failed, the last: {reason}")
-
-    def _refuse(self, worker: Worker, reason: str) -> None:
-        if worker.state is WorkerState.UP:
+    def refuse(self, worker: Worker, reason: str) -> None:
+        """A worker answers but cannot serve its role."""
+        if worker.is_up:
             self.lose(worker, reason)
         if worker.state is not WorkerState.REFUSED or worker.reason != reason:
             logger.error("worker %s refused: %s", worker.worker_id, reason)
         worker.state = WorkerState.REFUSED
         worker.reason = reason
+
+    def answered_probe(self, worker: Worker) -> None:
+        """A worker that is up answered a probe: its circuit breaker may go on."""
+        now = asyncio.get_running_loop().time()
+        self._count_answers(worker)
+        worker.breaker.pass_time(now)
+        if worker.breaker.may_probe(now):
+            worker.breaker.half_open()
+            logger.info("worker %s is given a few turns on trial", worker.worker_id)
+        self._admit(worker)
+
+    def failed(self, worker_id: WorkerId, why: str) -> None:
+        """A turn failed through a worker that is up."""
+        worker = self._workers.get(worker_id)
+        if worker is None or not worker.is_up:
+            return
+        self._count_answers(worker)
+        if worker.breaker.failed(asyncio.get_running_loop().time(), why):
+            logger.warning("worker %s gets no turns: %s", worker_id, worker.breaker.reason)
+            self._admit(worker)
+
+    # what workers are told
+
+    def release(self, worker_id: WorkerId, conversation_id: ConversationId) -> None:
+        """Let a worker forget a conversation; nobody waits for it."""
+        if self.is_up(worker_id):
+            self._spawn(self._close_session(self._workers[worker_id], conversation_id))
+
+    async def _close_session(self, worker: Worker, conversation_id: ConversationId) -> None:
+        body = b'{"session_id":"%b"}' % conversation_id.encode()
+        try:
+            status, _ = await fetch(worker.control, "POST", "/close_session", body=body)
+        except WorkerError as error:
+            logger.warning("%s not released on %s: %s", conversation_id, worker.worker_id, error)
+            return
+        level = logging.DEBUG if status == 200 else logging.WARNING
+        logger.log(level, "%s released on %s: %d", conversation_id, worker.worker_id, status)
+
+    # inside
+
+    def _new(self, plan: WorkerPlan) -> Worker:
+        return Worker(
+            plan,
+            self._health,
+            CircuitBreaker(self._health.breaker, self._rng),
+            self._connection_refused,
+            self._worker_api_key,
+        )
+
+    def _connection_refused(self, worker: Worker) -> None:
+        self.lose(worker, "it does not accept connections")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _count_answers(self, worker: Worker) -> None:
+        """Take in what the worker answered since the last look; none of it is counted per turn."""
+        answered = self.books.num_answered(worker.worker_id)
+        more, worker.num_answers_seen = answered - worker.num_answers_seen, answered
+        if more and worker.breaker.answered(more):
+            logger.info("worker %s answered its trial turns", worker.worker_id)
+
+    def _admit(self, worker: Worker) -> None:
+        """Tell the dispatcher which turns a worker is given, if that has changed."""
+        wanted = worker.wanted_admission
+        if not worker.is_up or (wanted is worker.admission and wanted is not Admission.TRIAL):
+            return
+        worker.admission = wanted
+        worker_id = worker.worker_id
+        if wanted is Admission.NONE_DRAINING:
+            self.tell(WorkerDraining(worker_id=worker_id))
+        elif wanted is Admission.NONE_FAILING:
+            cause = PhaseOneCause.DECODER_LOST
+            self.tell(WorkerDraining(worker_id=worker_id, cause=cause))
+        elif wanted is Admission.TRIAL:
+            left = worker.breaker.num_trials_left - self.books.num_running(worker_id)
+            self.tell(WorkerAdmitted(worker_id=worker_id, num_turns=max(0, left)))
+        else:
+            self.tell(WorkerAdmitted(worker_id=worker_id))

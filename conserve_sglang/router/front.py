@@ -104,7 +104,7 @@ class Front:
     def _turn(self, endpoint: Endpoint, request: Request, client: ClientConnection) -> None:
         payload = read_payload(endpoint, request.body)
         self._check_model(payload)
-        if not self._fleet.num_decoders_up:
+        if not self._fleet.may_decode:
             client.answer_problem(NO_WORKER)
             return
         executor = self._executor

@@ -50,6 +50,11 @@ class FleetView(Protocol):
 
     num_decoders_up: int
 
+    @property
+    def may_decode(self) -> bool:
+        """Whether a decoder is up or may come up."""
+        ...
+
     def worker(self, worker_id: WorkerId) -> Worker:
         """A worker by its name."""
         ...

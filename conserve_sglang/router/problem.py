@@ -67,7 +67,8 @@ class Problem:
 NO_WORKER = Problem(
     status=503,
     code="no_worker",
-    message="No worker that can decode is up. Try again; GET /health says which workers are down.",
+    message="No worker that can decode is up, nor came up while the turn could wait. Try again;"
+    " GET /health says which workers are down.",
     retry_after_s=5,
 )
 OWN_FAULT = Problem(
@@ -113,8 +114,10 @@ _REJECTED = {
 }
 
 
-def rejection(reason: RejectReason) -> Problem:
-    """What a rejected turn is answered with."""
+def rejection(reason: RejectReason, *, is_any_up: bool) -> Problem:
+    """What a rejected turn is answered with; `is_any_up` says whether there is a decoder."""
+    if reason is RejectReason.QUEUE_TIMEOUT and not is_any_up:
+        return NO_WORKER
     return _REJECTED[reason]
 
 

@@ -71,6 +71,7 @@ class RouterService:
             settings.observe.explained_turns,
         )
         self.fleet.tell = self.brain.tell
+        self.fleet.books = dispatcher
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         exporter = Exporter(lambda: self.door.metrics, status.gauges, tier_map.policy.name)
         about = AboutBrain(self.brain, status, exporter)

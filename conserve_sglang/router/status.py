@@ -1,12 +1,13 @@
 """What the router tells about itself: health, workers, conversations, the gauges of a scrape."""
 
+from collections import Counter
 from typing import Any
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch import Dispatcher, WorkerLoad
 from conserve_sglang.router.conversations import Conversation
-from conserve_sglang.router.fleet import Fleet, Worker, WorkerState
+from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.telemetry.prometheus import Gauges
@@ -22,19 +23,19 @@ class Status:
         self._fleet = fleet
         self._reports = reports
         self._journal = journal
+        self._roles = {worker.plan.role for worker in fleet.workers()}
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """200 while every role of the tier map has a worker that is up, else 503."""
+        """200 while every role of the tier map has a worker that takes turns, else 503."""
         workers = self._fleet.workers()
-        up = {worker.plan.role for worker in workers if worker.state is WorkerState.UP}
-        planned = {worker.plan.role for worker in workers}
-        missing = sorted(role.value for role in planned - up)
-        all_up = all(worker.state is WorkerState.UP for worker in workers)
+        serving = {worker.plan.role for worker in workers if worker.takes_turns}
+        missing = sorted(role.value for role in self._roles - serving)
+        all_up = all(worker.takes_turns for worker in workers)
         status = "unavailable" if missing else "ok" if all_up else "degraded"
         body: dict[str, Any] = {
             "status": status,
             "roles_without_worker": missing,
-            "workers": {worker.worker_id: _standing(worker) for worker in workers},
+            "workers": {worker.worker_id: worker.standing for worker in workers},
             "queued_turns": self._dispatcher.num_queued,
             "conversations": self._dispatcher.num_conversations,
         }
@@ -43,11 +44,15 @@ class Status:
     def workers(self) -> list[dict[str, Any]]:
         """Each worker with its load by the ledger."""
         loads = {load.worker_id: load for load in self._dispatcher.worker_loads()}
+        running = self._dispatcher.running_turns()
         return [
-            self._worker(worker, loads.get(worker.worker_id)) for worker in self._fleet.workers()
+            self._worker(worker, loads.get(worker.worker_id), running)
+            for worker in self._fleet.workers()
         ]
 
-    def _worker(self, worker: Worker, load: WorkerLoad | None) -> dict[str, Any]:
+    def _worker(
+        self, worker: Worker, load: WorkerLoad | None, running: Counter[WorkerId]
+    ) -> dict[str, Any]:
         plan = worker.plan
         described: dict[str, Any] = {
             "id": plan.worker_id,
@@ -55,7 +60,8 @@ class Status:
             "tier": plan.tier,
             "host": plan.host,
             "port": plan.port,
-            **_standing(worker),
+            **worker.standing,
+            "running_turns": running[plan.worker_id],
         }
         if load is not None:
             described |= {
@@ -99,13 +105,6 @@ class Status:
             ),
             reports=self._reports.latest(),
         )
-
-
-def _standing(worker: Worker) -> dict[str, str]:
-    standing = {"state": worker.state.value}
-    if worker.reason:
-        standing["reason"] = worker.reason
-    return standing
 
 
 def _absent(worker: Worker) -> WorkerLoad:

@@ -84,9 +84,9 @@ class Turn:
 
     # commands
 
-    def reject(self, reason: RejectReason) -> None:
+    def reject(self, reason: RejectReason, *, is_any_up: bool) -> None:
         """Answer with an error."""
-        self._end_with(rejection(reason))
+        self._end_with(rejection(reason, is_any_up=is_any_up))
 
     def abort(self, cause: FailureCause, problem: Problem) -> None:
         """Stop at the workers; before the first byte the turn may go on elsewhere."""

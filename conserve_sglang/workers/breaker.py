@@ -64,13 +64,18 @@ class CircuitBreaker:
         self._num_trials_answered = 0
         self._clear()
 
-    def answered(self) -> bool:
-        """A turn was answered; True if that closed the breaker. Cheap: once for every turn."""
+    @property
+    def num_trials_left(self) -> int:
+        """While half open: turns that are still to be answered."""
+        return self._settings.trial_turns - self._num_trials_answered
+
+    def answered(self, count: int = 1) -> bool:
+        """Turns were answered; True if that closed the breaker."""
         self._consecutive = 0
-        self._num_answered += 1
+        self._num_answered += count
         if self.state is not BreakerState.HALF_OPEN:
             return False
-        self._num_trials_answered += 1
+        self._num_trials_answered += count
         if self._num_trials_answered < self._settings.trial_turns:
             return False
         self.state = BreakerState.CLOSED

@@ -95,7 +95,9 @@ class Exchange:
 class ConnectionPool:
     """The connections to one worker. `on_refused` is told when it refuses a new one.
 
-    `head_lines` are the headers every request to this worker begins with.
+    `head_lines` are the headers every request to this worker begins with. A connection breaks when
+    the other host acknowledges nothing for `unacknowledged_s`: a host that is gone, or a network
+    that is cut, cannot say so.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class ConnectionPool:
         *,
         api_key: str | None = None,
         connect_timeout_s: float = 5.0,
+        unacknowledged_s: float = 15.0,
         on_refused: Callable[[], None] | None = None,
     ) -> None:
         self.host = host
@@ -114,6 +117,7 @@ class ConnectionPool:
         if api_key is not None:
             self.head_lines += f"authorization: Bearer {api_key}\r\n".encode()
         self._connect_timeout_s = connect_timeout_s
+        self._unacknowledged_s = unacknowledged_s
         self._on_refused = on_refused
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
@@ -156,7 +160,17 @@ class ConnectionPool:
                 self._on_refused()
             raise Unreachable(f"no connection to {where}: {error}") from error
         self._open.add(connection)
+        connection.expect_life(self._unacknowledged_s)
         return connection
+
+    def look(self) -> tuple[bool, bool]:
+        """Whether an answer is awaited, and whether a byte has come since the last look."""
+        is_awaited = was_heard = False
+        for connection in self._open:
+            is_awaited = is_awaited or connection.is_awaited
+            was_heard = was_heard or connection.was_heard
+            connection.was_heard = False
+        return is_awaited, was_heard
 
     def close(self) -> None:
         """Close every connection; exchanges under way hear that they broke."""

@@ -5,6 +5,7 @@ as they came, one call for each piece read from the socket.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
         "has_answer_begun",
         "is_open",
         "num_requests",
+        "was_heard",
     )
 
     def __init__(
@@ -80,6 +82,24 @@ class UpstreamConnection(asyncio.Protocol):
         self.has_answer_begun = False
         self.is_open = False
         self.num_requests = 0
+        self.was_heard = False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it has a request to answer, and is read."""
+        return self._sink is not None and not self._is_paused
+
+    def expect_life(self, unacknowledged_s: float) -> None:
+        """Have the kernel break the connection when the other host does not acknowledge."""
+        bound = self._transport.get_extra_info("socket")
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", max(1, round(unacknowledged_s / 3))),
+            ("TCP_KEEPINTVL", max(1, round(unacknowledged_s / 6))),
+            ("TCP_USER_TIMEOUT", round(unacknowledged_s * 1000)),
+        ):
+            if hasattr(socket, name):  # Linux has them all
+                bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def send(
         self,
@@ -132,7 +152,7 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None:
             self.abandon()  # bytes nobody asked for: out of step, never to be reused
             return
-        self.has_answer_begun = True
+        self.has_answer_begun = self.was_heard = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

@@ -54,6 +54,7 @@ class Faults:
     closes_after_answer: bool = False
     num_busy_flushes: int = 0
     delay_s: float = 0.0
+    probe_delay_s: float = 0.0
     event_delay_s: float = 0.0
     last_chunk_delay_s: float = 0.0  # between the last event and the end of the chunks
     split_bytes: int = 0  # write the answer in pieces of so many bytes
@@ -91,6 +92,8 @@ class FakeWorker:
         self.resident: dict[str, str] = {}
         self.num_connections = 0
         self.num_written = 0
+        self._awake = asyncio.Event()
+        self._awake.set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -117,6 +120,14 @@ class FakeWorker:
             writer.transport.abort()
         await asyncio.sleep(0)
 
+    def freeze(self) -> None:
+        """As SIGSTOP does: connections are accepted, and nothing is read or written on them."""
+        self._awake.clear()
+
+    def thaw(self) -> None:
+        """As SIGCONT does: what was read and written meanwhile is dealt with now."""
+        self._awake.set()
+
     @property
     def turns(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path in TURN_PATHS]
@@ -140,6 +151,7 @@ class FakeWorker:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
             return False
+        await self._awake.wait()
         first, *lines = head.decode().split("\r\n")
         method, path, _ = first.split(" ")
         headers = {
@@ -153,6 +165,7 @@ class FakeWorker:
             return True
         if method == "GET":
             self.probes.append(path)
+            await asyncio.sleep(self.faults.probe_delay_s)
             await self._reply(writer, *self._about(path))
             return True
         seen = Seen(path, headers, raw, json.loads(raw))
@@ -216,6 +229,7 @@ class FakeWorker:
     async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         step = self.faults.split_bytes or len(data)
         for start in range(0, len(data), step or 1):
+            await self._awake.wait()
             writer.write(data[start : start + step])
             self.num_written += min(step, len(data) - start)
             await writer.drain()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conserve_sglang.router import fleet
+from conserve_sglang.router import watch
 from conserve_sglang.router.fleet import WorkerState
 from tests.fakes.router_cluster import Cluster, a_cluster
 
@@ -130,7 +130,7 @@ async def restarted(cluster: Cluster, name: str, served_name: str) -> None:
 async def test_decoder_lost_without_restarting_is_emptied_before_it_gets_turns(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet, "FLUSH_PAUSE_S", 0.01)
+    monkeypatch.setattr(watch, "FLUSH_PAUSE_S", 0.01)
     await cluster.chat("hello")
     assert cluster["d0"].resident
     cluster["d0"].faults.num_busy_flushes = 2
@@ -145,7 +145,7 @@ async def test_decoder_lost_without_restarting_is_emptied_before_it_gets_turns(
 async def test_decoder_that_stays_busy_is_taken_back_all_the_same(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fleet, "FLUSH_PAUSE_S", 0.001)
+    monkeypatch.setattr(watch, "FLUSH_PAUSE_S", 0.001)
     cluster["d0"].faults.num_busy_flushes = 10_000
     await cluster.request("POST", "/admin/workers/d0/lost", cluster.service.control_port)
     await cluster.until_met("d0")
@@ -158,7 +158,7 @@ async def test_fault_in_a_probe_does_not_end_the_probing(
     async def broken(*args: object) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fleet, "is_ready", broken)
+    monkeypatch.setattr(watch, "is_ready", broken)
     await cluster.until(lambda: cluster.state_of("d0") is WorkerState.LOST)
     assert "ZeroDivisionError" in caplog.text
     monkeypatch.undo()
