@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from conserve_sglang.workers.unreadable import UNREADABLE
+
 
 class _Function(msgspec.Struct):
     name: str | None = None
@@ -47,12 +49,12 @@ class _Choice(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    choices: list[_Choice] = field(default_factory=list)
+    choices: list[_Choice] = []
 
 
 class _Generated(msgspec.Struct):
     text: str = ""
-    output_ids: list[int] = field(default_factory=list)
+    output_ids: list[int] = []
 
 
 _messages = msgspec.json.Decoder(list[_Message])
@@ -66,7 +68,7 @@ def canonical_messages(raw: bytes) -> list[bytes] | None:
     """Each message's canonical bytes; None if these are not chat messages."""
     try:
         return [_canonical(message) for message in _messages.decode(raw)]
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
@@ -97,7 +99,7 @@ def _arguments(arguments: str | None) -> str:
     """Tool arguments are JSON in a string; spacing and order of keys say nothing."""
     try:
         return _sorted.encode(msgspec.json.decode(arguments or "{}")).decode()
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return (arguments or "").strip()
 
 
@@ -141,17 +143,17 @@ def chat_answer(body: bytes, is_stream: bool) -> bytes | None:
                         assembly.add(choice.delta)
             return _canonical(assembly.message())
         choices = _answer.decode(body).choices
-    except (msgspec.DecodeError, RecursionError):
+        message = choices[0].message if choices else None
+        return None if message is None else _canonical(message)
+    except UNREADABLE:
         return None
-    message = choices[0].message if choices else None
-    return None if message is None else _canonical(message)
 
 
 def completion_answer(body: bytes, is_stream: bool) -> str | None:
     """The text of a `/v1/completions` answer."""
     try:
         answers = [_answer.decode(event) for event in (_events(body) if is_stream else [body])]
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
     choices = [choice for answer in answers for choice in answer.choices]
     return "".join(choice.text or "" for choice in choices if choice.index == 0)
@@ -162,6 +164,6 @@ def generated_answer(body: bytes, is_stream: bool) -> tuple[str, list[int]] | No
     try:
         events = _events(body) if is_stream else [body]
         last = _generated.decode(events[-1])
-    except (msgspec.DecodeError, RecursionError, IndexError):
+    except (*UNREADABLE, IndexError):
         return None
     return last.text, last.output_ids

@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from conserve_sglang.router.problem import Problem
+from conserve_sglang.workers.unreadable import UNREADABLE
 
 Fields = dict[str, msgspec.Raw]
 
@@ -235,6 +236,6 @@ def _asking_usage(options: msgspec.Raw) -> msgspec.Raw:
 def _options(options: msgspec.Raw) -> Fields | None:
     try:
         asked: Fields | None = _stream_options.decode(options)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _wrong_type("stream_options", "an object") from error
     return asked

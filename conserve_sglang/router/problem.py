@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from conserve_sglang.policy.api import RejectReason
+from conserve_sglang.workers.unreadable import UNREADABLE
 
 WORKER_BUSY_RETRY_S = 5
 REASONS = {
@@ -142,7 +143,7 @@ def from_worker(status: int, body: bytes) -> Problem:
     param = None
     try:
         parsed = _worker_body.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         message = body[:2000].decode("utf-8", "replace")
     else:
         if isinstance(parsed.error, _Detail):

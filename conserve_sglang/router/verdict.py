@@ -8,6 +8,7 @@ import msgspec
 
 from conserve_sglang.core.local_turn import REFUSAL_STATUS, Refusal, RefusalReason
 from conserve_sglang.dispatch import FailureCause
+from conserve_sglang.workers.unreadable import UNREADABLE
 
 # A worker whose own queue is full: nothing is lost, and its client may come again.
 BUSY = frozenset({429, 503})
@@ -52,7 +53,7 @@ def error_in(event: bytes) -> tuple[int, str] | None:
         return None
     try:
         parsed = _event.decode(event[5 : event.find(b"\n\n") if b"\n\n" in event else None])
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
     if parsed.error is not None:
         code = parsed.error.code

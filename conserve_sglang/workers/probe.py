@@ -9,6 +9,7 @@ from conserve_sglang.core.tier import Model
 from conserve_sglang.core.worker import Role, WorkerReport
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.pool import ConnectionPool
+from conserve_sglang.workers.unreadable import UNREADABLE
 
 MODES = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "null"}
 
@@ -99,7 +100,7 @@ async def read_report(pool: ConnectionPool, timeout_s: float) -> WorkerReport:
     status, body = await fetch(pool, "GET", "/v1/loads?include=core", timeout_s=timeout_s)
     try:
         loads = _loads.decode(body).loads if status == 200 else []
-    except msgspec.DecodeError:
+    except UNREADABLE:
         loads = []
     return WorkerReport(
         held_tokens=sum(held) if held else None,
@@ -115,7 +116,7 @@ async def _ask(pool: ConnectionPool, timeout_s: float) -> _ServerInfo:
         raise Unreachable(f"GET /server_info answered {status}")
     try:
         return _server_info.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise NotCapable(f"GET /server_info is not SGLang's: {error}") from error
 
 

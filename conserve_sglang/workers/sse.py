@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from conserve_sglang.workers.unreadable import UNREADABLE
+
 TAIL_BYTES = 4096
 _MAX_HELD_BYTES = 16 * 1024
 _NUMBER = re.compile(rb"\s*(\d+)")
@@ -137,7 +139,7 @@ class UsageFilter:
             return False
         try:
             parsed = _usage_event.decode(event[5:])
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return False
         if parsed.choices or bytes(parsed.sglext) not in (b"", b"null"):
             return False

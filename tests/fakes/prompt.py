@@ -3,8 +3,19 @@
 from typing import Any
 
 
+class BadPrompt(Exception):
+    """The body holds no prompt of a shape a server takes."""
+
+
 def prompt_of(body: dict[str, Any]) -> str:
-    """The prompt as text of one character a token."""
+    """The prompt as text of one character a token. Raises `BadPrompt`."""
+    try:
+        return _prompt_of(body)
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise BadPrompt(str(error)) from error
+
+
+def _prompt_of(body: dict[str, Any]) -> str:
     if "messages" in body:
         parts = []
         for message in body["messages"]:
@@ -15,5 +26,5 @@ def prompt_of(body: dict[str, Any]) -> str:
         return "".join(parts)
     if body.get("input_ids"):
         return "".join(map(chr, body["input_ids"]))
-    text: str = body.get("prompt") or body.get("text") or ""
-    return text
+    text = body.get("prompt") or body.get("text") or ""
+    return "".join(text)

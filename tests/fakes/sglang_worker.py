@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conserve_sglang.core.local_turn import LocalLimits
-from tests.fakes.prompt import prompt_of
+from tests.fakes.prompt import BadPrompt, prompt_of
 
 TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
 
@@ -247,7 +247,13 @@ class FakeWorker:
             await self._error(writer, faults.statuses.pop(0), "told to fail")
             return True
         await asyncio.sleep(faults.delay_s)
-        prompt = prompt_of(body)
+        try:
+            prompt = prompt_of(body)
+            if type(body.get("n") or 1) is not int:
+                raise BadPrompt("n is no number")
+        except BadPrompt as error:
+            await self._error(writer, 400, str(error))
+            return True
         cached = len(prompt) if "bootstrap_room" in body else self._cached(body, prompt)
         if self.mode == "decode" and "bootstrap_room" not in body:
             refusal = self._refusal(seen, prompt, cached)

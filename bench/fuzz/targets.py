@@ -1,0 +1,105 @@
+"""What the inputs are fed to: everything that reads bytes before they are known to be sound."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+
+from bench.fuzz.seeds import ANSWERS, BODIES, REQUESTS
+from conserve_sglang.core.tenant import DEFAULT_TENANT
+from conserve_sglang.router.headers import split_request_headers
+from conserve_sglang.router.history import HistoryHash
+from conserve_sglang.router.identity import History, name_in
+from conserve_sglang.router.messages import chat_answer, completion_answer, generated_answer
+from conserve_sglang.router.payload import FORBIDDEN, BadBody, Endpoint, Payload, read_payload
+from conserve_sglang.router.problem import Problem, from_worker
+from conserve_sglang.router.request_reader import RequestReader
+from conserve_sglang.router.verdict import error_in, failure_cause
+from conserve_sglang.router.wire import request
+from conserve_sglang.workers.sse import UsageFilter, usage_in
+
+MAX_BODY_BYTES = 64 * 1024
+_ENDPOINTS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
+_HASH = HistoryHash(b"secret")
+Outcomes = Counter[str]
+
+
+def _refusal(problem: Problem) -> str:
+    """A refusal must be complete: a status, and a message in JSON."""
+    assert 400 <= problem.status < 600
+    assert json.loads(problem.to_json())["error"]["message"]
+    return f"refused {problem.status}"
+
+
+def _open(endpoint: Endpoint, headers: list[tuple[bytes, bytes]], body: bytes) -> str:
+    try:
+        payload = read_payload(endpoint, body)
+        forward, ours = split_request_headers(headers)
+        name_in(ours, payload, by_user=True)
+        trail = History(payload, DEFAULT_TENANT.tenant_id, _HASH)
+    except BadBody as refused:
+        return _refusal(refused.problem)
+    _check_sent(payload, forward, body)
+    trail.end(b'{"choices":[{"message":{"role":"assistant","content":"a"}}]}', is_stream=False)
+    return "served"
+
+
+def _check_sent(payload: Payload, forward: bytes, body: bytes) -> None:
+    """What goes to a worker is one whole request whose body steers nothing."""
+    pieces = request(b"host: w\r\n", forward, b'"rid":"ours",', payload)
+    head, _, sent = b"".join(pieces).partition(b"\r\n\r\n")
+    length = int(head.rpartition(b"content-length: ")[2])
+    assert length == len(sent)
+    assert head.lower().count(b"\ncontent-length:") == 1
+    assert b"\ntransfer-encoding:" not in head.lower()
+    fields = json.loads(sent)
+    assert fields.pop("rid") == "ours"
+    assert FORBIDDEN.isdisjoint(fields)
+
+
+def read_request(data: bytes) -> str:
+    """A client's connection, its bytes in pieces; whole requests are opened."""
+    reader = RequestReader(MAX_BODY_BYTES)
+    step = 1 + (data[-1] if data else 0) ** 2
+    outcome = "unfinished"
+    for at in range(0, len(data), step):
+        reader.feed(data[at : at + step])
+        if reader.refusal is not None:
+            outcome = _refusal(reader.refusal)
+            break
+    for asked in reader.ready:
+        endpoint = _ENDPOINTS.get(asked.target.partition(b"?")[0], Endpoint.CHAT)
+        outcome = _open(endpoint, asked.headers, asked.body)
+    return outcome
+
+
+def read_body(data: bytes) -> str:
+    """The body of a turn, at each endpoint."""
+    outcomes = [_open(endpoint, [], data) for endpoint in Endpoint]
+    return "served" if "served" in outcomes else outcomes[0]
+
+
+def read_answer(data: bytes) -> str:
+    """A worker's answer, its bytes in pieces."""
+    step = 1 + (data[-1] if data else 0)
+    stripped = UsageFilter()
+    passed = b""
+    for at in range(0, len(data), step):
+        passed += stripped.feed(data[at : at + step])
+    passed += stripped.flush()
+    assert stripped.usage is not None or passed == data
+    error = error_in(data)
+    failure_cause(409, data)
+    _refusal(from_worker(400, data))
+    usage = usage_in(data[-4096:])
+    for is_stream in (True, False):
+        chat_answer(data, is_stream)
+        completion_answer(data, is_stream)
+        generated_answer(data, is_stream)
+    return "error" if error else "counted" if usage else "read"
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], str], list[bytes]]] = {
+    "request": (read_request, REQUESTS),
+    "body": (read_body, BODIES),
+    "answer": (read_answer, ANSWERS),
+}
