@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .fail import clean_failure
-from .options import HostOption, JsonOption, LogLevelOption, TierMapOption
+from .options import HostOption, JsonOption, LogLevelOption, StateOption, TierMapOption
 
 
 def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
@@ -21,6 +21,7 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     with_router: Annotated[
         bool, typer.Option("--router/--no-router", help="Whether this machine runs the router.")
     ] = True,
+    with_state: StateOption = True,
     ready_timeout_s: Annotated[
         float, typer.Option(min=1.0, help="Longest time a process may take to become healthy.")
     ] = 900.0,
@@ -38,7 +39,11 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     with clean_failure():
         loaded = load_tier_map(tier_map)
         options = LaunchOptions(
-            log_dir=log_dir, host=host, with_router=with_router, ready_timeout_s=ready_timeout_s
+            log_dir=log_dir,
+            host=host,
+            with_router=with_router,
+            with_state=with_state,
+            ready_timeout_s=ready_timeout_s,
         )
         if dry_run:
             print_commands(loaded, describe_commands(loaded, options), as_json=as_json)

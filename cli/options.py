@@ -20,6 +20,12 @@ HostOption = Annotated[
         "--host", metavar="NAME", help="The tier map's name for this machine; else found out."
     ),
 ]
+StateOption = Annotated[
+    bool,
+    typer.Option(
+        "--state/--no-state", help="Whether the router's conversations survive its restart."
+    ),
+]
 LogLevelOption = Annotated[
     str, typer.Option("--log-level", help="debug, info, warning or error; the log is on stderr.")
 ]

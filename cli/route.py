@@ -1,10 +1,12 @@
 """conserve-sglang route: run only the router of a tier map."""
 
 from .fail import clean_failure
-from .options import LogLevelOption, TierMapOption
+from .options import LogLevelOption, StateOption, TierMapOption
 
 
-def route(tier_map: TierMapOption, log_level: LogLevelOption = "info") -> None:
+def route(
+    tier_map: TierMapOption, with_state: StateOption = True, log_level: LogLevelOption = "info"
+) -> None:
     """Run the router in front of workers that are started elsewhere, until Ctrl-C."""
     import os
     import sys
@@ -16,6 +18,7 @@ def route(tier_map: TierMapOption, log_level: LogLevelOption = "info") -> None:
 
     with clean_failure():
         configure_logs(log_level)  # here only to refuse a level there is not
-        spec = router_spec(load_tier_map(tier_map), python=sys.executable)
+        loaded = load_tier_map(tier_map)
+        spec = router_spec(loaded, python=sys.executable, with_state=with_state)
     sys.stdout.flush()
     os.execv(spec.argv[0], [*spec.argv, "--log-level", log_level])

@@ -106,12 +106,22 @@ class AuthSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateSettings:
+    """Where the router keeps its conversations: in the SQLite file `path`, by default one of its
+    own in the user's state folder, or, shared by replicas, in Redis under `namespace`."""
+
+    path: str | None = None
+    redis: str | None = None
+    namespace: str = "conserve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """How the router listens, identifies conversations and bounds its work.
 
     The control port changes what the router thinks of its workers and asks for no password, so it
     has a host of its own. `worker_api_key_env` names the environment variable with the API key
-    the workers ask for.
+    the workers ask for. `state` None: conversations are forgotten when the router ends.
     """
 
     host: str = "127.0.0.1"
@@ -132,6 +142,7 @@ class RouterSettings:
     health: HealthSettings = field(default_factory=HealthSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     worker_api_key_env: str | None = None
+    state: StateSettings | None = field(default_factory=StateSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

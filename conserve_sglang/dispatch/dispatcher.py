@@ -145,6 +145,10 @@ class Dispatcher:
                 running[turn.prefiller.spec.worker_id] += 1
         return running
 
+    def worker_load(self, worker_id: WorkerId) -> WorkerLoad | None:
+        """A worker's account; None if it was never announced."""
+        return next((load for load in self.worker_loads() if load.worker_id == worker_id), None)
+
     # what happens to turns
 
     def _arrive(self, event: events.TurnArrived, now: float) -> None:

@@ -28,6 +28,7 @@ class LaunchOptions:
     log_dir: Path
     host: str | None = None
     with_router: bool = True
+    with_state: bool = True
     ready_timeout_s: float = 900.0
 
 
@@ -38,6 +39,7 @@ def plan_launch(tier_map: TierMap, options: LaunchOptions) -> LaunchPlan:
         is_here=host_test(options.host),
         python=sys.executable,
         with_router=options.with_router,
+        with_state=options.with_state,
     )
 
 
@@ -45,7 +47,12 @@ def describe_commands(
     tier_map: TierMap, options: LaunchOptions
 ) -> tuple[tuple[str, ProcessSpec], ...]:
     """Every process of the map with its host, to be shown instead of started."""
-    return all_commands(tier_map, is_here=host_test(options.host), python=sys.executable)
+    return all_commands(
+        tier_map,
+        is_here=host_test(options.host),
+        python=sys.executable,
+        with_state=options.with_state,
+    )
 
 
 def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:

@@ -57,7 +57,12 @@ class LaunchPlan:
 
 
 def make_plan(
-    tier_map: TierMap, *, is_here: Callable[[str], bool], python: str, with_router: bool
+    tier_map: TierMap,
+    *,
+    is_here: Callable[[str], bool],
+    python: str,
+    with_router: bool,
+    with_state: bool = True,
 ) -> LaunchPlan:
     """The workers of this machine and the router. Raises ConfigError when there is no worker."""
     here = [worker for worker in tier_map.workers if is_here(worker.host)]
@@ -70,7 +75,7 @@ def make_plan(
     settings = tier_map.router
     return LaunchPlan(
         workers=tuple(worker_spec(tier_map, worker, python=python) for worker in here),
-        router=router_spec(tier_map, python=python) if with_router else None,
+        router=router_spec(tier_map, python=python, with_state=with_state) if with_router else None,
         control=(_reach(settings.control_host), settings.control_port),
         url=f"http://{_reach(settings.host)}:{settings.port}",
         notices=notices(tier_map),
@@ -93,13 +98,14 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
     )
 
 
-def router_spec(tier_map: TierMap, *, python: str) -> ProcessSpec:
-    """The process of the router."""
+def router_spec(tier_map: TierMap, *, python: str, with_state: bool = True) -> ProcessSpec:
+    """The process of the router; without state it forgets its conversations at its end."""
     settings = tier_map.router
+    no_state = () if with_state else ("--no-state",)
     return ProcessSpec(
         name=ROUTER,
         kind=ProcessKind.ROUTER,
-        argv=(python, "-m", "conserve_sglang.router", "--tier-map", tier_map.source),
+        argv=(python, "-m", "conserve_sglang.router", "--tier-map", tier_map.source, *no_state),
         env={},
         health_host=_reach(settings.control_host),
         health_port=settings.control_port,
@@ -108,7 +114,7 @@ def router_spec(tier_map: TierMap, *, python: str) -> ProcessSpec:
 
 
 def all_commands(
-    tier_map: TierMap, *, is_here: Callable[[str], bool], python: str
+    tier_map: TierMap, *, is_here: Callable[[str], bool], python: str, with_state: bool = True
 ) -> tuple[tuple[str, ProcessSpec], ...]:
     """Every process of the map with its host, other machines' too: what --dry-run prints."""
     workers = [
@@ -118,7 +124,8 @@ def all_commands(
         )
         for worker in tier_map.workers
     ]
-    return (*workers, (tier_map.router.host, router_spec(tier_map, python=python)))
+    router = router_spec(tier_map, python=python, with_state=with_state)
+    return (*workers, (tier_map.router.host, router))
 
 
 def without_secrets(spec: ProcessSpec) -> ProcessSpec:

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -15,6 +16,7 @@ import uvloop
 from conserve_sglang.core.errors import ConserveError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.service import RouterService
+from conserve_sglang.state import open_store
 from conserve_sglang.telemetry.logs import LEVELS, configure
 from conserve_sglang.tiermap import load_tier_map
 
@@ -35,6 +37,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="take decoders without looking for the plugin in them (fake workers in benchmarks)",
     )
+    parser.add_argument(
+        "--no-state",
+        action="store_true",
+        help="forget conversations at the end, whatever the tier map says",
+    )
     return parser.parse_args(argv)
 
 
@@ -50,7 +57,7 @@ async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
     told_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told_to_stop.set)
-    service = RouterService(tier_map, trusts_decoders=trusts_decoders)
+    service = RouterService(tier_map, trusts_decoders=trusts_decoders, store=open_store(tier_map))
     if tier_map.router.auth.keys_file is not None:
         loop.add_signal_handler(signal.SIGHUP, service.reload_keys)
     await service.start()
@@ -68,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     configure(arguments.log_level)
     try:
         tier_map = load_tier_map(Path(arguments.tier_map))
+        if arguments.no_state:
+            tier_map = replace(tier_map, router=replace(tier_map.router, state=None))
         _raise_descriptor_limit()
         uvloop.run(_run(tier_map, arguments.trust_decoders))
     except ConserveError as error:

@@ -96,6 +96,10 @@ class Brain:
         self._timer_at_s = 0.0
         self._sweep_at_s = 0.0
 
+    def now(self) -> float:
+        """The time by the clock that the dispatcher's times are of."""
+        return self._clock()
+
     def tell(self, event: Event) -> None:
         """Tell the dispatcher what happened, and have done what it asks for.
 
@@ -186,6 +190,7 @@ class Brain:
         """File a conversation under the history its client will come back with."""
         if self.conversations.by_key(conversation.key) is not None:
             self.conversations.refile(conversation, at)
+            self.conversations.changed(conversation.key)
 
     def end_conversation(self, conversation: Conversation) -> None:
         """The client said it is over."""
@@ -216,6 +221,7 @@ class Brain:
 
     def _close(self, conversation: Conversation) -> None:
         conversation.num_open_turns -= 1
+        self.conversations.changed(conversation.key)
         now = self._clock()
         if now >= self._sweep_at_s:
             self._sweep_at_s = now + SWEEP_INTERVAL_S
@@ -225,6 +231,7 @@ class Brain:
         self._fleet.release(command.worker_id, command.conversation_id)
         conversation = self.conversations.by_key(command.conversation_id)
         if conversation is not None:
+            self.conversations.changed(conversation.key)
             self.conversations.forget_if_gone(conversation)
 
     def _set_timer(self) -> None:

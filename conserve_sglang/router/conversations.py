@@ -74,6 +74,7 @@ class ConversationTable:
         self._by_name: dict[TenantId, dict[bytes, Conversation]] = {}
         self._sweep: Iterator[str] = iter(())
         self.history = HistoryIndex()
+        self.changed: Callable[[str], object] = _nothing  # is told keys, often the same
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -112,11 +113,14 @@ class ConversationTable:
         conversation.filed_at = None
         return conversation, found[1]
 
-    def _add(self, tenant: TenantId, name: bytes) -> Conversation:
-        key = conversation_key(self._secret, tenant, name)
+    def restore(self, key: ConversationId, tenant: TenantId, name: bytes) -> Conversation:
+        """A conversation of an earlier life or of another replica, whose key is known."""
         conversation = self._by_key[key] = Conversation(key, tenant, name)
         self._by_name.setdefault(tenant, {})[name] = conversation
         return conversation
+
+    def _add(self, tenant: TenantId, name: bytes) -> Conversation:
+        return self.restore(conversation_key(self._secret, tenant, name), tenant, name)
 
     def refile(self, conversation: Conversation, at: FiledAt | None) -> None:
         """File a conversation under its new history, and no longer under the old one."""
@@ -134,6 +138,7 @@ class ConversationTable:
             return
         del self._by_name[conversation.tenant][conversation.name]
         self.refile(conversation, None)
+        self.changed(conversation.key)
 
     def sweep(self, most: int) -> None:
         """Look at up to `most` entries, going round, and drop those that are gone.
@@ -150,3 +155,7 @@ class ConversationTable:
             conversation = self._by_key.get(key)
             if conversation is not None:
                 self.forget_if_gone(conversation)
+
+
+def _nothing(key: str) -> None:
+    pass

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Set
+from contextlib import suppress
 from typing import Any, Protocol
 
 from conserve_sglang.core.errors import WorkerError
@@ -69,6 +70,7 @@ class Fleet:
         self._is_running = False
         self.tell: Callable[[Event], None] = lambda event: None
         self.books: Books
+        self.on_met: Callable[[Worker], None] = lambda worker: None  # after it was told
         self.num_decoders_up = 0
 
     def workers(self) -> tuple[Worker, ...]:
@@ -113,6 +115,12 @@ class Fleet:
             await asyncio.wait(tuple(self._tasks), timeout=0.5)
         for worker in self._workers.values():
             worker.close()
+
+    async def until_probed(self, worker_ids: Set[str], timeout_s: float) -> None:
+        """Wait until each of these workers has been probed once, but not longer than that."""
+        waits = [w.was_probed.wait() for w in self._workers.values() if w.worker_id in worker_ids]
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*waits), timeout_s)
 
     # who is there
 
@@ -192,6 +200,7 @@ class Fleet:
         self.tell(WorkerUp(spec=spec))
         if worker.is_draining:
             self.tell(WorkerDraining(worker_id=worker.worker_id))
+        self.on_met(worker)
 
     def lose(self, worker: Worker, reason: str) -> None:
         """A worker is gone, and the KV on it. It is met again when it answers a probe."""
@@ -240,6 +249,15 @@ class Fleet:
         """Let a worker forget a conversation; nobody waits for it."""
         if self.is_up(worker_id):
             self._spawn(self._close_session(self._workers[worker_id], conversation_id))
+
+    def release_all(self, worker_id: WorkerId, conversations: list[ConversationId]) -> None:
+        """Let a worker forget many conversations, one after the other."""
+        if self.is_up(worker_id):
+            self._spawn(self._close_sessions(self._workers[worker_id], conversations))
+
+    async def _close_sessions(self, worker: Worker, conversations: list[ConversationId]) -> None:
+        for conversation_id in conversations:
+            await self._close_session(worker, conversation_id)
 
     async def _close_session(self, worker: Worker, conversation_id: ConversationId) -> None:
         body = b'{"session_id":"%b"}' % conversation_id.encode()

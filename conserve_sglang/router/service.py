@@ -18,8 +18,10 @@ from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.door import Door
 from conserve_sglang.router.fleet import Fleet
+from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
+from conserve_sglang.state import StateStore
 from conserve_sglang.telemetry.prometheus import Exporter
 from conserve_sglang.tiermap.secrets import worker_api_key
 
@@ -37,12 +39,18 @@ class _ControlServer(uvicorn.Server):
 class RouterService:
     """Everything between the tier map and the sockets. Lives in one event loop.
 
-    Conversation keys and history hashes are keyed with `secret`, of up to 64 bytes; without one
-    it is random, and holds until the router ends.
+    Conversation keys and history hashes are keyed with `secret`, of up to 64 bytes; by default it
+    is the store's, else random. Without a store, conversations are known until the router ends.
+    The store is closed with the service.
     """
 
     def __init__(
-        self, tier_map: TierMap, *, trusts_decoders: bool = False, secret: bytes | None = None
+        self,
+        tier_map: TierMap,
+        *,
+        trusts_decoders: bool = False,
+        secret: bytes | None = None,
+        store: StateStore | None = None,
     ) -> None:
         settings = tier_map.router
         self._settings = settings
@@ -63,16 +71,17 @@ class RouterService:
             tier_map, trusts_decoders=trusts_decoders, worker_api_key=worker_api_key(settings)
         )
         self.reports = Reports(self.fleet, settings.observe.report_interval_s)
-        self.brain = Brain(
-            dispatcher,
-            self.fleet,
-            self._clock,
-            secret or os.urandom(32),
-            settings.observe.explained_turns,
-        )
+        if secret is None:
+            secret = os.urandom(32) if store is None else store.secret()
+        explained = settings.observe.explained_turns
+        self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained)
+        self._memory = None
+        if store is not None:
+            self._memory = Memory(store, self.brain, self.fleet, settings.conversation_ttl_s)
         self.fleet.tell = self.brain.tell
         self.fleet.books = dispatcher
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
+        status.memory_problem = lambda: self.memory_problem
         exporter = Exporter(lambda: self.door.metrics, status.gauges, tier_map.policy.name)
         about = AboutBrain(self.brain, status, exporter)
         self.door = Door(tier_map, self.brain, self.fleet, about)
@@ -86,6 +95,11 @@ class RouterService:
         """See `Door.reload_keys`."""
         self.door.reload_keys()
 
+    @property
+    def memory_problem(self) -> str | None:
+        """Why conversations would not survive the router now; None while they would."""
+        return None if self._memory is None else self._memory.problem
+
     async def start(self) -> None:
         """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""
         settings = self._settings
@@ -96,13 +110,16 @@ class RouterService:
             main.close()
             raise
         loop = asyncio.get_running_loop()
-        await self.door.listen(main)
+        main.listen()  # who comes while conversations are restored waits
         config = uvicorn.Config(
             control_app(self._control), log_config=None, access_log=False, lifespan="off"
         )
         self._control_server = _ControlServer(config)
         self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
         self.fleet.start()
+        if self._memory is not None:
+            await self._memory.restore()
+        await self.door.listen(main)
         self.reports.start()
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
@@ -120,6 +137,8 @@ class RouterService:
         self.door.close()
         await self.reports.stop()
         await self.fleet.stop()
+        if self._memory is not None:
+            await self._memory.stop()
         if self._control_server is not None and self._control_task is not None:
             self._control_server.should_exit = self._control_server.force_exit = True
             await self._control_task

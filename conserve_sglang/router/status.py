@@ -1,6 +1,7 @@
 """What the router tells about itself: health, workers, conversations, the gauges of a scrape."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from conserve_sglang.core.ids import WorkerId
@@ -23,6 +24,7 @@ class Status:
         self._fleet = fleet
         self._reports = reports
         self._journal = journal
+        self.memory_problem: Callable[[], str | None] = lambda: None
         self._roles = {worker.plan.role for worker in fleet.workers()}
 
     def health(self) -> tuple[int, dict[str, Any]]:
@@ -31,7 +33,9 @@ class Status:
         serving = {worker.plan.role for worker in workers if worker.takes_turns}
         missing = sorted(role.value for role in self._roles - serving)
         all_up = all(worker.takes_turns for worker in workers)
-        status = "unavailable" if missing else "ok" if all_up else "degraded"
+        problem = self.memory_problem()
+        is_whole = all_up and problem is None
+        status = "unavailable" if missing else "ok" if is_whole else "degraded"
         body: dict[str, Any] = {
             "status": status,
             "roles_without_worker": missing,
@@ -39,6 +43,8 @@ class Status:
             "queued_turns": self._dispatcher.num_queued,
             "conversations": self._dispatcher.num_conversations,
         }
+        if problem is not None:
+            body["state"] = problem
         return (503 if missing else 200), body
 
     def workers(self) -> list[dict[str, Any]]:

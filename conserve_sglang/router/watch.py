@@ -73,6 +73,7 @@ class Watch:
             except Exception as error:
                 logger.exception("the probe of worker %s failed", worker.worker_id)
                 self._miss(worker, f"its probe failed in the router: {error!r}")
+            worker.was_probed.set()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(worker.wake.wait(), self._health.probe_interval_s)
 

@@ -69,6 +69,7 @@ class Worker:
         self.is_asked_again = False
         self.was_met_before = False
         self.wake = asyncio.Event()
+        self.was_probed = asyncio.Event()
         self.watching: asyncio.Task[None] | None = None
 
     @property

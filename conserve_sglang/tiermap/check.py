@@ -31,6 +31,9 @@ def problems(tier_map: TierMap) -> Iterator[str]:
     yield from _health(tier_map.router.health)
     yield from _shared_gpus(tier_map)
     yield from _roles(tier_map)
+    state = tier_map.router.state
+    if state is not None and state.path is not None and state.redis is not None:
+        yield "router.state: path and redis are both set; remove one"
 
 
 def _names(tiers: Iterable[Tier]) -> Iterator[str]:

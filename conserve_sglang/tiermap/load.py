@@ -85,6 +85,8 @@ def _router(router: RouterFile, folder: Path) -> RouterSettings:
     values = msgspec.to_builtins(router)
     if router.auth.keys_file is not None:
         values["auth"]["keys_file"] = _absolute(router.auth.keys_file, folder)
+    if router.state is not None and router.state.path is not None:
+        values["state"]["path"] = _absolute(router.state.path, folder)
     return msgspec.convert(values, RouterSettings)
 
 

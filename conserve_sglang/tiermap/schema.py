@@ -164,6 +164,25 @@ class AuthFile(_Strict, frozen=True, kw_only=True):
     ] = None
 
 
+class StateFile(_Strict, frozen=True, kw_only=True):
+    """Where the router keeps its conversations."""
+
+    path: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="An SQLite file, relative to this one; by default"
+            " ~/.local/state/conserve-sglang/MAP-PORT.sqlite."
+        ),
+    ] = None
+    redis: Annotated[
+        Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://")] | None,
+        Meta(description="Instead: the URL of a Redis server that replicas of the router share."),
+    ] = None
+    namespace: Annotated[
+        Name, Meta(description="What keys in Redis begin with; one for each deployment.")
+    ] = "conserve"
+
+
 class RouterFile(_Strict, frozen=True, kw_only=True):
     """How the router listens, identifies conversations and bounds its work."""
 
@@ -194,6 +213,9 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
         Variable | None,
         Meta(description="Environment variable with the API key of the workers (--api-key)."),
     ] = None
+    state: Annotated[
+        StateFile | None, Meta(description="null: conversations are forgotten at the end.")
+    ] = StateFile()
 
 
 class TierMapFile(_Strict, frozen=True, kw_only=True):
@@ -225,6 +247,7 @@ PARTS: dict[str, type[msgspec.Struct]] = {
     "router.health": HealthFile,
     "router.health.breaker": BreakerFile,
     "router.auth": AuthFile,
+    "router.state": StateFile,
 }
 """The struct at each path of the file, list indices left out."""
 

@@ -11,6 +11,7 @@ from conserve_sglang.core.tier import (
     ObserveSettings,
     RouterSettings,
     Slo,
+    StateSettings,
     Tier,
 )
 from conserve_sglang.tiermap.schema import (
@@ -19,6 +20,7 @@ from conserve_sglang.tiermap.schema import (
     ObserveFile,
     RouterFile,
     SloFile,
+    StateFile,
     TierFile,
     json_schema_text,
 )
@@ -31,6 +33,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type]] = [
     (RouterFile, RouterSettings),
     (ObserveFile, ObserveSettings),
     (AuthFile, AuthSettings),
+    (StateFile, StateSettings),
 ]
 
 

@@ -1,0 +1,193 @@
+"""Conversations in an SQLite file in WAL mode.
+
+A commit reaches the operating system, not the disk: killing the router loses no commit, while a
+power cut may lose the last ones and never breaks the file (`synchronous=NORMAL`: the log is synced
+when it is folded into the file). One process has a file at a time; a lock file beside it holds
+that. The file is its owner's alone to read: it has the clients' names of conversations, and the
+secret that their keys are derived with.
+"""
+
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.state.record import SavedConversation
+
+logger = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x434E5356  # "CNSV"
+SCHEMA_VERSION = 1
+SECRET_BYTES = 32
+_MAGIC = b"SQLite format 3\0"
+_COLUMNS = ", ".join(SavedConversation._fields)
+_PLACES = ", ".join("?" * len(SavedConversation._fields))
+_WRITE = f"INSERT OR REPLACE INTO conversations ({_COLUMNS}) VALUES ({_PLACES})"
+_SCHEMA = f"""
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE conversations (
+  key TEXT PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  name BLOB NOT NULL,
+  worker TEXT,
+  incarnation TEXT,
+  resident_tokens INTEGER NOT NULL,
+  prompt_tokens INTEGER NOT NULL,
+  num_turns INTEGER NOT NULL,
+  num_kv_transfers INTEGER NOT NULL,
+  last_active_at_wall REAL NOT NULL,
+  filed_at BLOB,
+  filed_block BLOB,
+  filed_bytes INTEGER NOT NULL,
+  counted_bytes INTEGER,
+  counted_tokens INTEGER
+) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+class SqliteStore:
+    """A `StateStore` over one file; made by the loop's thread, then used by one thread at a time.
+
+    Opening raises ConfigError for a file that is not ours, that a newer version wrote, or that
+    another router has. A file that is ours and broken is moved aside, and a new one begun.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = _locked(path)
+        try:
+            _refuse_foreign(path)
+            try:
+                self._db = _opened(path)
+            except sqlite3.OperationalError as error:
+                raise ConfigError(f"{path}: cannot be used as state: {error}") from error
+            except sqlite3.DatabaseError as error:
+                _move_aside(path, error)
+                self._db = _opened(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def secret(self) -> bytes:
+        """The router's secret; made when it is asked for first."""
+        fresh = os.urandom(SECRET_BYTES)
+        self._db.execute("INSERT OR IGNORE INTO facts VALUES ('secret', ?)", (fresh,))
+        (stored,) = self._db.execute("SELECT value FROM facts WHERE name = 'secret'").fetchone()
+        return bytes(stored)
+
+    def load(self) -> list[SavedConversation]:
+        """All stored conversations."""
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM conversations")
+        return list(map(SavedConversation._make, rows))
+
+    def write(self, changed: Sequence[SavedConversation], gone: Sequence[str]) -> None:
+        """Store some conversations and forget others, all or nothing."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany(_WRITE, changed)
+            db.executemany("DELETE FROM conversations WHERE key = ?", ((key,) for key in gone))
+            db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Fold the log into the file and let go of it."""
+        self._db.close()
+        os.close(self._lock)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the file's lock until it is closed."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be used as state: {error.strerror}. Name another file in"
+            " router.state.path, or write `state: null` to keep nothing."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(
+            f"{path}: another router has this state. Stop it, or name another file in"
+            " router.state.path."
+        ) from error
+    return lock
+
+
+def _refuse_foreign(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        return
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as state: {error.strerror}") from error
+    if start.strip(b"\0") and start != _MAGIC:
+        raise ConfigError(_not_ours(path))
+
+
+def _not_ours(path: Path) -> str:
+    return (
+        f"{path}: is not a state file of this router, and is left alone. Name another file in"
+        " router.state.path."
+    )
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (num_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (application or num_tables):
+        raise ConfigError(_not_ours(path))
+    if application == APPLICATION_ID and version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path}: has state in form {version}, and this version reads form {SCHEMA_VERSION}."
+            " Start the version that wrote it, or name another file in router.state.path."
+        )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    if application == 0:
+        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    with closing(db.execute("PRAGMA quick_check(1)")) as rows:
+        (verdict,) = rows.fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def _move_aside(path: Path, error: sqlite3.DatabaseError) -> None:
+    aside = f"{path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}"
+    for ending in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.replace(f"{path}{ending}", f"{aside}{ending}")
+    logger.error(
+        "the state in %s is corrupt (%s): moved to %s; starting with none, conversations begin"
+        " again with their next turn",
+        path,
+        error,
+        aside,
+    )
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

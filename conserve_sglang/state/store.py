@@ -1,0 +1,26 @@
+"""Where conversations are kept between two lives of a router."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from conserve_sglang.state.record import SavedConversation
+
+
+class StateStore(Protocol):
+    """Blocks, so it is called before the router serves, and then from one thread beside it."""
+
+    def secret(self) -> bytes:
+        """The router's secret, the same in its next life."""
+        ...
+
+    def load(self) -> list[SavedConversation]:
+        """All stored conversations."""
+        ...
+
+    def write(self, changed: Sequence[SavedConversation], gone: Sequence[str]) -> None:
+        """Store some conversations and forget others, all or nothing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
