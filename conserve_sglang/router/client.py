@@ -14,6 +14,7 @@ from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.keyring import Keyring
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.request_reader import TOO_SLOW, Request, RequestReader
+from conserve_sglang.router.translation import Voice
 from conserve_sglang.workers.outbox import Outbox
 from conserve_sglang.workers.upstream import Headers
 
@@ -69,6 +70,7 @@ class ClientConnection(asyncio.Protocol):
         "last_headers",
         "last_split",
         "tenant",
+        "voice",
     )
 
     def __init__(
@@ -89,6 +91,7 @@ class ClientConnection(asyncio.Protocol):
         self.last_split: tuple[bytes, dict[bytes, bytes]] = (b"", {})
         self.tenant = DEFAULT_TENANT
         self.judged_by: Keyring | None = None
+        self.voice: Voice | None = None  # for errors, where they are not told in OpenAI's shape
         self._request: Request | None = None  # the one being answered
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
@@ -290,14 +293,19 @@ class ClientConnection(asyncio.Protocol):
         self._outbox.drop()
 
     def _write_problem(self, problem: Problem, extra: bytes) -> None:
-        body = problem.to_json()
+        voice = self.voice
+        if voice is None:
+            body = problem.to_json()
+        else:
+            body = voice.problem(problem)
+            extra += voice.header_lines
         self.begin(problem.status, problem.headers(), extra, len(body))
         self._outbox.write(self._head + body)
         self._head = b""
 
     def _finish(self) -> None:
         request, self._request = self._request, None
-        self.asker = None
+        self.asker = self.voice = None
         self._is_chunked = False
         if request is not None and not request.keeps_alive:
             self._is_closing = True

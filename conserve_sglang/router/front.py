@@ -8,7 +8,10 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.router import model_list
+from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesCall
 from conserve_sglang.router.client import ClientConnection
+from conserve_sglang.router.errand import Errand
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.headers import END_HEADER, split_request_headers
 from conserve_sglang.router.history import HistoryHash
@@ -18,11 +21,14 @@ from conserve_sglang.router.payload import BadBody, Endpoint, Payload, read_payl
 from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
 from conserve_sglang.router.problem import NO_WORKER, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
+from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
 
 logger = logging.getLogger(__name__)
 
 _TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
+_TRANSLATED: dict[bytes, Callable[[], Translation]] = {b"/v1/messages": MessagesCall}
+_COUNT_TOKENS = b"/v1/messages/count_tokens"
 _CONVERSATIONS = b"/v1/conversations/"
 _ABOUT_CONVERSATION = {"GET": Subject.CONVERSATION, "DELETE": Subject.END}
 _JSON = [(b"content-type", b"application/json")]
@@ -45,6 +51,7 @@ class Front:
         self._hashing = hashing
         self._fleet = fleet
         self._about = about
+        self._worker_ids = [plan.worker_id for plan in tier_map.workers]
         self.keyring = read_keyring(self._settings.auth)
         has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
         self._stopped = CREDENTIALS if has_keys else frozenset()
@@ -53,7 +60,7 @@ class Front:
         }
         self._about_router: dict[bytes, Callable[[ClientConnection], None]] = {
             b"/metrics": partial(self._inquire, Question(Subject.METRICS)),
-            b"/v1/models": self._models,
+            model_list.PATH: self._models,
         }
 
     def serve(self, request: Request, client: ClientConnection) -> None:
@@ -65,13 +72,14 @@ class Front:
                 return
             problem = self._let_in(request, client)
             if problem is not None:
+                _give_voice(path, client)
                 client.answer_problem(problem)
                 return
             endpoint = _TURNS.get(path)
             if endpoint is None:
                 self._other(path, request, client)
             elif request.method == "POST":
-                self._turn(endpoint, request, client)
+                self._turn(read_payload(endpoint, request.body), client)
             else:
                 client.answer_problem(_wrong_method(request.method, "POST"))
         except BadBody as error:
@@ -101,8 +109,20 @@ class Front:
 
     # turns
 
-    def _turn(self, endpoint: Endpoint, request: Request, client: ClientConnection) -> None:
-        payload = read_payload(endpoint, request.body)
+    def _translated(
+        self, translation: Translation, request: Request, client: ClientConnection
+    ) -> None:
+        """A turn of another API than the workers'."""
+        client.voice = translation
+        if request.method != "POST":
+            client.answer_problem(_wrong_method(request.method, "POST"))
+            return
+        payload = read_payload(Endpoint.CHAT, translation.read(request.body))
+        payload.translation = translation
+        payload.conversation_name = translation.conversation_name
+        self._turn(payload, client)
+
+    def _turn(self, payload: Payload, client: ClientConnection) -> None:
         self._check_model(payload)
         if not self._fleet.may_decode:
             client.answer_problem(NO_WORKER)
@@ -129,10 +149,22 @@ class Front:
         served = self._model.served_name
         # An adapter of the model is asked for as MODEL:ADAPTER.
         if name is not None and name.partition(":")[0] not in (served, self._model.path):
-            message = f"The model {name[:200]!r} is not served here. Use {served!r}."
-            raise BadBody(
-                Problem(status=404, code="model_not_found", message=message, param="model")
-            )
+            raise BadBody(model_list.unknown_model(name, served))
+
+    def _count_tokens(self, request: Request, client: ClientConnection) -> None:
+        call = client.voice = CountCall()
+        if request.method != "POST":
+            client.answer_problem(_wrong_method(request.method, "POST"))
+            return
+        payload = read_payload(Endpoint.CHAT, call.read(request.body))
+        self._check_model(payload)
+        up = (worker_id for worker_id in self._worker_ids if self._fleet.is_up(worker_id))
+        worker_id = next(up, None)
+        if worker_id is None:
+            client.answer_problem(NO_WORKER)
+            return
+        client.asker = errand = Errand(client)
+        errand.count_tokens(self._fleet.worker(worker_id).pool, payload, call)
 
     # about the router
 
@@ -140,9 +172,17 @@ class Front:
         told = self._about_router.get(path)
         if told is not None:
             self._plain(told, request, client)
+        elif path in _TRANSLATED:
+            self._translated(_TRANSLATED[path](), request, client)
         elif path.startswith(_CONVERSATIONS):
             self._conversation(request.method, path[len(_CONVERSATIONS) :], client)
+        elif path == _COUNT_TOKENS:
+            self._count_tokens(request, client)
+        elif path.startswith(model_list.PATH + b"/"):
+            name = unquote_to_bytes(path[len(model_list.PATH) + 1 :]).decode("utf-8", "replace")
+            self._plain(partial(self._model_named, name), request, client)
         else:
+            _give_voice(path, client)
             client.answer_problem(_unknown_path(path))
 
     def _plain(
@@ -161,10 +201,15 @@ class Front:
         self._about.ask(question, inquirer.hear)
 
     def _models(self, client: ClientConnection) -> None:
-        name = self._model.served_name
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "sglang", "root": name}
-        body = {"object": "list", "data": [model]}
+        body = model_list.listing(self._model.served_name)
         client.answer(200, _JSON, msgspec.json.encode(body))
+
+    def _model_named(self, name: str, client: ClientConnection) -> None:
+        served = self._model.served_name
+        if name in (served, self._model.path):
+            client.answer(200, _JSON, msgspec.json.encode(model_list.describe(served)))
+        else:
+            client.answer_problem(model_list.unknown_model(name, served))
 
     def _conversation(self, method: str, escaped: bytes, client: ClientConnection) -> None:
         subject = _ABOUT_CONVERSATION.get(method)
@@ -196,6 +241,12 @@ class _Inquirer:
         pass
 
 
+def _give_voice(path: bytes, client: ClientConnection) -> None:
+    """Have errors told in the shape of the API that the path belongs to."""
+    if path.startswith(b"/v1/messages"):
+        client.voice = AnthropicCall()
+
+
 def _wrong_method(method: str, allow: str) -> Problem:
     message = f"The method {method} is not served here. Use {allow}."
     return Problem(status=405, code="method_not_allowed", message=message, allow=allow)
@@ -203,6 +254,10 @@ def _wrong_method(method: str, allow: str) -> Problem:
 
 def _unknown_path(path: bytes) -> Problem:
     shown = path[:200].decode("latin-1")
-    turns = ", ".join(endpoint.value for endpoint in Endpoint)
-    message = f"There is nothing at {shown}. Turns go to {turns}; GET /v1/models lists the model."
+    served = ", ".join(each.decode() for each in (*_TURNS, *_TRANSLATED, _COUNT_TOKENS))
+    message = (
+        f"There is nothing at {shown}. POST is served at {served}; GET at /v1/models,"
+        " /v1/conversations/ID, /health and /metrics. The workers' other endpoints, embeddings and"
+        " rerank among them, belong to no conversation: ask a worker itself."
+    )
     return Problem(status=404, code="unknown_path", message=message)

@@ -13,9 +13,11 @@ from conserve_sglang.workers.upstream import Headers
 
 CONVERSATION_HEADER = b"x-conversation-id"
 END_HEADER = b"x-conversation-end"
+CLAUDE_SESSION_HEADER = b"x-claude-code-session-id"
+CLAUDE_AGENT_HEADER = b"x-claude-code-agent-id"
 NAMING_HEADERS = (
     CONVERSATION_HEADER,
-    b"x-claude-code-session-id",
+    CLAUDE_SESSION_HEADER,
     b"x-session-affinity",
     b"session-id",
     b"x-smg-routing-key",
@@ -37,9 +39,18 @@ _HOP_BY_HOP = frozenset(
 )
 # Stopped on the way to the workers; accept-encoding because token counts are read in the answer.
 STOPPED = _HOP_BY_HOP | frozenset(
-    {b"accept-encoding", b"content-length", b"expect", b"host", END_HEADER, *NAMING_HEADERS}
+    {
+        b"accept-encoding",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"x-api-key",
+        CLAUDE_AGENT_HEADER,
+        END_HEADER,
+        *NAMING_HEADERS,
+    }
 )
-_OURS = frozenset({*NAMING_HEADERS, END_HEADER})
+_OURS = frozenset({*NAMING_HEADERS, CLAUDE_AGENT_HEADER, END_HEADER})
 _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()
 }

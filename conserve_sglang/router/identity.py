@@ -7,7 +7,11 @@ import msgspec
 
 from conserve_sglang.core.ids import TenantId
 from conserve_sglang.router.conversations import MAX_NAME_BYTES
-from conserve_sglang.router.headers import NAMING_HEADERS
+from conserve_sglang.router.headers import (
+    CLAUDE_AGENT_HEADER,
+    CLAUDE_SESSION_HEADER,
+    NAMING_HEADERS,
+)
 from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
 from conserve_sglang.router.messages import (
     canonical_messages,
@@ -41,7 +45,7 @@ def _name_in(headers: Mapping[bytes, bytes], payload: Payload, *, by_user: bool)
     for header in NAMING_HEADERS:
         name = headers.get(header)
         if name:
-            return name
+            return _of_agent(name, headers) if header is CLAUDE_SESSION_HEADER else name
     if payload.conversation_name:
         return payload.conversation_name.encode()
     if by_user:
@@ -49,6 +53,12 @@ def _name_in(headers: Mapping[bytes, bytes], payload: Payload, *, by_user: bool)
         if user:
             return b"user:" + user.encode()
     return None
+
+
+def _of_agent(session: bytes, headers: Mapping[bytes, bytes]) -> bytes:
+    """Agents that Claude Code starts within a session have histories of their own."""
+    agent = headers.get(CLAUDE_AGENT_HEADER)
+    return session + b"/" + agent if agent else session
 
 
 class History:

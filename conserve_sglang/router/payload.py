@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.translation import Translation
 from conserve_sglang.workers.unreadable import UNREADABLE
 
 Fields = dict[str, msgspec.Raw]
@@ -89,6 +90,7 @@ class Payload:
     input_tokens: int | None = None
     conversation_name: str | None = None
     must_rebuild: bool = False
+    translation: Translation | None = None
 
 
 def read_payload(endpoint: Endpoint, body: bytes) -> Payload:

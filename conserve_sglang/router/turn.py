@@ -13,6 +13,7 @@ from conserve_sglang.router.identity import History
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.payload import Payload
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
+from conserve_sglang.router.translation import UnreadableAnswer
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.upstream import Headers
@@ -142,8 +143,13 @@ class Turn:
         self.has_begun = True
         self._desk.turn_began(self, is_whole)
         if self.client is not None:
-            length = None if self.payload.hides_usage else content_length(headers)
+            payload = self.payload
+            translation = payload.translation
+            is_changed = payload.hides_usage or translation is not None
+            length = None if is_changed else content_length(headers)
             ours = self.conversation.header_line
+            if translation is not None:
+                ours += translation.header_lines
             sent = self.command
             if sent is not None:
                 ours += placement_lines(sent.decoder, sent.prefiller, sent.reason)
@@ -151,10 +157,19 @@ class Turn:
 
     def pass_on(self, data: bytes, is_last: bool) -> None:
         client = self.client
-        if client is not None:
-            if is_last:
-                self.client = None
-            client.send(data, is_last)
+        if client is None:
+            return
+        if is_last:
+            self.client = None
+        if self.payload.translation is not None:
+            try:
+                data = self.payload.translation.feed(data, is_last)
+            except UnreadableAnswer as unreadable:
+                client.answer_problem(unreadable.problem, self.conversation.header_line)
+                return
+            if not data and not is_last:
+                return
+        client.send(data, is_last)
 
     def answered(self, usage: Usage | None) -> None:
         self._desk.turn_answered(self, usage)
@@ -179,8 +194,12 @@ class Turn:
     def _break_off(self, problem: Problem, why: str) -> None:
         event = b""
         if self.payload.is_stream and self.decode_leg is not None:
-            event = b"" if self.decode_leg.is_between_events else b"\n\n"
-            event += problem.to_event()
+            translation = self.payload.translation
+            if translation is not None:
+                event = translation.problem_event(problem)
+            else:
+                event = b"" if self.decode_leg.is_between_events else b"\n\n"
+                event += problem.to_event()
         self.stop_legs()
         self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
         client, self.client = self.client, None

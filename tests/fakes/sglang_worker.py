@@ -84,6 +84,9 @@ class FakeWorker:
         self.kv_gb: float | None = None
         self.load = {"num_running_reqs": 2, "num_waiting_reqs": 1, "num_used_tokens": 70}
         self.answer = "the answer"
+        self.reasoning = ""
+        self.tool_calls: list[tuple[str, str]] = []  # name and arguments
+        self.matched_stop: str | int | None = 151645
         self.faults = Faults()
         self.seen: list[Seen] = []
         self.probes: list[str] = []
@@ -170,19 +173,28 @@ class FakeWorker:
             return True
         seen = Seen(path, headers, raw, json.loads(raw))
         self.seen.append(seen)
-        if path == "/close_session":
+        if path in TURN_PATHS:
+            return await self._turn_unless_gone(reader, writer, seen)
+        await self._reply(writer, *self._asked(seen))
+        return True
+
+    def _asked(self, seen: Seen) -> tuple[int, bytes]:
+        """What is asked of it beside turns."""
+        if seen.path == "/close_session":
             self.closed_sessions.append(seen.body["session_id"])
             self.resident.pop(seen.body["session_id"], None)
-            await self._reply(writer, 200, b"")
-            return True
-        if path == "/flush_cache":
+            return 200, b""
+        if seen.path == "/flush_cache":
             self.num_flushes += 1
             is_busy = self.faults.num_busy_flushes >= self.num_flushes
             if not is_busy:
                 self.resident.clear()
-            await self._reply(writer, 400 if is_busy else 200, b"")
-            return True
-        return await self._turn_unless_gone(reader, writer, seen)
+            return 400 if is_busy else 200, b""
+        if seen.path == "/v1/tokenize":
+            tokens = list(prompt_of(seen.body).encode())
+            told = {"tokens": tokens, "count": len(tokens), "max_model_len": 4096}
+            return 200, json.dumps(told).encode()
+        return 404, b'{"detail":"Not Found"}'
 
     async def _turn_unless_gone(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen
@@ -327,12 +339,17 @@ class FakeWorker:
             choice = {"index": 0, "text": self.answer, "finish_reason": "stop"}
             answer = {"object": "text_completion", "choices": [choice], "usage": usage}
         else:
-            message = {"role": "assistant", "content": self.answer, "tool_calls": None}
+            message = {
+                "role": "assistant",
+                "content": self.answer or None,
+                "reasoning_content": self.reasoning or None,
+                "tool_calls": [self._tool_call(n) for n in range(len(self.tool_calls))] or None,
+            }
             choices = [
-                {"index": n, "message": message, "finish_reason": self.finish_reason}
+                {"index": n, "message": message, **self._ending(), **self._logprobs(seen.body)}
                 for n in range(seen.body.get("n") or 1)
             ]
-            answer = {"choices": choices, "usage": usage}
+            answer = {**CHAT, "object": "chat.completion", "choices": choices, "usage": usage}
         await self._reply(writer, 200, json.dumps(answer, separators=(",", ":")).encode())
         return not self.faults.closes_after_answer
 
@@ -358,16 +375,55 @@ class FakeWorker:
                 events.append(self._generated("".join(pieces[: n + 1]), usage))
             elif seen.path == "/v1/completions":
                 events.append({"choices": [{"index": 0, "text": piece}], "usage": None})
-            else:
-                delta = {"role": "assistant", "content": piece}
+        options = seen.body.get("stream_options") or {}
+        if seen.path == "/v1/chat/completions":
+            so_far = usage if options.get("continuous_usage_stats") else None
+            deltas = self._deltas(pieces)
+            for n, delta in enumerate(deltas):
                 for index in range(seen.body.get("n") or 1):
                     choice = {"index": index, "delta": delta, "finish_reason": None}
-                    if n == len(pieces) - 1:
-                        choice["finish_reason"] = self.finish_reason
-                    events.append({"choices": [choice], "usage": None})
-        if (seen.body.get("stream_options") or {}).get("include_usage"):
-            events.append({"id": "x", "choices": [], "usage": usage})
+                    choice |= self._logprobs(seen.body)
+                    if n == len(deltas) - 1:
+                        choice |= self._ending()
+                    events.append({**CHUNK, "choices": [choice], "usage": so_far})
+        if options.get("include_usage"):
+            events.append({**CHUNK, "choices": [], "usage": usage})
         return [f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events]
+
+    def _deltas(self, pieces: list[str]) -> list[dict[str, Any]]:
+        """A message in pieces: what was thought, what is said, then call after call."""
+        deltas: list[dict[str, Any]] = []
+        if self.reasoning:
+            deltas.append({"role": "assistant", "reasoning_content": self.reasoning})
+        if self.answer:
+            deltas += [{"role": "assistant", "content": piece} for piece in pieces]
+        for n, (_, arguments) in enumerate(self.tool_calls):
+            call = self._tool_call(n)
+            named = {**call["function"], "arguments": ""}
+            deltas.append({"tool_calls": [{**call, "function": named}]})
+            middle = len(arguments) // 2
+            for part in (arguments[:middle], arguments[middle:]):
+                function = {"name": None, "arguments": part}
+                more = {"index": n, "id": None, "type": "function", "function": function}
+                deltas.append({"tool_calls": [more]})
+        return deltas or [{"role": "assistant", "content": ""}]
+
+    def _tool_call(self, n: int) -> dict[str, Any]:
+        name, arguments = self.tool_calls[n]
+        function = {"name": name, "arguments": arguments}
+        return {"id": f"call_{n}", "index": n, "type": "function", "function": function}
+
+    def _ending(self) -> dict[str, Any]:
+        reason = self.finish_reason
+        if self.tool_calls and reason == "stop":
+            reason = "tool_calls"
+        return {"finish_reason": reason, "matched_stop": self.matched_stop}
+
+    def _logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+        if not body.get("logprobs"):
+            return {}
+        token = {"token": "t", "logprob": -0.5, "bytes": [116]}
+        return {"logprobs": {"content": [{**token, "top_logprobs": [token]}]}}
 
     async def _stream(self, writer: asyncio.StreamWriter, events: list[str]) -> bool:
         await self._write(writer, STREAM_HEAD)
@@ -383,6 +439,8 @@ class FakeWorker:
         return not self.faults.closes_after_answer
 
 
+CHAT = {"id": "chatcmpl-fake", "created": 1, "model": "tiny"}
+CHUNK = {**CHAT, "object": "chat.completion.chunk"}
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
