@@ -29,3 +29,9 @@ StateOption = Annotated[
 LogLevelOption = Annotated[
     str, typer.Option("--log-level", help="debug, info, warning or error; the log is on stderr.")
 ]
+LogFormatOption = Annotated[
+    str, typer.Option("--log-format", help="text, or json: one object a line.")
+]
+AccessLogOption = Annotated[
+    bool, typer.Option("--access-log", help="Log one line for each turn, without its text.")
+]

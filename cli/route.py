@@ -1,11 +1,21 @@
 """conserve-sglang route: run only the router of a tier map."""
 
 from .fail import clean_failure
-from .options import LogLevelOption, StateOption, TierMapOption
+from .options import (
+    AccessLogOption,
+    LogFormatOption,
+    LogLevelOption,
+    StateOption,
+    TierMapOption,
+)
 
 
 def route(
-    tier_map: TierMapOption, with_state: StateOption = True, log_level: LogLevelOption = "info"
+    tier_map: TierMapOption,
+    with_state: StateOption = True,
+    log_level: LogLevelOption = "info",
+    log_format: LogFormatOption = "text",
+    access_log: AccessLogOption = False,
 ) -> None:
     """Run the router in front of workers that are started elsewhere, until Ctrl-C."""
     import os
@@ -17,8 +27,11 @@ def route(
     from .log_level import configure_logs
 
     with clean_failure():
-        configure_logs(log_level)  # here only to refuse a level there is not
+        configure_logs(log_level, log_format)  # here only to refuse what there is not
         loaded = load_tier_map(tier_map)
         spec = router_spec(loaded, python=sys.executable, with_state=with_state)
     sys.stdout.flush()
-    os.execv(spec.argv[0], [*spec.argv, "--log-level", log_level])
+    options = ["--log-level", log_level, "--log-format", log_format]
+    if access_log:
+        options.append("--access-log")
+    os.execv(spec.argv[0], [*spec.argv, *options])

@@ -17,7 +17,7 @@ from conserve_sglang.core.errors import ConserveError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.service import RouterService
 from conserve_sglang.state import open_store
-from conserve_sglang.telemetry.logs import LEVELS, configure
+from conserve_sglang.telemetry.logs import FORMATS, LEVELS, configure
 from conserve_sglang.tiermap import load_tier_map
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--log-level", type=str.lower, choices=LEVELS, default="info", help="default: info"
     )
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="default: text")
+    parser.add_argument("--access-log", action="store_true", help="log one line for each turn")
     parser.add_argument(
         "--trust-decoders",
         action="store_true",
@@ -72,7 +74,7 @@ async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 after an orderly stop, 2 for a bad tier map or a port in use."""
     arguments = _arguments(argv)
-    configure(arguments.log_level)
+    configure(arguments.log_level, arguments.log_format, with_access_log=arguments.access_log)
     try:
         tier_map = load_tier_map(Path(arguments.tier_map))
         if arguments.no_state:

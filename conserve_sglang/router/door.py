@@ -14,6 +14,7 @@ from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.front import Front
 from conserve_sglang.router.keyring import read_keyring
+from conserve_sglang.router.listeners import turn_listeners
 from conserve_sglang.router.ports import About, BrainPort, FleetView
 from conserve_sglang.telemetry.metrics import RouterMetrics
 
@@ -32,7 +33,8 @@ class Door:
         self._settings = tier_map.router
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self.metrics = RouterMetrics()
-        self.executor = Executor(brain, fleet, self.metrics, self._clock, number)
+        listeners = turn_listeners(self._settings.observe)
+        self.executor = Executor(brain, fleet, self.metrics, self._clock, number, listeners)
         self.front = Front(tier_map, self.executor, brain.hashing, fleet, about)
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None

@@ -17,11 +17,13 @@ from conserve_sglang.dispatch import (
     TurnFailed,
 )
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
+from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.ports import BrainPort, FleetView
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import local_mark, request
+from conserve_sglang.telemetry.logs import told
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics
 from conserve_sglang.workers.bootstrap import rooms
 from conserve_sglang.workers.sse import Usage
@@ -43,11 +45,11 @@ class Executor:
         metrics: RouterMetrics,
         clock: Callable[[], float],
         number: int = 0,
+        listeners: tuple[TurnListener, ...] = (),
     ) -> None:
-        self.meter = Meter(metrics, fleet)
+        self.meter = Meter(metrics, fleet, clock, listeners)
         self._brain = brain
         self._fleet = fleet
-        self._clock = clock
         self._turns: dict[TurnId, Turn] = {}
         self._last_turn_id = number << PROCESS_SHIFT
         self._rooms = rooms()
@@ -64,7 +66,7 @@ class Executor:
 
     def arrive(self, turn: Turn) -> None:
         """Take in a turn."""
-        turn.arrived_at_s = self._clock()
+        self.meter.arrived(turn)
         self._turns[turn.turn_id] = turn
         self._brain.arrive(turn)
 
@@ -154,14 +156,14 @@ class Executor:
     # what becomes of turns (Desk)
 
     def turn_began(self, turn: Turn, is_whole: bool) -> None:
-        self.meter.began(turn, self._clock())
+        self.meter.began(turn)
         turn.payload.rest = b""  # no further attempt: the body is not needed any more
         if not is_whole:  # else TurnDone follows at once, and says as much
             self._brain.tell(FirstToken(turn_id=turn.turn_id))
 
     def turn_answered(self, turn: Turn, usage: Usage | None) -> None:
-        self.meter.answered(turn, usage, self._clock())
-        self._close(turn.turn_id, Outcome.ANSWERED)
+        self.meter.answered(turn, usage)
+        self._close(turn.turn_id, Outcome.ANSWERED, usage)
         self._brain.answered(turn, usage)
         if turn.ends_conversation:
             self._brain.end_conversation(turn.conversation)
@@ -170,24 +172,22 @@ class Executor:
         turn.forget_legs()
 
     def turn_failed(self, turn: Turn, cause: FailureCause, why: str) -> None:
-        self.meter.failed(cause)
-        logger.info("turn %d of %s: %s: %s", turn.turn_id, turn.conversation.key, cause.value, why)
+        self.meter.failed(turn, cause)
+        _log_turn("turn_failed", turn, cause.value, why)
         self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause))
 
     def turn_abandoned(self, turn: Turn, outcome: Outcome, why: str) -> None:
-        logger.info(
-            "turn %d of %s: %s: %s", turn.turn_id, turn.conversation.key, outcome.value, why
-        )
+        _log_turn("turn_unanswered", turn, outcome.value, why)
         if self._close(turn.turn_id, outcome) is not None:
             self._brain.unanswered(turn)
         turn.forget_legs()
         self._brain.tell(TurnAbandoned(turn_id=turn.turn_id))
 
-    def _close(self, turn_id: TurnId, outcome: Outcome) -> Turn | None:
+    def _close(self, turn_id: TurnId, outcome: Outcome, usage: Usage | None = None) -> Turn | None:
         turn = self._turns.pop(turn_id, None)
         if turn is not None:
             turn.is_over = True
-            self.meter.closed(turn, outcome)
+            self.meter.closed(turn, outcome, usage)
         return turn
 
     def _file(self, turn: Turn, answer: bytes | None) -> None:
@@ -195,3 +195,18 @@ class Executor:
         if turn.history is not None and answer is not None:
             at = turn.history.end(answer, turn.payload.is_stream)
             self._brain.file(turn.conversation, at)
+
+
+def _log_turn(event: str, turn: Turn, what: str, why: str) -> None:
+    """`why` may hold no word of a worker's answer: workers quote prompts."""
+    key = turn.conversation.key
+    command = turn.command
+    fields = {
+        "turn_id": turn.turn_id,
+        "conversation": key,
+        "decoder": None if command is None else command.decoder,
+        "prefiller": None if command is None else command.prefiller,
+        "cause": what,
+        "why": why,
+    }
+    logger.info("turn %d of %s: %s: %s", turn.turn_id, key, what, why, extra=told(event, **fields))

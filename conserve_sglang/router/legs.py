@@ -5,6 +5,8 @@ whole event is waited for, since SGLang reports errors and refusals there, behin
 200. Any other answer is held until it is whole, so that the turn can still be tried elsewhere.
 """
 
+import logging
+import re
 from typing import Protocol
 
 from conserve_sglang.core.errors import WorkerError
@@ -16,9 +18,12 @@ from conserve_sglang.workers.pool import Exchange
 from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, calls_tools, usage_in
 from conserve_sglang.workers.upstream import Headers
 
+logger = logging.getLogger(__name__)
+
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HELD_ANSWER_BYTES = 8 * 1024 * 1024  # a longer answer is passed on as it comes
 MAX_KEPT_ANSWER_BYTES = 1024 * 1024
+_REFUSAL = re.compile(rb"conserve-refused(?: \w+=\w+)+")
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -181,7 +186,7 @@ class DecodeLeg:
         if cause is None:
             self._owner.refused(from_worker(status, body))
         else:
-            self._owner.failed(cause, f"{status}: {body[:300].decode('utf-8', 'replace')}")
+            self._owner.failed(cause, _why(self.worker_id, status, body))
 
     def _pass(self, data: bytes, is_last: bool) -> None:
         if self._kept is not None:
@@ -274,7 +279,16 @@ class PrefillLeg:
         self._begin()
         self.abort()
         if status >= 500 and status not in BUSY:
-            why = f"{status}: {body[:300].decode('utf-8', 'replace')}"
+            why = _why(self.worker_id, status, body)
             self._owner.failed(FailureCause.PREFILLER_FAILED, why)
         else:
             self._owner.refused(from_worker(status, body))
+
+
+def _why(worker_id: WorkerId, status: int, body: bytes) -> str:
+    """For the log: a worker's words may quote the prompt, so they are told at debug only."""
+    logger.debug(
+        "worker %s answered %d: %s", worker_id, status, body[:300].decode("utf-8", "replace")
+    )
+    refusal = _REFUSAL.search(body)
+    return f"it answered {status}" if refusal is None else refusal[0].decode()

@@ -1,8 +1,11 @@
 """Measures the turns of one process on their way; nothing here is done per token."""
 
+from collections.abc import Callable
+
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.policy.api import RejectReason
+from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.ports import FleetView
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics, Timings
@@ -10,12 +13,26 @@ from conserve_sglang.workers.sse import Usage
 
 
 class Meter:
-    """Told of each step of a turn, counts it in `metrics`."""
+    """Told of each step of a turn, counts it in `metrics` and passes it on to the listeners."""
 
-    def __init__(self, metrics: RouterMetrics, fleet: FleetView) -> None:
+    def __init__(
+        self,
+        metrics: RouterMetrics,
+        fleet: FleetView,
+        clock: Callable[[], float],
+        listeners: tuple[TurnListener, ...],
+    ) -> None:
         self.metrics = metrics
+        self.listeners = listeners
         self._fleet = fleet
+        self._clock = clock
         self._timings: dict[tuple[WorkerId, bool], Timings] = {}
+
+    def arrived(self, turn: Turn) -> None:
+        """A turn came in."""
+        turn.arrived_at_s = self._clock()
+        for listener in self.listeners:
+            listener.arrived(turn)
 
     def sent(self, turn: Turn, command: SendTurn) -> None:
         """An attempt begins."""
@@ -24,19 +41,23 @@ class Meter:
             self.metrics.num_retries += 1
         if command.turn_index == 1:
             turn.conversation.began_at_s = turn.arrived_at_s
+        for listener in self.listeners:
+            listener.sent(turn, command)
 
-    def began(self, turn: Turn, now: float) -> None:
+    def began(self, turn: Turn) -> None:
         """The first byte is there."""
-        turn.first_byte_at_s = now
+        now = turn.first_byte_at_s = self._clock()
         command = turn.command
         if command is not None:
             self._timings_of(command).ttft.observe(now - turn.arrived_at_s)
             if command.prefiller is not None:
                 self.metrics.num_kv_transfers += 1
+        for listener in self.listeners:
+            listener.began(turn)
 
-    def answered(self, turn: Turn, usage: Usage | None, now: float) -> None:
+    def answered(self, turn: Turn, usage: Usage | None) -> None:
         """The last byte is there; `usage` is what the decoder counted."""
-        command = turn.command
+        command, now = turn.command, self._clock()
         if command is None:
             return
         timings = self._timings_of(command)
@@ -52,21 +73,25 @@ class Meter:
                 timings.ttfet.observe(turn.first_byte_at_s - conversation.began_at_s)
                 conversation.began_at_s = None
 
-    def failed(self, cause: FailureCause) -> None:
+    def failed(self, turn: Turn, cause: FailureCause) -> None:
         """An attempt failed."""
         self.metrics.failures[cause] += 1
         if cause is FailureCause.PREFIX_MISSING:
             self.metrics.num_kv_misses += 1
+        for listener in self.listeners:
+            listener.failed(turn, cause)
 
     def rejected(self, turn: Turn, reason: RejectReason) -> None:
         """The turn gets no place."""
         self.metrics.rejections[reason] += 1
         self.metrics.tenant(turn.conversation.tenant).rejections += 1
 
-    def closed(self, turn: Turn, outcome: Outcome) -> None:
+    def closed(self, turn: Turn, outcome: Outcome, usage: Usage | None = None) -> None:
         """The turn is over."""
         self.metrics.turns[outcome] += 1
         self.metrics.tenant(turn.conversation.tenant).turns += 1
+        for listener in self.listeners:
+            listener.closed(turn, outcome, usage, self._clock() - turn.arrived_at_s)
 
     def _count(self, turn: Turn, command: SendTurn, usage: Usage) -> None:
         metrics = self.metrics

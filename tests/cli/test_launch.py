@@ -71,11 +71,18 @@ def test_route_hands_its_log_level_to_the_router(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda path, argv: started.append(argv))
-    run_cli("route", "--tier-map", MAPS / "cpu_local.yaml", "--log-level", "debug")
-    assert started[0][-2:] == ["--log-level", "debug"]
+    told = ("--log-level", "debug", "--log-format", "json", "--access-log")
+    run_cli("route", "--tier-map", MAPS / "cpu_local.yaml", *told)
+    assert started[0][-5:] == list(told)
 
 
 def test_route_refuses_a_log_level_there_is_not(run_cli: RunCli) -> None:
     ran = run_cli("route", "--tier-map", MAPS / "cpu_local.yaml", "--log-level", "loud")
     assert ran.code == 2
     assert "--log-level: log level 'loud' is none of debug, info" in ran.err
+
+
+def test_route_refuses_a_log_format_there_is_not(run_cli: RunCli) -> None:
+    ran = run_cli("route", "--tier-map", MAPS / "cpu_local.yaml", "--log-format", "xml")
+    assert ran.code == 2
+    assert "--log-format: log format 'xml' is none of text, json" in ran.err

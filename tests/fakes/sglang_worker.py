@@ -81,6 +81,7 @@ class FakeWorker:
         self.served_name = "tiny"
         self.incarnation = ""
         self.finish_reason = "stop"
+        self.error_text = "told to fail"
         self.kv_gb: float | None = None
         self.load = {"num_running_reqs": 2, "num_waiting_reqs": 1, "num_used_tokens": 70}
         self.answer = "the answer"
@@ -256,7 +257,7 @@ class FakeWorker:
             faults.num_cuts_before_head -= 1
             return False
         if faults.statuses:
-            await self._error(writer, faults.statuses.pop(0), "told to fail")
+            await self._error(writer, faults.statuses.pop(0), self.error_text)
             return True
         await asyncio.sleep(faults.delay_s)
         try:

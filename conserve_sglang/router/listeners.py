@@ -1,0 +1,87 @@
+"""Whoever wants to hear of each turn beside the metrics: the access log, and traces.
+
+There is none unless it was asked for, and then nothing is paid for it.
+"""
+
+import logging
+from typing import Protocol
+
+from conserve_sglang.core.tier import ObserveSettings
+from conserve_sglang.dispatch import FailureCause, SendTurn
+from conserve_sglang.router.turn import Turn
+from conserve_sglang.telemetry.logs import ACCESS_LOGGER, told
+from conserve_sglang.telemetry.metrics import Outcome
+from conserve_sglang.workers.sse import Usage
+
+access_log = logging.getLogger(ACCESS_LOGGER)
+
+
+class TurnListener(Protocol):
+    """Hears the steps of turns."""
+
+    def arrived(self, turn: Turn) -> None:
+        """Its conversation is not known yet."""
+        ...
+
+    def sent(self, turn: Turn, command: SendTurn) -> None:
+        """An attempt begins, before anything is written to a worker."""
+        ...
+
+    def began(self, turn: Turn) -> None:
+        """The first byte of the answer is there."""
+        ...
+
+    def failed(self, turn: Turn, cause: FailureCause) -> None:
+        """An attempt failed."""
+        ...
+
+    def closed(self, turn: Turn, outcome: Outcome, usage: Usage | None, total_s: float) -> None:
+        """The turn is over, `total_s` after its arrival."""
+        ...
+
+
+def turn_listeners(settings: ObserveSettings) -> tuple[TurnListener, ...]:
+    """Those that were asked for. Raises ConfigError if one cannot be had."""
+    listeners: list[TurnListener] = []
+    if access_log.isEnabledFor(logging.INFO):
+        listeners.append(AccessLog())
+    return tuple(listeners)
+
+
+class AccessLog:
+    """One line for each turn when it is over."""
+
+    def arrived(self, turn: Turn) -> None:
+        pass
+
+    def sent(self, turn: Turn, command: SendTurn) -> None:
+        pass
+
+    def began(self, turn: Turn) -> None:
+        pass
+
+    def failed(self, turn: Turn, cause: FailureCause) -> None:
+        pass
+
+    def closed(self, turn: Turn, outcome: Outcome, usage: Usage | None, total_s: float) -> None:
+        command = turn.command
+        first_s = turn.first_byte_at_s - turn.arrived_at_s
+        fields = {
+            "conversation": turn.conversation.key,
+            "tenant": turn.conversation.tenant,
+            "turn": None if command is None else command.turn_index,
+            "endpoint": turn.payload.endpoint.value,
+            "is_stream": turn.payload.is_stream,
+            "outcome": outcome.value,
+            "decoder": None if command is None else command.decoder,
+            "prefiller": None if command is None else command.prefiller,
+            "reason": None if command is None else command.reason.value,
+            "attempts": 0 if command is None else command.attempt,
+            "first_byte_s": round(first_s, 6) if turn.has_begun else None,
+            "total_s": round(total_s, 6),
+            "prompt_tokens": None if usage is None else usage.prompt_tokens,
+            "cached_tokens": None if usage is None else usage.cached_tokens,
+            "output_tokens": None if usage is None else usage.output_tokens,
+        }
+        shown = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+        access_log.info("%s", shown, extra=told("turn", **fields))
