@@ -92,7 +92,11 @@ class Executor:
             if turn is not None:
                 self.meter.rejected(turn, command.reason)
                 self._brain.unanswered(turn)
-                turn.reject(command.reason, is_any_up=self._fleet.num_decoders_up > 0)
+                turn.reject(
+                    command.reason,
+                    command.retry_after_s,
+                    is_any_up=self._fleet.num_decoders_up > 0,
+                )
         elif isinstance(command, AbortTurn):
             self._abort(command)
 

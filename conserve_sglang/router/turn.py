@@ -48,6 +48,7 @@ class Turn:
         "client",
         "command",
         "conversation",
+        "deadline_s",
         "decode_leg",
         "ends_conversation",
         "first_byte_at_s",
@@ -74,6 +75,7 @@ class Turn:
         self.forward = b""
         self.history: History | None = None
         self.input_tokens = 0
+        self.deadline_s: float | None = None  # how long it may wait, if its client said so
         self.ends_conversation = False
         self.arrived_at_s = 0.0
         self.first_byte_at_s = 0.0
@@ -85,9 +87,9 @@ class Turn:
 
     # commands
 
-    def reject(self, reason: RejectReason, *, is_any_up: bool) -> None:
+    def reject(self, reason: RejectReason, retry_after_s: float | None, *, is_any_up: bool) -> None:
         """Answer with an error."""
-        self._end_with(rejection(reason, is_any_up=is_any_up))
+        self._end_with(rejection(reason, retry_after_s, is_any_up=is_any_up))
 
     def abort(self, cause: FailureCause, problem: Problem) -> None:
         """Stop at the workers; before the first byte the turn may go on elsewhere."""
