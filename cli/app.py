@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import dashboards, doctor, keys, launch, route, simulate, tiers, trace
+from . import dashboards, doctor, keys, launch, route, simulate, tiers, trace, workers
 
 app = typer.Typer(
     name="conserve-sglang",
@@ -22,6 +22,7 @@ app.command()(dashboards.dashboards)
 app.add_typer(keys.app, name="keys")
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(trace.app, name="trace")
+app.add_typer(workers.app, name="workers")
 
 
 def _show_version(is_asked: bool) -> None:

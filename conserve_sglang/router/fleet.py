@@ -144,16 +144,16 @@ class Fleet:
         worker.close()
         logger.info("worker %s removed", worker.worker_id)
 
-    def remove_when_idle(self, worker: Worker) -> None:
+    def remove_when_idle(self, worker: Worker) -> asyncio.Task[None]:
         """A worker leaves as soon as no turn runs there, unless it is undrained before."""
-        worker.is_leaving = True
         self.drain(worker)
-        self._spawn(self._leave(worker))
+        if worker.leaving is None:
+            worker.leaving = self._spawn(self._leave(worker))
+        return worker.leaving
 
     async def _leave(self, worker: Worker) -> None:
         await self.until_idle(worker)
-        if worker.is_leaving:
-            self.remove(worker)
+        self.remove(worker)
 
     def drain(self, worker: Worker) -> None:
         """Give a worker no new turns, until `undrain`, also when it goes and comes back."""
@@ -164,12 +164,15 @@ class Fleet:
 
     def undrain(self, worker: Worker) -> None:
         """Give a worker turns again."""
-        worker.is_draining = worker.is_leaving = False
+        worker.is_draining = False
+        if worker.leaving is not None:
+            worker.leaving.cancel()
+            worker.leaving = None
         self._admit(worker)
 
     async def until_idle(self, worker: Worker) -> None:
-        """Wait until no turn runs on a worker."""
-        while self.books.num_running(worker.worker_id):
+        """Wait until no turn runs on a worker, or the fleet is stopped."""
+        while self._is_running and self.books.num_running(worker.worker_id):
             await asyncio.sleep(IDLE_POLL_S)
 
     # what is heard of workers

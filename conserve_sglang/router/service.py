@@ -21,6 +21,7 @@ from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
+from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.state import StateStore
 from conserve_sglang.telemetry.prometheus import Exporter
 from conserve_sglang.tiermap.secrets import worker_api_key
@@ -78,7 +79,8 @@ class RouterService:
         about = AboutBrain(self.brain, status, exporter)
         self.door = Door(tier_map, self.brain, self.fleet, about)
         self.brain.carry_out = self.door.executor.carry_out
-        self._control = ControlEndpoints(self.brain, self.fleet, status, exporter)
+        workers = WorkerEndpoints(tier_map, self.fleet, status)
+        self._control = ControlEndpoints(self.brain, workers, status, exporter)
         self.port, self.control_port = settings.port, settings.control_port
         self._control_server: _ControlServer | None = None
         self._control_task: asyncio.Task[None] | None = None

@@ -59,7 +59,7 @@ class Worker:
         self.breaker = breaker
         self.admission = Admission.ANY  # as the dispatcher was told
         self.is_draining = False
-        self.is_leaving = False
+        self.leaving: asyncio.Task[None] | None = None
         self.served_name = ""
         self.incarnation: str | None = None
         self.kv_bytes_per_token: float | None = None

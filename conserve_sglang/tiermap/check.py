@@ -27,7 +27,7 @@ def problems(tier_map: TierMap) -> Iterator[str]:
     for index, tier in enumerate(tier_map.tiers):
         for problem in _tier(tier):
             yield f"tiers[{index}].{problem}"
-    yield from _ports(tier_map)
+    yield from port_problems(tier_map)
     yield from _health(tier_map.router.health)
     yield from _shared_gpus(tier_map)
     yield from _roles(tier_map)
@@ -80,7 +80,7 @@ def _health(health: HealthSettings) -> Iterator[str]:
         yield "router.health.breaker.max_cooldown_s: less than cooldown_s; raise it"
 
 
-def _ports(tier_map: TierMap) -> Iterator[str]:
+def port_problems(tier_map: TierMap) -> Iterator[str]:
     """Two listeners on one port of one host. The router counts on every loopback host."""
     taken: dict[tuple[str, int], str] = {}
     for host, port, owner in _listeners(tier_map):

@@ -1,0 +1,67 @@
+"""Asks a running router through its control port."""
+
+import http.client
+import json
+import os
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from conserve_sglang.core.errors import ConfigError, ConserveError
+from conserve_sglang.core.tier import RouterSettings
+
+_ANSWER_S = 30.0
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class ControlPort:
+    """The control port of the router whose settings are given."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self._host = _ANY_ADDRESS.get(settings.control_host, settings.control_host)
+        self._port = settings.control_port
+        variable = getattr(settings, "admin_key_env", None)
+        self._key = os.environ.get(variable) if variable else None
+
+    def workers(self) -> list[dict[str, Any]]:
+        """All workers as the router sees them."""
+        _, answer = self.ask("GET", "/admin/workers")
+        found: list[dict[str, Any]] = answer["workers"]
+        return found
+
+    def ask(
+        self, method: str, path: str, *, body: Any = None, waits_s: float = 0.0, **query: Any
+    ) -> tuple[int, Any]:
+        """Status and decoded body; ConfigError with the router's words when it refuses."""
+        if query:
+            path += "?" + urlencode(query)
+        headers = {"content-type": "application/json"}
+        if self._key:
+            headers["authorization"] = f"Bearer {self._key}"
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=waits_s + _ANSWER_S)
+        try:
+            raw = None if body is None else json.dumps(body)
+            connection.request(method, path, raw, headers)
+            answer = connection.getresponse()
+            status, data = answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ConserveError(
+                f"no answer from the control port {self._host}:{self._port} ({error}). Is the"
+                " router of this tier map running, on this machine?"
+            ) from error
+        finally:
+            connection.close()
+        if status >= 400:
+            raise ConfigError(_words(data) or f"the router answered {status} to {method} {path}")
+        return status, json.loads(data)
+
+
+def worker_path(worker_id: str, what: str = "") -> str:
+    """The path of a worker, or of something done with it."""
+    return f"/admin/workers/{quote(worker_id, safe='')}" + (f"/{what}" if what else "")
+
+
+def _words(data: bytes) -> str:
+    try:
+        return str(json.loads(data)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""
