@@ -242,6 +242,7 @@ async def test_fault_in_one_command_does_not_drop_those_after_it(
     turns = [asyncio.ensure_future(cluster.chat("hello", name=f"{n}")) for n in range(3)]
     await cluster.until(lambda: executor.num_open_turns == 3)
     await cluster.until(lambda: len(cluster["p0"].turns) == 3)
+    await asyncio.sleep(0.05)  # now all three are in their delay
     cluster["p0"].faults.delay_s = 0.0
     monkeypatch.setattr(executor, "_abort", abort)
     await cluster.request("POST", "/admin/workers/p0/lost", cluster.service.control_port)
