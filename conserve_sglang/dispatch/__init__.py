@@ -16,7 +16,6 @@ from conserve_sglang.dispatch.events import (
     FailureCause,
     FirstToken,
     PeersReported,
-    TenantsWeighed,
     Tick,
     TurnAbandoned,
     TurnArrived,
@@ -30,8 +29,7 @@ from conserve_sglang.dispatch.events import (
     WorkerUp,
 )
 from conserve_sglang.dispatch.invariants import validate
-from conserve_sglang.dispatch.settings import DispatchSettings, dispatch_settings
-from conserve_sglang.dispatch.state import ConversationView, WorkerLoad
+from conserve_sglang.dispatch.state import ConversationView, DispatchSettings, WorkerLoad
 
 __all__ = [
     "AbortTurn",
@@ -49,7 +47,6 @@ __all__ = [
     "RejectTurn",
     "ReleaseConversation",
     "SendTurn",
-    "TenantsWeighed",
     "Tick",
     "TurnAbandoned",
     "TurnArrived",
@@ -62,6 +59,5 @@ __all__ = [
     "WorkerLost",
     "WorkerRemoved",
     "WorkerUp",
-    "dispatch_settings",
     "validate",
 ]

@@ -30,11 +30,11 @@ def activate() -> None:
 def _hook_into_this_process(settings: Settings) -> None:
     is_front = multiprocessing.parent_process() is None
     is_scheduler = not is_front and "sglang.srt.managers.scheduler" in sys.modules
-    if is_front and settings.local_prefill:
+    if is_front and settings.continues:
         from conserve_sglang.plugin.install import install_front
 
         install_front(settings)
-    elif is_scheduler and (settings.local_prefill or settings.transfer_log):
+    elif is_scheduler and (settings.continues or settings.transfer_log):
         from conserve_sglang.plugin.install import install_scheduler
 
         install_scheduler(settings)

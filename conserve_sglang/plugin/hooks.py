@@ -12,7 +12,9 @@ from typing import Any
 from conserve_sglang.plugin import (
     abort,
     batching,
+    continuing,
     guard,
+    handoff,
     intake,
     refuse,
     report,
@@ -26,6 +28,9 @@ RESTORE = "sglang.srt.disaggregation.decode.DecodePreallocQueue.resume_retracted
 PICKER = "sglang.srt.managers.schedule_policy.PrefillAdder"
 LOADS = "sglang.srt.managers.scheduler_components.load_inquirer.SchedulerLoadInquirer"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+TRANSFERS = "sglang.srt.disaggregation.decode.DecodeTransferQueue"
+CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
+COMPLETION = "sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCompletion"
 REQUEST = "sglang.srt.managers.io_struct.GenerateReqInput"
 
 
@@ -83,11 +88,12 @@ def decoder_hooks(inside: Inside) -> tuple[Hook, ...]:
         ),
         around(RESTORE, restored.resume_retracted_reqs, "retracted requests are not held up"),
         around(f"{SCHEDULER}.abort_request", abort.abort_request, "queued local turns can abort"),
-        after(
-            f"{SCHEDULER}.get_internal_state",
-            report.get_internal_state,
-            "the router recognises a decoder",
+        around(
+            f"{TRANSFERS}._commit_transfer_to_req",
+            handoff.commit_transfer,
+            "a continued answer goes on where it was",
         ),
+        _capability(inside),
         after(
             f"{LOADS}.get_num_waiting_uncached_tokens",
             report.get_num_waiting_uncached_tokens,
@@ -97,9 +103,52 @@ def decoder_hooks(inside: Inside) -> tuple[Hook, ...]:
     )
 
 
-def front_hooks() -> tuple[Hook, ...]:
-    """What the HTTP process of a decode server needs."""
+def prefiller_hooks(inside: Inside) -> tuple[Hook, ...]:
+    """What the scheduler process of a prefill server needs to take part in continued answers."""
+    return (_capability(inside),)
+
+
+def _capability(inside: Inside) -> Hook:
+    return Hook(
+        target=f"{SCHEDULER}.get_internal_state",
+        kind=Kind.AFTER,
+        body=partial(report.get_internal_state, inside),
+        needed_for="the router recognises what a server can do",
+    )
+
+
+def front_hooks(inside: Inside) -> tuple[Hook, ...]:
+    """What the HTTP process of a server needs."""
+
+    def around(target: str, body: Callable[..., Any], needed_for: str) -> Hook:
+        bound = partial(body, inside)
+        return Hook(target=target, kind=Kind.AROUND, body=bound, needed_for=needed_for)
+
+    shared = (
+        around(
+            f"{TOKENIZER}._create_tokenized_object",
+            continuing.create_tokenized_object,
+            "a continued answer's tokens are prefilled",
+        ),
+        around(
+            f"{TOKENIZER}.generate_request",
+            continuing.generate_request,
+            "a continued answer makes its steps again",
+        ),
+    )
+    if not inside.settings.local_prefill:
+        return shared
     return (
+        *shared,
+        *(
+            around(
+                f"{owner}.{name}", continuing.generate_events, "token ids are told in the stream"
+            )
+            for owner, name in (
+                (CHAT, "_generate_chat_stream"),
+                (COMPLETION, "_generate_completion_stream"),
+            )
+        ),
         Hook(
             target=f"{REQUEST}.__getitem__",
             kind=Kind.AROUND,

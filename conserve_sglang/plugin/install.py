@@ -8,6 +8,7 @@ from conserve_sglang.plugin.hooks import (
     front_hooks,
     guards,
     observer_hooks,
+    prefiller_hooks,
 )
 from conserve_sglang.plugin.inside import Inside
 from conserve_sglang.plugin.settings import Settings
@@ -15,8 +16,9 @@ from conserve_sglang.plugin.settings import Settings
 
 def install_front(settings: Settings) -> None:
     """Hook into the process that speaks HTTP."""
-    hooks = front_hooks()
-    _register(hooks + guards(hooks, _inside(settings), is_scheduler=False))
+    inside = _inside(settings)
+    hooks = front_hooks(inside)
+    _register(hooks + guards(hooks, inside, is_scheduler=False))
 
 
 def install_scheduler(settings: Settings) -> None:
@@ -25,6 +27,8 @@ def install_scheduler(settings: Settings) -> None:
     hooks: tuple[Hook, ...] = ()
     if settings.local_prefill:
         hooks += decoder_hooks(inside)
+    elif settings.continues:
+        hooks += prefiller_hooks(inside)
     if settings.transfer_log is not None:
         hooks += observer_hooks(inside)
     _register(hooks + guards(hooks, inside, is_scheduler=True))

@@ -21,13 +21,14 @@ INCARNATION = uuid.uuid4().hex
 
 
 def get_internal_state(inside: Inside, result: Any, scheduler: Any, recv_req: Any) -> Any:
-    """Say that local turns are served here."""
+    """Say what is served here."""
     total = int(scheduler.max_total_num_tokens)
     available = int(scheduler.token_to_kv_pool_allocator.available_size())
     result.internal_state[CAPABILITY] = {
         "plugin_version": conserve_sglang.__version__,
         "sglang_version": inside.sglang_version,
-        "local_prefill": True,
+        "local_prefill": inside.settings.local_prefill,
+        "continues": inside.settings.continues,
         "incarnation": INCARNATION,
         "max_total_num_tokens": total,
         "resident_tokens": max(0, total - available),

@@ -2,6 +2,7 @@
 
 CONSERVE_ENABLED=1            without it the plugin does nothing at all
 CONSERVE_LOCAL_PREFILL=1      this is a decode server that takes local turns
+CONSERVE_CONTINUE=1           this is a prefill server that takes part in continued answers
 CONSERVE_COUNT_TRANSFERS=1    this is a prefill server that logs each KV transfer it sends
 CONSERVE_TRANSFER_LOG=FILE    where to
 SGLANG_USE_CPU_ENGINE=1       (SGLang's own) apply the CPU cures
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 ENABLED = "CONSERVE_ENABLED"
 LOCAL_PREFILL = "CONSERVE_LOCAL_PREFILL"
+CONTINUE = "CONSERVE_CONTINUE"
 COUNT_TRANSFERS = "CONSERVE_COUNT_TRANSFERS"
 TRANSFER_LOG = "CONSERVE_TRANSFER_LOG"
 CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
@@ -27,6 +29,7 @@ class Settings:
 
     enabled: bool
     local_prefill: bool
+    continues: bool
     cpu_engine: bool
     rust_server: bool
     unified_tree: bool
@@ -39,6 +42,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         enabled=_is_on(environ, ENABLED),
         local_prefill=_is_on(environ, LOCAL_PREFILL),
+        continues=_is_on(environ, LOCAL_PREFILL) or _is_on(environ, CONTINUE),
         cpu_engine=_is_on(environ, CPU_ENGINE),
         rust_server=_is_on(environ, RUST_SERVER),
         unified_tree=_is_on(environ, UNIFIED_TREE),

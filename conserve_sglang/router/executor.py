@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from conserve_sglang.core.continuation import TELL_LINE
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import (
     AbortTurn,
@@ -15,6 +16,7 @@ from conserve_sglang.dispatch import (
     SendTurn,
     TurnAbandoned,
     TurnFailed,
+    TurnInterrupted,
 )
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.listeners import TurnListener
@@ -88,15 +90,13 @@ class Executor:
         if isinstance(command, SendTurn):
             self._send(command)
         elif isinstance(command, RejectTurn):
-            turn = self._close(command.turn_id, Outcome.REJECTED)
+            turn = self._turns.get(command.turn_id)
             if turn is not None:
+                has_begun = turn.has_begun
+                self._close(turn.turn_id, Outcome.BROKEN_OFF if has_begun else Outcome.REJECTED)
                 self.meter.rejected(turn, command.reason)
                 self._brain.unanswered(turn)
-                turn.reject(
-                    command.reason,
-                    command.retry_after_s,
-                    is_any_up=self._fleet.num_decoders_up > 0,
-                )
+                turn.reject(command.reason, is_any_up=self._fleet.num_decoders_up > 0)
         elif isinstance(command, AbortTurn):
             self._abort(command)
 
@@ -121,17 +121,26 @@ class Executor:
         self.meter.sent(turn, command)
         worker = self._fleet.worker(command.decoder)
         payload = turn.payload
-        leg = turn.decode_leg = DecodeLeg(
-            turn, worker.worker_id, is_stream=payload.is_stream, hides_usage=payload.hides_usage
+        if turn.resumption and not self._can_go_on(command):
+            turn.cannot_go_on("it was placed where no answer can be continued")
+            return
+        sent = turn.sent if worker.can_continue else None
+        leg = DecodeLeg(
+            turn,
+            worker.worker_id,
+            is_stream=payload.is_stream,
+            hides_usage=payload.hides_usage,
+            sent=sent,
         )
         if turn.history is not None:
-            leg.keep_answer()
+            leg.keep_answer(turn.decode_leg if turn.resumption else None)
+        turn.decode_leg = leg
         members = turn.conversation.session_field if command.keeps_kv else b""
         headers = turn.forward
         turn.prefill_leg = None
         if command.prefiller is not None:
             prefiller = self._fleet.worker(command.prefiller)
-            pairing = prefiller.prefiller_fields + b"%d," % next(self._rooms)
+            pairing = prefiller.prefiller_fields + b"%d," % next(self._rooms) + turn.resumption
             members = pairing + members
             prefill_leg = PrefillLeg(turn, prefiller.worker_id, is_stream=payload.is_stream)
             turn.prefill_leg = prefill_leg
@@ -143,8 +152,19 @@ class Executor:
             members = member + members
         else:
             members = b""
+        if sent is not None and not sent.is_native:
+            headers += TELL_LINE
         pieces = request(worker.pool.head_lines, headers, members, payload)
         leg.exchange = worker.pool.send(pieces, leg)
+
+    def _can_go_on(self, command: SendTurn) -> bool:
+        """Whether these workers can go on with an answer that others began."""
+        prefiller = command.prefiller
+        return (
+            prefiller is not None
+            and self._fleet.worker(prefiller).can_continue
+            and self._fleet.worker(command.decoder).can_continue
+        )
 
     def _abort(self, command: AbortTurn) -> None:
         turn = self._turns.get(command.turn_id)
@@ -161,7 +181,8 @@ class Executor:
 
     def turn_began(self, turn: Turn, is_whole: bool) -> None:
         self.meter.began(turn)
-        turn.payload.rest = b""  # no further attempt: the body is not needed any more
+        if turn.sent is None:
+            turn.payload.rest = b""  # no further attempt: the body is not needed any more
         if not is_whole:  # else TurnDone follows at once, and says as much
             self._brain.tell(FirstToken(turn_id=turn.turn_id))
 
@@ -179,6 +200,21 @@ class Executor:
         self.meter.failed(turn, cause)
         _log_turn("turn_failed", turn, cause.value, why)
         self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause))
+
+    def turn_interrupted(self, turn: Turn, num_tokens: int, why: str) -> None:
+        logger.warning(
+            "turn %d of %s interrupted after %d tokens: %s",
+            turn.turn_id,
+            turn.conversation.key,
+            num_tokens,
+            why,
+        )
+        self.meter.interrupted()
+        self._brain.tell(TurnInterrupted(turn_id=turn.turn_id, output_tokens=num_tokens))
+
+    def turn_went_on(self, turn: Turn) -> None:
+        self.meter.went_on(turn)
+        self._brain.tell(FirstToken(turn_id=turn.turn_id))
 
     def turn_abandoned(self, turn: Turn, outcome: Outcome, why: str) -> None:
         _log_turn("turn_unanswered", turn, outcome.value, why)

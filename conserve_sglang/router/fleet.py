@@ -185,6 +185,7 @@ class Fleet:
         worker.reason = ""
         worker.served_name = facts.served_name
         worker.incarnation = facts.incarnation
+        worker.can_continue = facts.can_continue
         worker.kv_bytes_per_token = facts.kv_bytes_per_token
         worker.breaker.reset()
         self.num_decoders_up += worker.can_decode

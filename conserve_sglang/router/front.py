@@ -13,7 +13,7 @@ from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesC
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.errand import Errand
 from conserve_sglang.router.executor import Executor
-from conserve_sglang.router.headers import DEADLINE_HEADER, END_HEADER, split_request_headers
+from conserve_sglang.router.headers import END_HEADER, split_request_headers
 from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
 from conserve_sglang.router.keyring import CREDENTIALS, read_keyring
@@ -21,6 +21,7 @@ from conserve_sglang.router.payload import BadBody, Endpoint, Payload, read_payl
 from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
 from conserve_sglang.router.problem import NO_WORKER, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
+from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
 
@@ -131,14 +132,14 @@ class Front:
         forward, ours = client.last_split
         turn = Turn(executor, executor.next_turn_id(), client)
         turn.payload = payload
+        if payload.is_stream and self._settings.max_continuations:
+            turn.sent = Sent(payload.endpoint)
         turn.forward = forward
         turn.tenant = client.tenant.tenant_id
         turn.name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
         if turn.name is None and self._settings.identify_by_history:
             turn.history = History(payload, turn.tenant, self._hashing)
         turn.ends_conversation = END_HEADER in ours
-        if DEADLINE_HEADER in ours:
-            turn.deadline_s = _deadline_s(ours[DEADLINE_HEADER])
         payload.fields = {}  # what was to be read is read
         client.asker = turn
         executor.arrive(turn)
@@ -247,15 +248,6 @@ def _give_voice(path: bytes, client: ClientConnection) -> None:
     """Have errors told in the shape of the API that the path belongs to."""
     if path.startswith(b"/v1/messages"):
         client.voice = AnthropicCall()
-
-
-def _deadline_s(milliseconds: bytes) -> float:
-    if not milliseconds.isdigit() or len(milliseconds) > 9 or int(milliseconds) == 0:
-        message = (
-            "The header x-conserve-deadline-ms must be a whole number of milliseconds above 0."
-        )
-        raise BadBody(Problem(status=400, code="bad_deadline", message=message))
-    return int(milliseconds) / 1000
 
 
 def _wrong_method(method: str, allow: str) -> Problem:

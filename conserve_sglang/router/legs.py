@@ -13,6 +13,7 @@ from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.router.problem import Problem, from_worker
+from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.verdict import BUSY, error_in, failure_cause
 from conserve_sglang.workers.pool import Exchange
 from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, calls_tools, usage_in
@@ -61,43 +62,62 @@ class DecodeLeg:
     __slots__ = (
         "_early",
         "_filter",
-        "_has_begun",
         "_headers",
         "_held",
         "_held_bytes",
+        "_hides_usage",
         "_is_over",
         "_is_stream",
         "_kept",
         "_kept_bytes",
         "_owner",
+        "_sent",
         "_status",
         "_tail",
         "exchange",
+        "has_begun",
         "worker_id",
     )
 
     def __init__(
-        self, owner: LegOwner, worker_id: WorkerId, *, is_stream: bool, hides_usage: bool
+        self,
+        owner: LegOwner,
+        worker_id: WorkerId,
+        *,
+        is_stream: bool,
+        hides_usage: bool,
+        sent: Sent | None = None,
     ) -> None:
         self._owner = owner
         self.worker_id = worker_id
         self.exchange: Exchange | None = None
         self._is_stream = is_stream
-        self._filter = UsageFilter() if hides_usage else None
+        self._hides_usage = hides_usage
+        self._sent = sent
+        self._filter: UsageFilter | None = None
+        if sent is not None:
+            self._filter = UsageFilter(sent.told, hides_usage=hides_usage)
+        elif hides_usage:
+            self._filter = UsageFilter()
         self._status = 0
         self._headers: Headers = []
         self._early = b""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._tail = b""
-        self._has_begun = False
+        self.has_begun = False
         self._is_over = False
         self._kept: list[bytes] | None = None
         self._kept_bytes = 0
 
-    def keep_answer(self) -> None:
-        """Keep the answer's bytes, up to a bound, for whoever wants to read it afterwards."""
+    def keep_answer(self, begun: "DecodeLeg | None") -> None:
+        """Keep the answer's bytes, up to a bound, for whoever wants to read it afterwards.
+
+        `begun` is the leg whose answer this one goes on with, if there is one.
+        """
         self._kept = []
+        if begun is not None:
+            self._kept, self._kept_bytes = begun._kept, begun._kept_bytes
 
     @property
     def kept_answer(self) -> bytes | None:
@@ -114,7 +134,7 @@ class DecodeLeg:
     @property
     def has_called_tools(self) -> bool:
         """Whether the whole answer asks for tools rather than speaks to a user."""
-        return calls_tools(self._tail if self._filter is None else self._filter.before_usage)
+        return calls_tools(self._tail or (self._filter.before_usage if self._filter else b""))
 
     def abort(self) -> None:
         """Stop the worker's work on it; nothing more is heard."""
@@ -129,7 +149,7 @@ class DecodeLeg:
         self._headers = headers
 
     def on_body(self, data: bytes, is_last: bool) -> None:
-        if self._has_begun:
+        if self.has_begun:
             if not self._is_over:
                 self._pass(data, is_last)
         elif self._status == 200:
@@ -143,7 +163,9 @@ class DecodeLeg:
         self.exchange = None
         if self._is_over:
             return
-        if self._has_begun:
+        if self._lacks_only_its_end():
+            self._pass(_DONE, True)
+        elif self.has_begun:
             self._owner.broke_off(str(error))
         else:
             self._owner.failed(FailureCause.DECODER_FAILED, str(error))
@@ -175,8 +197,16 @@ class DecodeLeg:
             self._held.clear()
             self._begin(data, is_last)
 
+    def _lacks_only_its_end(self) -> bool:
+        """Whether a stream broke off behind all there was to say."""
+        if not self.has_begun or self._filter is None:
+            return False
+        if self._filter.usage is not None:  # the last event before the end
+            return True
+        return self._sent is not None and self._sent.is_complete()
+
     def _begin(self, data: bytes, is_last: bool) -> None:
-        self._has_begun = True
+        self.has_begun = True
         self._owner.began(self._status, self._headers, is_last)
         self._pass(data, is_last)
 
@@ -189,14 +219,17 @@ class DecodeLeg:
             self._owner.failed(cause, _why(self.worker_id, status, body))
 
     def _pass(self, data: bytes, is_last: bool) -> None:
-        if self._kept is not None:
-            self._keep(data)
         if self._filter is not None:
             data = self._filter.feed(data)
             if is_last:
                 data += self._filter.flush()
-            end = data
-        else:
+        if self._kept is not None:
+            self._keep(data)
+        sent = self._sent
+        if sent is not None and not sent.is_begun and data:
+            sent.take(data)
+        end = data
+        if not self._hides_usage:
             end = self._tail = (self._tail + data)[-TAIL_BYTES:]
         if self._is_stream and end.endswith(_DONE):
             # Whole for its reader, who may leave now. The end of the chunks follows in a segment
@@ -205,7 +238,8 @@ class DecodeLeg:
         if is_last:
             self._is_over = True
             self.exchange = None
-            usage = usage_in(self._tail) if self._filter is None else self._filter.usage
+            hidden = self._filter.usage if self._filter is not None else None
+            usage = hidden if self._hides_usage else usage_in(self._tail)
             self._owner.answered(usage)
         if data or is_last:
             self._owner.pass_on(data, is_last)

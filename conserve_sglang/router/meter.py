@@ -73,6 +73,16 @@ class Meter:
                 timings.ttfet.observe(turn.first_byte_at_s - conversation.began_at_s)
                 conversation.began_at_s = None
 
+    def interrupted(self) -> None:
+        """A decoder was lost in the middle of an answer, and another may go on with it."""
+        self.metrics.num_interruptions += 1
+
+    def went_on(self, turn: Turn) -> None:
+        """Another decoder goes on with an answer."""
+        self.metrics.num_continuations += 1
+        if turn.command is not None and turn.command.prefiller is not None:
+            self.metrics.num_kv_transfers += 1
+
     def failed(self, turn: Turn, cause: FailureCause) -> None:
         """An attempt failed."""
         self.metrics.failures[cause] += 1

@@ -13,6 +13,7 @@ from conserve_sglang.router.identity import History
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.payload import Payload
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
+from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import UnreadableAnswer
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.workers.sse import Usage
@@ -34,6 +35,14 @@ class Desk(Protocol):
         """The attempt failed; the turn stays open."""
         ...
 
+    def turn_interrupted(self, turn: "Turn", num_tokens: int, why: str) -> None:
+        """The decoder was lost in the middle of the answer, which may go on elsewhere."""
+        ...
+
+    def turn_went_on(self, turn: "Turn") -> None:
+        """Another decoder goes on with the answer."""
+        ...
+
     def turn_abandoned(self, turn: "Turn", outcome: Outcome, why: str) -> None:
         """The turn is over without a whole answer."""
         ...
@@ -48,7 +57,6 @@ class Turn:
         "client",
         "command",
         "conversation",
-        "deadline_s",
         "decode_leg",
         "ends_conversation",
         "first_byte_at_s",
@@ -60,6 +68,8 @@ class Turn:
         "name",
         "payload",
         "prefill_leg",
+        "resumption",
+        "sent",
         "tenant",
         "turn_id",
     )
@@ -75,31 +85,40 @@ class Turn:
         self.forward = b""
         self.history: History | None = None
         self.input_tokens = 0
-        self.deadline_s: float | None = None  # how long it may wait, if its client said so
         self.ends_conversation = False
         self.arrived_at_s = 0.0
         self.first_byte_at_s = 0.0
         self.command: SendTurn | None = None
         self.decode_leg: DecodeLeg | None = None
         self.prefill_leg: PrefillLeg | None = None
+        self.sent: Sent | None = None  # of a stream that may go on elsewhere
+        self.resumption = b""  # the member that has a decoder go on with it
         self.has_begun = False
         self.is_over = False
 
     # commands
 
-    def reject(self, reason: RejectReason, retry_after_s: float | None, *, is_any_up: bool) -> None:
-        """Answer with an error."""
-        self._end_with(rejection(reason, retry_after_s, is_any_up=is_any_up))
+    def reject(self, reason: RejectReason, *, is_any_up: bool) -> None:
+        """Answer with an error, or end the stream with one."""
+        problem = rejection(reason, is_any_up=is_any_up)
+        if self.has_begun:
+            self._hang_up(self._last_event(problem))
+        else:
+            self._end_with(problem)
 
     def abort(self, cause: FailureCause, problem: Problem) -> None:
-        """Stop at the workers; before the first byte the turn may go on elsewhere."""
+        """Stop at the workers; the turn may go on elsewhere."""
         if self.is_over:
             return
-        if self.has_begun:
-            self._break_off(problem, "aborted")
-        else:
+        if not self._is_answering:
             self.stop_legs()
             self._desk.turn_failed(self, cause, "aborted")
+        elif problem is not BROKEN_OFF or not self._interrupt("aborted"):
+            self._break_off(problem, "aborted")
+
+    def cannot_go_on(self, why: str) -> None:
+        """Nobody can go on with an answer that was interrupted."""
+        self._break_off(BROKEN_OFF, why)
 
     def give_up(self) -> None:
         """End it here and now, for a fault of the router's own."""
@@ -142,6 +161,9 @@ class Turn:
     # LegOwner
 
     def began(self, status: int, headers: Headers, is_whole: bool) -> None:
+        if self.has_begun:
+            self._desk.turn_went_on(self)
+            return
         self.has_begun = True
         self._desk.turn_began(self, is_whole)
         if self.client is not None:
@@ -177,33 +199,55 @@ class Turn:
         self._desk.turn_answered(self, usage)
 
     def failed(self, cause: FailureCause, why: str) -> None:
-        if not self.has_begun and not self.is_over:
+        if not self._is_answering and not self.is_over:
             self.stop_legs()
             self._desk.turn_failed(self, cause, why)
 
     def refused(self, problem: Problem) -> None:
-        if not self.has_begun and not self.is_over:
+        if self._is_answering or self.is_over:
+            return
+        if self.has_begun:
+            self._break_off(BROKEN_OFF, f"{problem.status} {problem.code}: {problem.message}")
+        else:
             self.stop_legs()
             self._desk.turn_abandoned(self, Outcome.REFUSED, f"{problem.status} {problem.code}")
             self._end_with(problem)
 
     def broke_off(self, why: str) -> None:
-        if not self.is_over:
+        if not self.is_over and not self._interrupt(why):
             self._break_off(BROKEN_OFF, why)
 
     # inside
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether the decoder the turn was sent to has begun to answer."""
+        return self.decode_leg is not None and self.decode_leg.has_begun
+
+    def _interrupt(self, why: str) -> bool:
+        """Let another decoder go on with the answer, if what the client has of it is known."""
+        resumption = None if self.sent is None else self.sent.continuation()
+        if self.sent is None or resumption is None:
+            return False
+        self.stop_legs()
+        self.resumption = resumption
+        self._desk.turn_interrupted(self, self.sent.num_tokens, why)
+        return True
+
     def _break_off(self, problem: Problem, why: str) -> None:
-        event = b""
-        if self.payload.is_stream and self.decode_leg is not None:
-            translation = self.payload.translation
-            if translation is not None:
-                event = translation.problem_event(problem)
-            else:
-                event = b"" if self.decode_leg.is_between_events else b"\n\n"
-                event += problem.to_event()
+        event = self._last_event(problem)
         self.stop_legs()
         self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
+        self._hang_up(event)
+
+    def _last_event(self, problem: Problem) -> bytes:
+        if not self.payload.is_stream or self.decode_leg is None:
+            return b""
+        if self.payload.translation is not None:
+            return self.payload.translation.problem_event(problem)
+        return (b"" if self.decode_leg.is_between_events else b"\n\n") + problem.to_event()
+
+    def _hang_up(self, event: bytes) -> None:
         client, self.client = self.client, None
         if client is not None:
             client.break_off(event)

@@ -95,6 +95,8 @@ _COUNTERS = (
     "kv_transferred_tokens",
     "kv_transferred_bytes",
     "num_kv_misses",
+    "num_interruptions",
+    "num_continuations",
     "prompt_tokens",
     "cached_tokens",
     "output_tokens",
@@ -115,6 +117,8 @@ class RouterMetrics:
         self.kv_transferred_tokens = 0
         self.kv_transferred_bytes = 0
         self.num_kv_misses = 0
+        self.num_interruptions = 0
+        self.num_continuations = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0

@@ -84,6 +84,16 @@ class RouterCollector(Collector):
             ("kv_transferred_tokens", "KV tokens moved, by ledger", metrics.kv_transferred_tokens),
             ("kv_transferred_bytes", "The same where size is known", metrics.kv_transferred_bytes),
             ("kv_misses", "Tail turns whose context was gone", metrics.num_kv_misses),
+            (
+                "interruptions",
+                "Streams whose decoder was lost in the middle, to go on elsewhere",
+                metrics.num_interruptions,
+            ),
+            (
+                "continuations",
+                "Streams that another decoder went on with",
+                metrics.num_continuations,
+            ),
             ("prompt_tokens", "Prompt tokens of answered turns", metrics.prompt_tokens),
             ("cached_tokens", "Prompt tokens found in KV", metrics.cached_tokens),
             ("output_tokens", "Tokens answered", metrics.output_tokens),

@@ -79,6 +79,8 @@ def worker_env(tier_map: TierMap, worker: WorkerPlan) -> dict[str, str]:
         env["HF_HUB_OFFLINE"] = "1"
     if worker.role is not Role.PREFILL:
         env |= _SESSION_ENV
+    if worker.role is Role.PREFILL:
+        env["CONSERVE_CONTINUE"] = "1"
     if worker.role is Role.DECODE:
         # Written out when off, too: a 1 left in the launcher's own environment must not win.
         sends_local = tier_map.policy.name in LOCAL_TURN_POLICIES

@@ -19,6 +19,7 @@ class WorkerFacts:
     """A worker as it reported itself. `serves_local_turns`: our plugin is in force in it.
 
     `incarnation` is another one after each start; None from a worker that does not tell.
+    `can_continue`: it takes part in going on with answers that others began.
     `kv_bytes_per_token` is None where the worker's figures do not tell.
     """
 
@@ -28,11 +29,13 @@ class WorkerFacts:
     served_name: str
     version: str
     incarnation: str | None = None
+    can_continue: bool = False
     kv_bytes_per_token: float | None = None
 
 
 class _Conserve(msgspec.Struct):
     local_prefill: bool = False
+    continues: bool = False
     incarnation: str | None = None
     resident_tokens: int | None = None
 
@@ -88,6 +91,7 @@ async def read_facts(pool: ConnectionPool, timeout_s: float = 30.0) -> WorkerFac
         served_name=info.served_model_name or "",
         version=info.version,
         incarnation=None if state.conserve is None else state.conserve.incarnation,
+        can_continue=state.conserve is not None and state.conserve.continues,
         kv_bytes_per_token=_kv_bytes_per_token(info, state),
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conserve_sglang.core.local_turn import LocalLimits
+from tests.fakes.continuing import as_sent
 from tests.fakes.prompt import BadPrompt, prompt_of
 
 TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
@@ -221,8 +222,11 @@ class FakeWorker:
         if path != "/server_info":
             return 404, b'{"detail":"Not Found"}'
         state: dict[str, Any] = {"last_gen_throughput": 1.0}
+        if self.has_plugin and self.mode == "prefill":
+            state["conserve"] = {"local_prefill": False, "continues": True}
         if self.has_plugin and self.mode == "decode":
             state["conserve"] = {"local_prefill": True, "incarnation": self.incarnation}
+            state["conserve"]["continues"] = True
             state["conserve"]["resident_tokens"] = sum(map(len, self.resident.values()))
         if self.kv_gb is not None:
             state["memory_usage"] = {"kvcache": self.kv_gb, "token_capacity": self.capacity_tokens}
@@ -335,7 +339,7 @@ class FakeWorker:
                 return False
             return await self._stream(writer, self._events(seen, usage))
         if seen.path == "/generate":
-            answer = self._generated(self.answer, usage)
+            answer = self._generated(self.answer, usage, is_last=True)
         elif seen.path == "/v1/completions":
             choice = {"index": 0, "text": self.answer, "finish_reason": "stop"}
             answer = {"object": "text_completion", "choices": [choice], "usage": usage}
@@ -354,13 +358,13 @@ class FakeWorker:
         await self._reply(writer, 200, json.dumps(answer, separators=(",", ":")).encode())
         return not self.faults.closes_after_answer
 
-    def _generated(self, text: str, usage: dict[str, Any]) -> dict[str, Any]:
+    def _generated(self, text: str, usage: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
         return {
             "text": text,
             "output_ids": list(text.encode()),
             "meta_info": {
                 "id": "x",
-                "finish_reason": {"type": "stop"},
+                "finish_reason": {"type": "stop"} if is_last else None,
                 "prompt_tokens": usage["prompt_tokens"],
                 "completion_tokens": len(text),
                 "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
@@ -373,7 +377,8 @@ class FakeWorker:
         events: list[Any] = []
         for n, piece in enumerate(pieces):
             if seen.path == "/generate":
-                events.append(self._generated("".join(pieces[: n + 1]), usage))
+                text, is_last = "".join(pieces[: n + 1]), n == len(pieces) - 1
+                events.append(self._generated(text, usage, is_last=is_last))
             elif seen.path == "/v1/completions":
                 events.append({"choices": [{"index": 0, "text": piece}], "usage": None})
         options = seen.body.get("stream_options") or {}
@@ -389,7 +394,9 @@ class FakeWorker:
                     events.append({**CHUNK, "choices": [choice], "usage": so_far})
         if options.get("include_usage"):
             events.append({**CHUNK, "choices": [], "usage": usage})
-        return [f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events]
+        is_plain = not (self.reasoning or self.tool_calls) and self.has_plugin
+        headers = seen.headers if is_plain and self.mode == "decode" else {}
+        return as_sent(events, pieces, seen.body, headers)
 
     def _deltas(self, pieces: list[str]) -> list[dict[str, Any]]:
         """A message in pieces: what was thought, what is said, then call after call."""

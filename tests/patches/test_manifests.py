@@ -45,7 +45,7 @@ def test_two_versions_are_supported() -> None:
 @pytest.mark.parametrize("version", known_versions())
 def test_every_hooked_function_is_in_the_manifest(version: str) -> None:
     inside = Inside(sglang_version=version, adapter=adapter_for(version), settings=SETTINGS)
-    hooks = (*decoder_hooks(inside), *front_hooks(), *observer_hooks(inside))
+    hooks = (*decoder_hooks(inside), *front_hooks(inside), *observer_hooks(inside))
     hooks += guards(hooks, inside, is_scheduler=True) + guards(hooks, inside, is_scheduler=False)
     listed = {f.target for f in the_manifest(version).functions if f.role == "hooked"}
     assert {hook.target for hook in hooks} == listed

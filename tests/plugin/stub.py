@@ -151,4 +151,6 @@ class Scheduler:
 
 def inside() -> tuple[Inside, StubAdapter]:
     adapter = StubAdapter()
-    return Inside(sglang_version="0", adapter=adapter, settings=read_settings({})), adapter
+    return Inside(
+        sglang_version="0", adapter=adapter, settings=read_settings({"CONSERVE_LOCAL_PREFILL": "1"})
+    ), adapter

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from conserve_sglang.core.ids import TurnId
-from conserve_sglang.core.tier import Overload
 from conserve_sglang.dispatch import AbortTurn
 from conserve_sglang.router import legs
 from conserve_sglang.router.fleet import WorkerState
@@ -78,7 +77,7 @@ async def test_no_prefiller_is_waited_for_and_then_a_503() -> None:
 
 
 async def test_full_queue_is_a_429(cluster: Cluster) -> None:
-    async with a_cluster(overload=Overload(max_phase_one_turns=0)) as small:
+    async with a_cluster(max_queued_turns=0) as small:
         await small["p0"].stop()
         await small.until(lambda: small.state_of("p0") is WorkerState.LOST)
         answer = await small.chat("hello")
@@ -94,14 +93,15 @@ async def test_every_attempt_failing_is_a_502(cluster: Cluster) -> None:
     assert answer.json()["error"]["code"] == "workers_failed"
 
 
-async def test_broken_stream_ends_with_an_error_event(cluster: Cluster) -> None:
-    cluster["d0"].faults.cut_after_events = 1
-    client = await cluster.connect()
-    client.ask("/v1/chat/completions", {"messages": [], "stream": True})
-    answer = await client.answer()
-    assert answer.events[0]["choices"][0]["delta"]["content"] == "the"
-    assert answer.events[-1]["error"]["code"] == "answer_broken_off"
-    assert await client.is_closed()
+async def test_broken_stream_ends_with_an_error_event_where_it_may_not_go_on() -> None:
+    async with a_cluster(max_continuations=0) as cluster:
+        cluster["d0"].faults.cut_after_events = 1
+        client = await cluster.connect()
+        client.ask("/v1/chat/completions", {"messages": [], "stream": True})
+        answer = await client.answer()
+        assert answer.events[0]["choices"][0]["delta"]["content"] == "the"
+        assert answer.events[-1]["error"]["code"] == "answer_broken_off"
+        assert await client.is_closed()
 
 
 async def test_decoder_lost_within_an_answer_that_is_not_streamed_is_not_seen(
@@ -132,14 +132,15 @@ async def test_very_long_answer_is_passed_on_as_it_comes_and_not_completed(
     assert len(got) < 50_000
 
 
-async def test_killed_decoder_under_a_stream_is_told_at_once(cluster: Cluster) -> None:
-    cluster["d0"].faults.event_delay_s = 5.0
-    client = await cluster.connect()
-    client.ask("/v1/chat/completions", {"messages": [], "stream": True})
-    await client.head()
-    await cluster["d0"].stop()
-    body, _ = await client._chunks()
-    assert b"answer_broken_off" in body
+async def test_killed_decoder_under_a_stream_is_told_at_once() -> None:
+    async with a_cluster(max_continuations=0) as cluster:
+        cluster["d0"].faults.event_delay_s = 5.0
+        client = await cluster.connect()
+        client.ask("/v1/chat/completions", {"messages": [], "stream": True})
+        await client.head()
+        await cluster["d0"].stop()
+        body, _ = await client._chunks()
+        assert b"answer_broken_off" in body
 
 
 @pytest.mark.parametrize("stream", [False, True])

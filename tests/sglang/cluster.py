@@ -70,7 +70,7 @@ COMMON_ENV = {
 }
 ROLE_ENV: Mapping[str, Mapping[str, str]] = {
     REFERENCE: {},
-    PREFILL: {"CONSERVE_COUNT_TRANSFERS": "1"},
+    PREFILL: {"CONSERVE_COUNT_TRANSFERS": "1", "CONSERVE_CONTINUE": "1"},
     # 0.5.17 keeps sessions resident only in the unified tree, which 0.5.23 always has.
     DECODE: {"CONSERVE_LOCAL_PREFILL": "1", "SGLANG_ENABLE_UNIFIED_RADIX_TREE": "1"},
 }

@@ -13,6 +13,7 @@ DECODER = WorkerFacts(
     mode="decode",
     kv_capacity_tokens=100_000,
     serves_local_turns=True,
+    can_continue=True,
     served_name="tiny",
     version="0.5.23",
 )
