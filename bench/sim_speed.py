@@ -47,7 +47,7 @@ def measure(num_prefillers: int, num_decoders: int, num_turns: int, load: float)
     deployment = Deployment(
         workers=tuple(workers(num_prefillers, num_decoders)),
         policy=make_policy(PolicyChoice(name="conserve", params={})),
-        settings=DispatchSettings(max_queued_turns=10**9, queue_timeout_s=1e9),
+        settings=DispatchSettings(max_phase_one_turns=10**9, queue_timeout_s=1e9),
     )
     tally = Tally(A40_QWEN3_0_6B)
     simulation = Simulation(deployment, tally)

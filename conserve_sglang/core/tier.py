@@ -116,6 +116,25 @@ class StateSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overload:
+    """What the router takes on before it says no, and who goes first; None is no bound.
+
+    `max_phase_one_turns` may wait for a prefiller and KV room, `max_tail_turns` for their
+    conversation's KV to arrive; both kinds together `max_turns_per_tenant`. A prefiller with
+    `max_prefill_backlog_tokens` prompt tokens before it is sent no more, so that turns wait in the
+    router, where `is_fair` orders them between tenants.
+    """
+
+    is_fair: bool = True
+    max_phase_one_turns: int = 1024
+    max_tail_turns: int = 1024
+    max_turns_per_tenant: int | None = None
+    max_prefill_backlog_tokens: int = 32_768
+    max_conversations: int = 200_000
+    max_conversations_per_tenant: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """How the router listens, identifies conversations and bounds its work.
 
@@ -129,7 +148,6 @@ class RouterSettings:
     control_host: str = "127.0.0.1"
     control_port: int = 30001
     max_body_bytes: int = 16 * 1024 * 1024
-    max_queued_turns: int = 1024
     queue_timeout_s: float = 60.0
     conversation_ttl_s: float = 3600.0
     reclaim_idle_s: float = 15.0
@@ -138,6 +156,7 @@ class RouterSettings:
     max_continuations: int = 2
     identify_by_user_field: bool = False
     identify_by_history: bool = True
+    overload: Overload = field(default_factory=Overload)
     observe: ObserveSettings = field(default_factory=ObserveSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)

@@ -16,6 +16,7 @@ from conserve_sglang.dispatch.events import (
     FailureCause,
     FirstToken,
     PeersReported,
+    TenantsWeighed,
     Tick,
     TurnAbandoned,
     TurnArrived,
@@ -29,7 +30,8 @@ from conserve_sglang.dispatch.events import (
     WorkerUp,
 )
 from conserve_sglang.dispatch.invariants import validate
-from conserve_sglang.dispatch.state import ConversationView, DispatchSettings, WorkerLoad
+from conserve_sglang.dispatch.settings import DispatchSettings, dispatch_settings
+from conserve_sglang.dispatch.state import ConversationView, WorkerLoad
 
 __all__ = [
     "AbortTurn",
@@ -47,6 +49,7 @@ __all__ = [
     "RejectTurn",
     "ReleaseConversation",
     "SendTurn",
+    "TenantsWeighed",
     "Tick",
     "TurnAbandoned",
     "TurnArrived",
@@ -59,5 +62,6 @@ __all__ = [
     "WorkerLost",
     "WorkerRemoved",
     "WorkerUp",
+    "dispatch_settings",
     "validate",
 ]

@@ -32,6 +32,10 @@ class Avoiding:
         """The prefiller with fewest prompt tokens sent to it and not yet prefilled."""
         return min(self.workers(Role.PREFILL), key=self._backlog, default=None)
 
+    def takes_prompts(self, prefiller: WorkerId) -> bool:
+        """Whether a prefiller has little enough before it to be sent more."""
+        return self._ledger.takes_prompts(prefiller)
+
     def free_tokens(self, worker_id: WorkerId) -> int:
         """KV tokens neither resident nor reserved; 0 when overcommitted."""
         return self._ledger.free_tokens(worker_id)

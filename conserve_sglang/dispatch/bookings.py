@@ -18,8 +18,8 @@ class Bookings:
 
     __slots__ = ("ledger",)
 
-    def __init__(self) -> None:
-        self.ledger = KvLedger()
+    def __init__(self, max_prefill_backlog_tokens: int) -> None:
+        self.ledger = KvLedger(max_prefill_backlog_tokens)
 
     def pin_of(self, conversation: Conversation) -> WorkerState | None:
         """The decoder that holds a conversation; voids a pin whose worker was lost."""
@@ -80,7 +80,8 @@ class Bookings:
             turn.prefiller = ledger.state(placement.prefiller)
             ledger.take_in(turn.prefiller)
             turn.prefiller_epoch = turn.prefiller.epoch
-            turn.backlog_tokens = turn.input_tokens
+            # A derived length may be far too long; what no pool holds is not prefilled either.
+            turn.backlog_tokens = min(turn.input_tokens, ledger.largest_pool)
             ledger.add_backlog(turn.prefiller, turn.backlog_tokens)
             conversation.num_kv_transfers += 1
         if placement.keeps_kv and (placement.prefiller is not None or resident == 0):

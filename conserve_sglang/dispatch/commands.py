@@ -34,10 +34,14 @@ class SendTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectTurn:
-    """Answer a turn with an error; it has no first byte yet."""
+    """Answer a turn with an error; it has no first byte yet.
+
+    `retry_after_s`: where waiting helps, when to come again, by the observed rate of service.
+    """
 
     turn_id: TurnId
     reason: RejectReason
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,27 +1,24 @@
 """The table of live conversations, those at rest in order of idleness."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from conserve_sglang.core.ids import ConversationId
-from conserve_sglang.dispatch.state import Conversation
+from conserve_sglang.core.ids import ConversationId, TenantId
+from conserve_sglang.dispatch.state import Conversation, TenantAccount
 
 
 class Conversations:
-    """Live conversations by id. One is at rest while it has no open turn.
+    """Live conversations by id, and the tenants they belong to.
 
-    Those at rest stand in two lines, each by the time of their last turn: `idle` may still hold
-    KV, `lapsed` were seen to hold none. `misplaced` are those that joined their line behind
-    younger ones; the lines are put in order when somebody asks who is first.
+    A conversation is at rest while it has no open turn. Those of a tenant at rest stand in two
+    lines, each by the time of their last turn: `idle` may still hold KV, `lapsed` were seen to
+    hold none. What asks for the longest idle of all looks at each tenant once.
     """
 
-    __slots__ = ("_idle", "_lapsed", "_live", "_misplaced")
+    __slots__ = ("_accounts", "_live")
 
     def __init__(self) -> None:
         self._live: dict[ConversationId, Conversation] = {}
-        self._idle: OrderedDict[ConversationId, Conversation] = OrderedDict()
-        self._lapsed: OrderedDict[ConversationId, Conversation] = OrderedDict()
-        self._misplaced: set[ConversationId] = set()
+        self._accounts: dict[TenantId, TenantAccount] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -30,71 +27,119 @@ class Conversations:
         """A live conversation, or None."""
         return self._live.get(conversation_id)
 
-    def wake(self, conversation_id: ConversationId, now: float) -> Conversation:
-        """The conversation a turn arrived for, begun if it is not known; no longer at rest."""
-        conversation = self._live.get(conversation_id)
-        if conversation is None:
-            conversation = self._live[conversation_id] = Conversation(conversation_id, now)
-        else:
-            self._leave_rest(conversation_id)
+    def tenant(self, tenant_id: TenantId) -> TenantAccount:
+        """A tenant's account; of weight 1 unless told otherwise."""
+        account = self._accounts.get(tenant_id)
+        if account is None:
+            account = self._accounts[tenant_id] = TenantAccount(tenant_id, 1.0)
+        return account
+
+    def tenants(self) -> Iterable[TenantAccount]:
+        """All tenants heard of."""
+        return self._accounts.values()
+
+    def weigh(self, weights: Mapping[TenantId, float]) -> None:
+        """Set tenants' weights; those not named weigh 1."""
+        for account in self._accounts.values():
+            account.weight = weights.get(account.tenant_id, 1.0)
+        for tenant_id, weight in weights.items():
+            self.tenant(tenant_id).weight = weight
+
+    def begin(
+        self, conversation_id: ConversationId, tenant: TenantAccount, now: float
+    ) -> Conversation:
+        """A new conversation."""
+        conversation = Conversation(conversation_id, tenant, now)
+        self._live[conversation_id] = conversation
+        tenant.num_conversations += 1
         return conversation
 
-    def begin(self, conversation_id: ConversationId) -> Conversation:
-        """A conversation that is not known; it is to `rest_since` some time."""
-        conversation = self._live[conversation_id] = Conversation(conversation_id, 0.0)
+    def wake(self, conversation_id: ConversationId) -> Conversation | None:
+        """The conversation a turn arrived for, no longer at rest; None if it is not known."""
+        conversation = self._live.get(conversation_id)
+        if conversation is not None:
+            self._leave_rest(conversation)
         return conversation
 
     def rest(self, conversation: Conversation) -> None:
         """Its last open turn is over; it is the one idle for the shortest time."""
-        self._idle[conversation.conversation_id] = conversation
+        conversation.tenant.idle[conversation.conversation_id] = conversation
 
     def lapse(self, conversation: Conversation) -> None:
         """An idle conversation holds no KV any more."""
-        self._lapsed[conversation.conversation_id] = self._idle.pop(conversation.conversation_id)
+        tenant = conversation.tenant
+        del tenant.idle[conversation.conversation_id]
+        tenant.lapsed[conversation.conversation_id] = conversation
 
     def rest_since(self, conversation: Conversation, since_s: float, *, holds_kv: bool) -> None:
         """Let a conversation rest as one that was last active at some time in the past."""
-        self._leave_rest(conversation.conversation_id)
+        self._leave_rest(conversation)
         conversation.last_active_at_s = since_s
-        line = self._idle if holds_kv else self._lapsed
+        tenant = conversation.tenant
+        line = tenant.idle if holds_kv else tenant.lapsed
         last = next(reversed(line.values()), None)
         line[conversation.conversation_id] = conversation
         if last is not None and last.last_active_at_s > since_s:
-            self._misplaced.add(conversation.conversation_id)
+            tenant.is_mixed = True
 
     def drop(self, conversation: Conversation) -> None:
         """Forget a conversation."""
         conversation.is_ended = True
         del self._live[conversation.conversation_id]
-        self._leave_rest(conversation.conversation_id)
+        conversation.tenant.num_conversations -= 1
+        self._leave_rest(conversation)
 
     def longest_idle(self) -> Conversation | None:
         """The conversation idle for the longest time among those that may hold KV."""
-        if self._misplaced:
-            self._put_in_order()
-        return next(iter(self._idle.values()), None)
+        return _earliest(account.longest_idle() for account in self._accounts.values())
 
     def longest_at_rest(self) -> Conversation | None:
         """The conversation at rest for the longest time, with or without KV."""
-        idle = self.longest_idle()
-        lapsed = next(iter(self._lapsed.values()), None)
-        if idle is None or lapsed is None:
-            return idle or lapsed
-        return min(idle, lapsed, key=lambda conversation: conversation.last_active_at_s)
+        return _earliest(account.longest_at_rest() for account in self._accounts.values())
+
+    def idle_for(self, idle_s: float, now: float) -> Conversation | None:
+        """One idle for `idle_s` that may hold KV: of the tenant with the largest share among those
+        who have one, the longest idle."""
+        found: Conversation | None = None
+        for account in self._accounts.values():
+            idle = account.longest_idle()
+            if idle is None or idle.last_active_at_s + idle_s > now:
+                continue
+            if found is None or _rank(idle) < _rank(found):
+                found = idle
+        return found
+
+    def to_make_room(self, tenant: TenantAccount) -> Conversation | None:
+        """Whom one more conversation of `tenant` may push out: the longest at rest of the tenant
+        with the largest share, if that is more than the newcomer's would be, else its own."""
+        largest = (tenant.num_conversations + 1) / tenant.weight
+        found = tenant.longest_at_rest()
+        for account in self._accounts.values():
+            if account is not tenant and account.share >= largest:
+                resting = account.longest_at_rest()
+                if resting is not None:
+                    largest, found = account.share, resting
+        return found
 
     def live(self) -> Iterator[Conversation]:
         """All live conversations, in order of their beginning."""
         return iter(self._live.values())
 
-    def _leave_rest(self, conversation_id: ConversationId) -> None:
-        if self._idle.pop(conversation_id, None) is None:
-            self._lapsed.pop(conversation_id, None)
-        if self._misplaced:
-            self._misplaced.discard(conversation_id)
+    def _leave_rest(self, conversation: Conversation) -> None:
+        tenant, key = conversation.tenant, conversation.conversation_id
+        if tenant.idle.pop(key, None) is None:
+            tenant.lapsed.pop(key, None)
 
-    def _put_in_order(self) -> None:
-        for line in (self._idle, self._lapsed):
-            by_age = sorted(line.values(), key=lambda each: each.last_active_at_s)
-            line.clear()
-            line.update((each.conversation_id, each) for each in by_age)
-        self._misplaced.clear()
+
+def _earliest(conversations: Iterable[Conversation | None]) -> Conversation | None:
+    found: Conversation | None = None
+    for conversation in conversations:
+        if conversation is not None and (
+            found is None or conversation.last_active_at_s < found.last_active_at_s
+        ):
+            found = conversation
+    return found
+
+
+def _rank(conversation: Conversation) -> tuple[float, float]:
+    return -conversation.tenant.share, conversation.last_active_at_s

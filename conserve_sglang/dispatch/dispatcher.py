@@ -5,7 +5,7 @@ no log, so the router and a simulator drive the same object. The life of one tur
 
     TurnArrived ──> held ──────┐            its conversation's KV is still on its way
         │                      v
-        ├────────────────> waiting ──> RejectTurn     no room; served in arrival order
+        ├────────────────> waiting ──> RejectTurn     no room; served in fair order
         v                      v
       SendTurn  <──────────────┘
         ├── FirstToken, TurnDone          answered
@@ -24,7 +24,8 @@ from conserve_sglang.dispatch import events, restoring
 from conserve_sglang.dispatch.commands import AbortTurn, Command
 from conserve_sglang.dispatch.events import Event, FailureCause
 from conserve_sglang.dispatch.placer import Placer
-from conserve_sglang.dispatch.state import ConversationView, DispatchSettings, Turn, WorkerLoad
+from conserve_sglang.dispatch.settings import DispatchSettings
+from conserve_sglang.dispatch.state import ConversationView, Turn, WorkerLoad
 from conserve_sglang.policy.api import PhaseOneCause, PlacementPolicy, RejectReason
 
 _CAUSES = {
@@ -62,6 +63,7 @@ class Dispatcher:
             events.ConversationRestored: partial(restoring.restore, placer),
             events.ConversationTaken: partial(restoring.give_up, placer),
             events.PeersReported: partial(restoring.count_peers, placer),
+            events.TenantsWeighed: self._weigh,
             events.Tick: self._tick,
         }
 
@@ -154,9 +156,16 @@ class Dispatcher:
     def _arrive(self, event: events.TurnArrived, now: float) -> None:
         if event.turn_id in self._turns:
             raise ValueError(f"turn {event.turn_id} is already open")
-        conversation = self._conversations.wake(event.conversation_id, now)
+        conversation = self._conversations.wake(event.conversation_id)
+        if conversation is None:
+            conversation = self._placer.begin(event, now)
+            if conversation is None:
+                return
         conversation.num_open_turns += 1
         conversation.num_turns += 1
+        wait_s, deadline_s = self._settings.queue_timeout_s, event.deadline_s
+        if deadline_s is not None and deadline_s < wait_s:
+            wait_s = deadline_s
         turn = Turn(
             event.turn_id,
             conversation,
@@ -164,7 +173,7 @@ class Dispatcher:
             conversation.num_turns,
             event.input_tokens,
             event.is_exact,
-            now + self._settings.queue_timeout_s,
+            now + wait_s,
         )
         self._num_arrivals += 1
         self._turns[event.turn_id] = turn
@@ -172,9 +181,14 @@ class Dispatcher:
 
     def _first_token(self, event: events.FirstToken, now: float) -> None:
         turn = self._sent(event.turn_id)
-        if turn is not None and self._bookings.prefilled(turn):
+        if turn is None:
+            return
+        was_in_backlog = turn.backlog_tokens > 0
+        if self._bookings.prefilled(turn):
             self._placer.let_held_go(turn.conversation, now)
-            self._placer.serve_line(now)
+        elif not was_in_backlog:
+            return
+        self._placer.serve_line(now)
 
     def _done(self, event: events.TurnDone, now: float) -> None:
         turn = self._sent(event.turn_id)
@@ -288,9 +302,13 @@ class Dispatcher:
                 self._placer.out.append(AbortTurn(turn_id=turn.turn_id))
         self._placer.serve_line(now)
 
+    def _weigh(self, event: events.TenantsWeighed, now: float) -> None:
+        self._conversations.weigh(event.weights)
+        self._placer.serve_line(now)
+
     def _tick(self, event: events.Tick, now: float) -> None:
         while (overdue := self._line.pop_overdue(now)) is not None:
-            self._placer.reject(overdue, RejectReason.QUEUE_TIMEOUT, now)
+            self._placer.reject_overdue(overdue, now)
             self._placer.serve_line(now)
         while (resting := self._conversations.longest_at_rest()) is not None:
             if resting.last_active_at_s + self._settings.conversation_ttl_s > now:

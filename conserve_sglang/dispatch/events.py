@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
+from conserve_sglang.core.ids import ConversationId, TenantId, TurnId, WorkerId
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.core.worker import WorkerSpec
 from conserve_sglang.policy.api import PhaseOneCause
 
@@ -67,13 +68,17 @@ class TurnArrived:
     """A client asks for a turn. `input_tokens` is the length of the whole prompt.
 
     `is_exact` is False when the length was derived from bytes rather than counted; such a length
-    places the turn but never rejects it.
+    places the turn but never rejects it. `tenant` counts for a conversation that begins here; a
+    live one keeps its own. `deadline_s` is how long the turn may wait, if that is shorter than
+    the dispatcher's own bound.
     """
 
     turn_id: TurnId
     conversation_id: ConversationId
     input_tokens: int
     is_exact: bool = True
+    tenant: TenantId = DEFAULT_TENANT.tenant_id
+    deadline_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,6 +148,7 @@ class ConversationRestored:
     num_turns: int
     num_kv_transfers: int
     idle_s: float
+    tenant: TenantId = DEFAULT_TENANT.tenant_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +165,18 @@ class PeersReported:
 
     kv_tokens: Mapping[WorkerId, int]
     backlog_tokens: Mapping[WorkerId, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantsWeighed:
+    """The tenants' weights are these now; a tenant not named weighs 1."""
+
+    weights: Mapping[TenantId, float]
+
+    def __post_init__(self) -> None:
+        for tenant_id, weight in self.weights.items():
+            if not weight > 0:
+                raise ValueError(f"tenant {tenant_id}: its weight must be above 0, not {weight}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,5 +200,6 @@ Event = (
     | ConversationRestored
     | ConversationTaken
     | PeersReported
+    | TenantsWeighed
     | Tick
 )

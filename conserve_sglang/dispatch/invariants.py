@@ -49,6 +49,7 @@ def validate(dispatcher: Dispatcher) -> None:
         for worker_id in (*ledger.workers(role), ledger.most_free(role)):
             assert worker_id is None or ledger.state(worker_id).takes_turns, "takes no turns"
     _validate_turns(dispatcher)
+    _validate_tenants(dispatcher)
 
 
 def _validate_turns(dispatcher: Dispatcher) -> None:
@@ -64,7 +65,22 @@ def _validate_turns(dispatcher: Dispatcher) -> None:
     assert waiting == dispatcher._line.num_waiting, "waiting turns miscounted"
     assert held == dispatcher._line.num_held, "held turns miscounted"
     assert unsent == waiting + held, "a turn is neither sent, waiting nor held"
-    first = dispatcher._line.first()
+    first = dispatcher._line.order.first()
     if first is not None:
         assert isinstance(dispatcher._placer.ask(first), Defer), "the first in line could be served"
         assert first.conversation.opener is None, "waits for a place, not for its conversation"
+
+
+def _validate_tenants(dispatcher: Dispatcher) -> None:
+    turns = list(dispatcher._turns.values())
+    for account in dispatcher._conversations.tenants():
+        name = account.tenant_id
+        live = [c for c in dispatcher._conversations.live() if c.tenant is account]
+        unsent = [t for t in turns if t.decoder is None and t.conversation.tenant is account]
+        num_waiting = sum(turn.is_waiting for turn in unsent)
+        assert account.num_conversations == len(live), f"{name}: conversations miscounted"
+        assert account.num_waiting == num_waiting, f"{name}: waiting turns miscounted"
+        assert account.num_held == len(unsent) - num_waiting, f"{name}: held turns miscounted"
+        assert sum(turn.is_waiting for turn in account.waiting) == num_waiting, f"{name}: line"
+        holding = {c.conversation_id for c in live if c.held}
+        assert set(account.holding) == holding, f"{name}: holding differs"

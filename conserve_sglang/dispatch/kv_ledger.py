@@ -120,11 +120,13 @@ class KvLedger:
         "_capacity",
         "_changed",
         "_free",
+        "_max_backlog",
         "_up",
         "largest_pool",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, max_prefill_backlog_tokens: int) -> None:
+        self._max_backlog = max_prefill_backlog_tokens
         self._by_id: dict[WorkerId, WorkerState] = {}
         self._by_order: list[WorkerState | None] = []  # None: removed, to be taken again
         self._free = {role: Ranking() for role in Role}
@@ -150,6 +152,11 @@ class KvLedger:
         """The prefiller with fewest prompt tokens sent to it and not yet prefilled."""
         self._rank_changed()
         return self._name(self._backlog.least())
+
+    def takes_prompts(self, prefiller: WorkerId) -> bool:
+        """Whether a prefiller's backlog is below the bound."""
+        state = self._by_id[prefiller]
+        return state.backlog_tokens + state.foreign_backlog_tokens < self._max_backlog
 
     def free_tokens(self, worker_id: WorkerId) -> int:
         """KV tokens neither resident nor reserved; 0 when overcommitted."""

@@ -13,8 +13,10 @@ from conserve_sglang.dispatch.avoiding import Avoiding
 from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.commands import Command, RejectTurn
 from conserve_sglang.dispatch.conversations import Conversations
+from conserve_sglang.dispatch.events import TurnArrived
 from conserve_sglang.dispatch.placing import local_limits, send_turn, turn_view
-from conserve_sglang.dispatch.state import Conversation, DispatchSettings, Turn
+from conserve_sglang.dispatch.settings import DispatchSettings
+from conserve_sglang.dispatch.state import Conversation, Turn
 from conserve_sglang.dispatch.waiting import WaitingLine
 from conserve_sglang.policy.api import (
     Answer,
@@ -36,11 +38,32 @@ class Placer:
     def __init__(self, policy: PlacementPolicy, settings: DispatchSettings) -> None:
         self._policy = policy
         self._settings = settings
-        self.bookings = Bookings()
+        self.bookings = Bookings(settings.max_prefill_backlog_tokens)
         self.conversations = Conversations()
         self.turns: dict[TurnId, Turn] = {}
-        self.line = WaitingLine()
+        self.line = WaitingLine(settings)
         self.out: list[Command] = []
+
+    # beginnings
+
+    def begin(self, event: TurnArrived, now: float) -> Conversation | None:
+        """A turn's conversation is new: begin it, or reject the turn if there are too many."""
+        settings, conversations = self._settings, self.conversations
+        tenant = conversations.tenant(event.tenant)
+        most = settings.max_conversations_per_tenant
+        if most is not None and tenant.num_conversations >= most:
+            resting = tenant.longest_at_rest()
+        elif len(conversations) >= settings.max_conversations:
+            resting = conversations.to_make_room(tenant)
+        else:
+            return conversations.begin(event.conversation_id, tenant, now)
+        if resting is not None:
+            self.forget(resting)
+            self.serve_line(now)
+            return conversations.begin(event.conversation_id, tenant, now)
+        reason = RejectReason.TOO_MANY_CONVERSATIONS
+        self.out.append(RejectTurn(turn_id=event.turn_id, reason=reason))
+        return None
 
     # placing
 
@@ -49,36 +72,47 @@ class Placer:
         conversation = turn.conversation
         if conversation.opener is None:
             self._place(turn, now)
-        elif self.line.num_unsent >= self._settings.max_queued_turns:
-            self.reject(turn, RejectReason.QUEUE_FULL, now)
-        else:
-            self.line.hold(turn)
+        elif self._may_wait(turn, now, to_hold=True):
+            self.line.hold(turn, now)
 
     def let_held_go(self, conversation: Conversation, now: float) -> None:
         """Place the turns held behind a conversation's opener, now that there is none."""
         while conversation.opener is None:
-            turn = self.line.pop_held(conversation)
+            turn = self.line.pop_held(conversation, now)
             if turn is None:
                 return
             self._place(turn, now)
 
     def serve_line(self, now: float) -> None:
-        """Place waiting turns in arrival order, until one has to go on waiting."""
-        while (turn := self.line.first()) is not None:
+        """Place waiting turns in their order, until the first has to go on waiting.
+
+        A turn that finds no KV room may be passed by other tenants' turns, within bounds.
+        """
+        order = self.line.order
+        if not order.num_waiting:
+            return
+        while (turn := order.first()) is not None:
             if turn.conversation.opener is not None:
-                self.line.take(turn)
+                order.take(turn)
                 self.place_or_hold(turn, now)
                 continue
             answer = self.ask(turn)
-            if isinstance(answer, Defer):
-                if answer.reason is DeferReason.NO_KV_ROOM and self._reclaim_one(now):
-                    continue
-                return
             if isinstance(answer, Placement):
-                self.line.take(turn)
+                self.line.served(turn, now)
                 self._send(turn, answer)
-            else:
+            elif isinstance(answer, Reject):
                 self.reject(turn, answer.reason, now)
+            elif not self._goes_on(answer, now):
+                break
+        order.step_back()
+
+    def _goes_on(self, deferred: Defer, now: float) -> bool:
+        """Whether another look at the line may find a place: KV was let go, or others pass."""
+        if deferred.reason is not DeferReason.NO_KV_ROOM:
+            return False
+        if self._reclaim_one(now):
+            return True
+        return self.line.order.step_aside(self.bookings.ledger.largest_pool)
 
     def ask(self, turn: Turn) -> Answer:
         """What the policy says of a turn as things stand."""
@@ -93,31 +127,44 @@ class Placer:
         answer = self.ask(turn)
         if isinstance(answer, Reject):
             self.reject(turn, answer.reason, now)
-        elif isinstance(answer, Placement) and not self._overtakes(turn, answer):
+        elif isinstance(answer, Placement) and self._may_go(turn, answer):
             self._send(turn, answer)
             if turn.conversation.opener is turn:
                 self.serve_line(now)  # the first in line may be held now, and block nobody
-        elif self.line.num_unsent >= self._settings.max_queued_turns:
-            self.reject(turn, RejectReason.QUEUE_FULL, now)
-        else:
-            self.line.add(turn)
-            if isinstance(answer, Defer) and answer.reason is DeferReason.NO_KV_ROOM:
-                self.serve_line(now)
+        elif self._may_wait(turn, now, to_hold=False):
+            self.line.add(turn, now)
+            self.serve_line(now)
 
-    def _overtakes(self, turn: Turn, placement: Placement) -> bool:
-        """Whether the turn would take room for which an earlier turn is waiting."""
+    def _may_go(self, turn: Turn, placement: Placement) -> bool:
+        """Whether the turn takes nothing that a turn before it in line is waiting for."""
+        if not self.line.num_waiting:
+            return True
         pin = turn.conversation.decoder
-        if placement.prefiller is None and pin is not None:
-            return pin.spec.worker_id != placement.decoder and self.line.has_before(
-                turn.arrival_number
-            )
-        return self.line.has_before(turn.arrival_number)
+        if (
+            placement.prefiller is None
+            and pin is not None
+            and pin.spec.worker_id == placement.decoder
+        ):
+            return True
+        if self.line.order.goes_before(turn):
+            return False
+        self.line.passed(turn)
+        return True
+
+    def _may_wait(self, turn: Turn, now: float, *, to_hold: bool) -> bool:
+        """Whether there is room in a queue; if there is none, somebody in it is rejected."""
+        tenants = self.conversations.tenants()
+        rejected = self.line.room_for(turn, tenants, to_hold=to_hold)
+        if rejected is None:
+            return True
+        retry_after_s = self.line.retry_after_s(rejected, tenants, now, to_hold=to_hold)
+        self.reject(rejected, RejectReason.QUEUE_FULL, now, retry_after_s)
+        return rejected is not turn
 
     def _reclaim_one(self, now: float) -> bool:
         """Let go of the KV of the longest idle conversation that has any; False if none is due."""
-        while (idle := self.conversations.longest_idle()) is not None:
-            if idle.last_active_at_s + self._settings.reclaim_idle_s > now:
-                return False
+        idle_s = self._settings.reclaim_idle_s
+        while (idle := self.conversations.idle_for(idle_s, now)) is not None:
             self.conversations.lapse(idle)
             if self.bookings.pin_of(idle) is not None:
                 self.release(idle)
@@ -134,10 +181,20 @@ class Placer:
 
     # endings
 
-    def reject(self, turn: Turn, reason: RejectReason, now: float) -> None:
+    def reject(
+        self, turn: Turn, reason: RejectReason, now: float, retry_after_s: float | None = None
+    ) -> None:
         """Answer a turn with an error; it is over."""
-        self.out.append(RejectTurn(turn_id=turn.turn_id, reason=reason))
+        self.out.append(
+            RejectTurn(turn_id=turn.turn_id, reason=reason, retry_after_s=retry_after_s)
+        )
         self.close_turn(turn, now)
+
+    def reject_overdue(self, turn: Turn, now: float) -> None:
+        """A turn waited until its deadline."""
+        tenants, to_hold = self.conversations.tenants(), not turn.is_waiting
+        retry_after_s = self.line.retry_after_s(turn, tenants, now, to_hold=to_hold)
+        self.reject(turn, RejectReason.QUEUE_TIMEOUT, now, retry_after_s)
 
     def close_turn(self, turn: Turn, now: float) -> None:
         """A turn is over: free what it had and let its conversation go on."""

@@ -5,7 +5,8 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.commands import SendTurn
 from conserve_sglang.dispatch.kv_ledger import KvLedger
-from conserve_sglang.dispatch.state import DispatchSettings, Turn
+from conserve_sglang.dispatch.settings import DispatchSettings
+from conserve_sglang.dispatch.state import Turn
 from conserve_sglang.policy.api import Placement, TurnView
 
 UNBOUNDED_LOCAL_TOKENS = 999_999_999

@@ -14,7 +14,9 @@ def restore(placer: Placer, event: events.ConversationRestored, now: float) -> N
     bookings, conversations = placer.bookings, placer.conversations
     conversation = conversations.get(event.conversation_id)
     if conversation is None:
-        conversation = conversations.begin(event.conversation_id)
+        conversation = conversations.begin(
+            event.conversation_id, conversations.tenant(event.tenant), now
+        )
     opener = conversation.opener
     if opener is not None:
         bookings.take_back(opener)

@@ -1,12 +1,59 @@
 """The dispatcher's records of conversations and turns, and the views of them others may read."""
 
-from collections import deque
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 
-from conserve_sglang.core.ids import ConversationId, TierName, TurnId, WorkerId
+from conserve_sglang.core.ids import ConversationId, TenantId, TierName, TurnId, WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.kv_ledger import WorkerState
 from conserve_sglang.policy.api import PhaseOneCause
+
+
+@dataclass(slots=True, eq=False)
+class TenantAccount:
+    """A tenant's conversations, its turns that wait, and how far it has been served.
+
+    `idle` and `lapsed`: its conversations at rest, see `Conversations`; `is_mixed` while some have
+    joined behind younger ones, until somebody asks who is first. `waiting` stands in
+    arrival order and may hold stale entries; `num_waiting` does not count them. `holding`: its
+    conversations with held turns. `start` and `finish` are its tags in the fair order.
+    """
+
+    tenant_id: TenantId
+    weight: float
+    num_conversations: int = 0
+    idle: "OrderedDict[ConversationId, Conversation]" = field(default_factory=OrderedDict)
+    lapsed: "OrderedDict[ConversationId, Conversation]" = field(default_factory=OrderedDict)
+    is_mixed: bool = False
+    waiting: "deque[Turn]" = field(default_factory=deque)
+    num_waiting: int = 0
+    holding: "dict[ConversationId, Conversation]" = field(default_factory=dict)
+    num_held: int = 0
+    start: float = 0.0
+    finish: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Live conversations by weight: who has most has more than the others."""
+        return self.num_conversations / self.weight
+
+    def longest_idle(self) -> "Conversation | None":
+        """Its conversation idle for the longest time among those that may hold KV."""
+        if self.is_mixed:
+            for line in (self.idle, self.lapsed):
+                by_age = sorted(line.values(), key=lambda each: each.last_active_at_s)
+                line.clear()
+                line.update((each.conversation_id, each) for each in by_age)
+            self.is_mixed = False
+        return next(iter(self.idle.values()), None)
+
+    def longest_at_rest(self) -> "Conversation | None":
+        """Its conversation at rest for the longest time, with or without KV."""
+        idle = self.longest_idle()
+        lapsed = next(iter(self.lapsed.values()), None)
+        if idle is None or lapsed is None:
+            return idle or lapsed
+        return min(idle, lapsed, key=lambda conversation: conversation.last_active_at_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +67,7 @@ class Conversation:
     """
 
     conversation_id: ConversationId
+    tenant: TenantAccount
     last_active_at_s: float
     decoder: WorkerState | None = None
     decoder_epoch: int = 0
@@ -100,36 +148,3 @@ class WorkerLoad:
     backlog_tokens: int
     num_conversations: int
     foreign_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchSettings:
-    """Bounds of the dispatcher's work.
-
-    `reserve_output_tokens` is the room set aside for a turn's answer while it runs: a constant,
-    as SGLang's own `--num-reserved-decode-tokens`, not a guess at the answer's length.
-    `reclaim_idle_s`: while a turn waits for KV room, conversations idle for longer are let go,
-    the longest idle first. `prefix_slack_tokens`: how much of the previous prompt may be missing
-    (page rounding) before the prefix counts as gone.
-    """
-
-    max_queued_turns: int = 1024
-    queue_timeout_s: float = 60.0
-    conversation_ttl_s: float = 3600.0
-    reclaim_idle_s: float = 15.0
-    reserve_output_tokens: int = 512
-    max_attempts: int = 3
-    max_continuations: int = 2
-    prefix_slack_tokens: int = 128
-
-    def __post_init__(self) -> None:
-        for name in (
-            "max_queued_turns",
-            "reserve_output_tokens",
-            "prefix_slack_tokens",
-            "max_continuations",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
-        if self.max_attempts < 1:
-            raise ValueError("max_attempts must be at least 1")

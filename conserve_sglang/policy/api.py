@@ -47,6 +47,7 @@ class DeferReason(Enum):
     NO_KV_ROOM = "no_kv_room"
     NO_DECODER = "no_decoder"
     NO_PREFILLER = "no_prefiller"
+    PREFILL_BACKLOG = "prefill_backlog"
 
 
 class RejectReason(Enum):
@@ -57,6 +58,7 @@ class RejectReason(Enum):
     QUEUE_TIMEOUT = "queue_timeout"
     RETRIES_SPENT = "retries_spent"
     CONVERSATION_ENDED = "conversation_ended"
+    TOO_MANY_CONVERSATIONS = "too_many_conversations"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +94,10 @@ class ClusterView(Protocol):
         """The prefiller with fewest prompt tokens sent to it and not yet prefilled."""
         ...
 
+    def takes_prompts(self, prefiller: WorkerId) -> bool:
+        """Whether a prefiller has little enough before it to be sent more."""
+        ...
+
     def free_tokens(self, worker_id: WorkerId) -> int:
         """KV tokens neither resident nor reserved, by the ledger; 0 when overcommitted."""
         ...
@@ -119,7 +125,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """Wait in arrival order until something changes."""
+    """Wait in line until something changes."""
 
     reason: DeferReason
 

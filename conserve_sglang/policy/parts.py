@@ -34,7 +34,11 @@ def roomiest(turn: TurnView, cluster: ClusterView, role: Role) -> WorkerId | Def
 def phase_one(
     turn: TurnView, cluster: ClusterView, reason: PlacementReason, *, keeps_kv: bool
 ) -> Answer:
-    """Prefill on the prefiller with least backlog; decode on the pin if it has room, else anew."""
+    """Prefill on the prefiller with least backlog; decode on the pin if it has room, else anew.
+
+    While that prefiller has enough before it the turn waits, room or not: in the worker its order
+    could not be changed any more, and KV room would be taken long before it is used.
+    """
     prefiller = cluster.least_backlog_prefiller()
     if prefiller is None:
         return Defer(DeferReason.NO_PREFILLER)
@@ -43,7 +47,11 @@ def phase_one(
         decoder: WorkerId | Defer | Reject = pinned
     else:
         decoder = roomiest(turn, cluster, Role.DECODE)
-    if isinstance(decoder, Defer | Reject):
+    if isinstance(decoder, Reject):
+        return decoder
+    if not cluster.takes_prompts(prefiller):
+        return Defer(DeferReason.PREFILL_BACKLOG)
+    if isinstance(decoder, Defer):
         return decoder
     return Placement(decoder=decoder, prefiller=prefiller, reason=reason, keeps_kv=keeps_kv)
 

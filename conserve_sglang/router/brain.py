@@ -57,6 +57,7 @@ class Arrival(Protocol):
     turn_id: TurnId
     tenant: TenantId
     name: bytes | None
+    deadline_s: float | None
     conversation: Conversation
     input_tokens: int
 
@@ -156,6 +157,8 @@ class Brain:
                 conversation_id=conversation.key,
                 input_tokens=turn.input_tokens,
                 is_exact=num_tokens is not None,
+                tenant=turn.tenant,
+                deadline_s=turn.deadline_s,
             )
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.dispatch import TenantsWeighed
 from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.front import Front
@@ -31,6 +32,7 @@ class Door:
         self, tier_map: TierMap, brain: BrainPort, fleet: FleetView, about: About, number: int = 0
     ) -> None:
         self._settings = tier_map.router
+        self._brain = brain
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self.metrics = RouterMetrics()
         listeners = turn_listeners(self._settings.observe)
@@ -42,6 +44,7 @@ class Door:
 
     async def listen(self, bound: socket.socket) -> None:
         """Take clients on a socket that is bound."""
+        self._weigh_tenants()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             self._new_client, sock=bound, backlog=LISTEN_BACKLOG
@@ -76,7 +79,12 @@ class Door:
         except ConfigError as error:
             logger.error("the keys stay as they are: %s", error)
             return
+        self._weigh_tenants()
         logger.info("the key file was read again")
+
+    def _weigh_tenants(self) -> None:
+        if self.front.keyring is not None:
+            self._brain.tell(TenantsWeighed(weights=self.front.keyring.weights))
 
     def _sweep(self) -> None:
         for client in tuple(self._clients):

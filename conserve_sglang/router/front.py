@@ -13,7 +13,7 @@ from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesC
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.errand import Errand
 from conserve_sglang.router.executor import Executor
-from conserve_sglang.router.headers import END_HEADER, split_request_headers
+from conserve_sglang.router.headers import DEADLINE_HEADER, END_HEADER, split_request_headers
 from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
 from conserve_sglang.router.keyring import CREDENTIALS, read_keyring
@@ -140,6 +140,8 @@ class Front:
         if turn.name is None and self._settings.identify_by_history:
             turn.history = History(payload, turn.tenant, self._hashing)
         turn.ends_conversation = END_HEADER in ours
+        if DEADLINE_HEADER in ours:
+            turn.deadline_s = _deadline_s(ours[DEADLINE_HEADER])
         payload.fields = {}  # what was to be read is read
         client.asker = turn
         executor.arrive(turn)
@@ -248,6 +250,15 @@ def _give_voice(path: bytes, client: ClientConnection) -> None:
     """Have errors told in the shape of the API that the path belongs to."""
     if path.startswith(b"/v1/messages"):
         client.voice = AnthropicCall()
+
+
+def _deadline_s(milliseconds: bytes) -> float:
+    if not milliseconds.isdigit() or len(milliseconds) > 9 or int(milliseconds) == 0:
+        message = (
+            "The header x-conserve-deadline-ms must be a whole number of milliseconds above 0."
+        )
+        raise BadBody(Problem(status=400, code="bad_deadline", message=message))
+    return int(milliseconds) / 1000
 
 
 def _wrong_method(method: str, allow: str) -> Problem:

@@ -42,6 +42,8 @@ class Keyring:
     def __init__(self, entries: Iterable[TenantKeys]) -> None:
         # Looked up by a keyed hash of the key's hash, so that the time a look-up takes says
         # nothing about the keys there are; compared in constant time besides.
+        entries = tuple(entries)
+        self.weights = {each.tenant.tenant_id: each.tenant.weight for each in entries}
         self._blind = os.urandom(32)
         self._entries = {
             self._blinded(digest): (digest, entry.tenant)

@@ -1,6 +1,7 @@
 """Errors as clients see them: OpenAI's shape, a status, and a message that says what to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 import msgspec
 
@@ -96,14 +97,15 @@ _REJECTED = {
     RejectReason.QUEUE_FULL: Problem(
         status=429,
         code="queue_full",
-        message="Too many turns are waiting for a worker. Try again later.",
-        retry_after_s=2,
+        message="Too many turns are waiting for a worker. Try again when Retry-After says.",
+        retry_after_s=1,
     ),
     RejectReason.QUEUE_TIMEOUT: Problem(
         status=503,
         code="queue_timeout",
-        message="No worker had room for this turn in time. Try again later.",
-        retry_after_s=5,
+        message="No worker had room for this turn before its deadline; none was asked."
+        " Try again when Retry-After says.",
+        retry_after_s=1,
     ),
     RejectReason.RETRIES_SPENT: Problem(
         status=502,
@@ -112,14 +114,25 @@ _REJECTED = {
         " the router's log says what each attempt met.",
     ),
     RejectReason.CONVERSATION_ENDED: ENDED,
+    RejectReason.TOO_MANY_CONVERSATIONS: Problem(
+        status=429,
+        code="too_many_conversations",
+        message="Too many conversations have a turn under way, so no new one can begin."
+        " Try again when one of them is answered.",
+        retry_after_s=1,
+    ),
 }
 
 
-def rejection(reason: RejectReason, *, is_any_up: bool) -> Problem:
-    """What a rejected turn is answered with; `is_any_up` says whether there is a decoder."""
+def rejection(
+    reason: RejectReason, retry_after_s: float | None = None, *, is_any_up: bool = True
+) -> Problem:
+    """What a rejected turn is answered with. `retry_after_s` as observed, if it was; `is_any_up`
+    says whether there is a decoder."""
     if reason is RejectReason.QUEUE_TIMEOUT and not is_any_up:
         return NO_WORKER
-    return _REJECTED[reason]
+    problem = _REJECTED[reason]
+    return problem if retry_after_s is None else replace(problem, retry_after_s=ceil(retry_after_s))
 
 
 class _Detail(msgspec.Struct):

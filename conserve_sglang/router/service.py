@@ -11,7 +11,7 @@ import uvicorn
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.dispatch import Dispatcher, DispatchSettings
+from conserve_sglang.dispatch import Dispatcher, dispatch_settings
 from conserve_sglang.policy.registry import make_policy
 from conserve_sglang.router.about import AboutBrain
 from conserve_sglang.router.brain import Brain
@@ -58,15 +58,7 @@ class RouterService:
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         dispatcher = Dispatcher(
             make_policy(tier_map.policy),
-            DispatchSettings(
-                max_queued_turns=settings.max_queued_turns,
-                queue_timeout_s=settings.queue_timeout_s,
-                conversation_ttl_s=settings.conversation_ttl_s,
-                reclaim_idle_s=settings.reclaim_idle_s,
-                reserve_output_tokens=settings.reserve_output_tokens,
-                max_attempts=settings.max_attempts,
-                max_continuations=settings.max_continuations,
-            ),
+            dispatch_settings(settings),
         )
         self.fleet = Fleet(
             tier_map, trusts_decoders=trusts_decoders, worker_api_key=worker_api_key(settings)

@@ -57,6 +57,7 @@ class Turn:
         "client",
         "command",
         "conversation",
+        "deadline_s",
         "decode_leg",
         "ends_conversation",
         "first_byte_at_s",
@@ -85,6 +86,7 @@ class Turn:
         self.forward = b""
         self.history: History | None = None
         self.input_tokens = 0
+        self.deadline_s: float | None = None  # how long it may wait, if its client said so
         self.ends_conversation = False
         self.arrived_at_s = 0.0
         self.first_byte_at_s = 0.0
@@ -98,9 +100,9 @@ class Turn:
 
     # commands
 
-    def reject(self, reason: RejectReason, *, is_any_up: bool) -> None:
+    def reject(self, reason: RejectReason, retry_after_s: float | None, *, is_any_up: bool) -> None:
         """Answer with an error, or end the stream with one."""
-        problem = rejection(reason, is_any_up=is_any_up)
+        problem = rejection(reason, retry_after_s, is_any_up=is_any_up)
         if self.has_begun:
             self._hang_up(self._last_event(problem))
         else:

@@ -3,7 +3,7 @@
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import PolicyChoice, Tier, TierMap
 from conserve_sglang.core.worker import WorkerSpec
-from conserve_sglang.dispatch import DispatchSettings
+from conserve_sglang.dispatch import dispatch_settings
 from conserve_sglang.policy import make_policy
 from conserve_sglang.sim.driver import Deployment
 from conserve_sglang.sim.perf_model import A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W, PerfModel
@@ -37,15 +37,7 @@ def deployment_of(
         for worker in tier_map.workers
         for tier in (tier_map.tier_of(worker),)
     )
-    router = tier_map.router
-    settings = DispatchSettings(
-        max_queued_turns=router.max_queued_turns,
-        queue_timeout_s=router.queue_timeout_s,
-        conversation_ttl_s=router.conversation_ttl_s,
-        reclaim_idle_s=router.reclaim_idle_s,
-        reserve_output_tokens=router.reserve_output_tokens,
-        max_attempts=router.max_attempts,
-    )
+    settings = dispatch_settings(tier_map.router)
     return Deployment(workers=workers, policy=make_policy(policy), settings=settings)
 
 

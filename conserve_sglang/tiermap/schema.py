@@ -104,6 +104,30 @@ class SloFile(_Strict, frozen=True, kw_only=True):
     e2e_s: Positive | None = None
 
 
+class OverloadFile(_Strict, frozen=True, kw_only=True):
+    """What the router takes on before it says no, and who goes first; null is no bound."""
+
+    is_fair: Annotated[
+        bool, Meta(description="Order waiting turns by tenants' shares; false: by arrival.")
+    ] = True
+    max_phase_one_turns: Annotated[
+        int, Meta(ge=0, description="Turns that may wait for a prefiller and KV room.")
+    ] = 1024
+    max_tail_turns: Annotated[
+        int, Meta(ge=0, description="Turns that may wait behind one of their own conversation.")
+    ] = 1024
+    max_turns_per_tenant: Annotated[
+        Count | None, Meta(description="Of both kinds together, of one tenant.")
+    ] = None
+    max_prefill_backlog_tokens: Annotated[
+        Count, Meta(description="A prefiller with so many prompt tokens before it gets no more.")
+    ] = 32768
+    max_conversations: Annotated[
+        Count, Meta(description="Live ones; the longest idle make room for new ones.")
+    ] = 200000
+    max_conversations_per_tenant: Count | None = None
+
+
 class ObserveFile(_Strict, frozen=True, kw_only=True):
     """What the router tells about its work."""
 
@@ -197,7 +221,6 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     ] = "127.0.0.1"
     control_port: Port = 30001
     max_body_bytes: Count = 16 * 1024 * 1024
-    max_queued_turns: Annotated[int, Meta(ge=0)] = 1024
     queue_timeout_s: Positive = 60.0
     conversation_ttl_s: Positive = 3600.0
     reclaim_idle_s: Positive = 15.0
@@ -206,6 +229,7 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     max_continuations: Annotated[int, Meta(ge=0)] = 2
     identify_by_user_field: bool = False
     identify_by_history: bool = True
+    overload: OverloadFile = OverloadFile()
     observe: ObserveFile = ObserveFile()
     health: HealthFile = HealthFile()
     auth: AuthFile = AuthFile()
@@ -243,6 +267,7 @@ PARTS: dict[str, type[msgspec.Struct]] = {
     "policy": PolicyFile,
     "slo": SloFile,
     "router": RouterFile,
+    "router.overload": OverloadFile,
     "router.observe": ObserveFile,
     "router.health": HealthFile,
     "router.health.breaker": BreakerFile,

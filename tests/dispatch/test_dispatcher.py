@@ -180,7 +180,7 @@ def test_pinned_turns_do_not_wait_behind_turns_without_room() -> None:
 
 
 def test_queue_is_bounded() -> None:
-    desk = Desk("p0", "d0", settings=DispatchSettings(max_queued_turns=1))
+    desk = Desk("p0", "d0", settings=DispatchSettings(max_phase_one_turns=1))
     desk.tell(an_arrival(1, "a", 9000))
     assert desk.tell(an_arrival(2, "b", 9000)) == []
     assert rejected(desk.tell(an_arrival(3, "c", 9000))).reason is RejectReason.QUEUE_FULL

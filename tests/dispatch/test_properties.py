@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
+from conserve_sglang.core.ids import ConversationId, TenantId, TurnId, WorkerId
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch import (
@@ -25,6 +25,7 @@ from conserve_sglang.dispatch import (
     PeersReported,
     RejectTurn,
     SendTurn,
+    TenantsWeighed,
     Tick,
     TurnAbandoned,
     TurnArrived,
@@ -43,13 +44,21 @@ from tests.builders import a_worker
 
 WORKERS = ("p0", "p1", "d0", "d1", "d2")
 SETTINGS = DispatchSettings(
-    max_queued_turns=6,
+    max_phase_one_turns=4,
+    max_tail_turns=2,
+    max_turns_per_tenant=5,
+    max_prefill_backlog_tokens=4000,
+    max_conversations=6,
+    max_conversations_per_tenant=4,
     queue_timeout_s=40.0,
     conversation_ttl_s=200.0,
     reclaim_idle_s=20.0,
     reserve_output_tokens=64,
     max_attempts=3,
 )
+
+
+TENANTS = (TenantId("a"), TenantId("b"), TenantId("c"))
 
 
 class Step(NamedTuple):
@@ -64,6 +73,7 @@ ACTIONS = (
     ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["interrupt"] * 2
     + ["abandon", "end"]
     + ["lose", "up", "wait", "tick", "restored", "taken", "peers", "drain", "admit", "remove"]
+    + ["weigh"]
 )  # fmt: skip
 steps = st.lists(
     st.builds(
@@ -165,11 +175,13 @@ class World:
         elif step.action in {"lose", "up", "drain", "admit", "remove"}:
             self.change_worker(step)
         elif step.action == "end":
-            self.end(ConversationId(f"c{step.pick % 5}"))
+            self.end(ConversationId(f"c{step.pick % 8}"))
         elif step.action in {"restored", "taken", "peers"}:
             self.hear_of_others(step)
         elif step.action == "wait":
             self.now += step.size / 50
+        elif step.action == "weigh":
+            self.tell(TenantsWeighed(weights={TENANTS[step.pick % 3]: 0.5 + step.size / 1000}))
         elif step.action == "tick":
             self.tell(Tick())
         else:
@@ -198,7 +210,7 @@ class World:
         self.tell(ConversationEnded(conversation_id=conversation_id))
 
     def hear_of_others(self, step: Step) -> None:
-        name = ConversationId(f"c{step.pick % 5}")
+        name = ConversationId(f"c{step.pick % 8}")
         worker = WorkerId(WORKERS[step.size % len(WORKERS)])
         if step.action == "peers":
             self.tell(PeersReported(kv_tokens={worker: step.size}, backlog_tokens={worker: 9}))
@@ -232,9 +244,11 @@ class World:
         self.tell(
             TurnArrived(
                 turn_id=turn_id,
-                conversation_id=ConversationId(f"c{step.pick % 5}"),
+                conversation_id=ConversationId(f"c{step.pick % 8}"),
                 input_tokens=step.size,
                 is_exact=step.pick % 3 != 0,
+                tenant=TENANTS[step.pick % 8 % 3],
+                deadline_s=step.size / 100 + 0.01 if step.size % 5 == 0 else None,
             )
         )
 

@@ -20,6 +20,7 @@ class StubCluster:
     free: dict[WorkerId, int] = field(default_factory=dict)
     prefillers: tuple[WorkerId, ...] = ()
     capacity: int = 1000
+    busy: tuple[WorkerId, ...] = ()
 
     def workers(self, role: Role) -> tuple[WorkerId, ...]:
         if role is Role.PREFILL:
@@ -31,6 +32,9 @@ class StubCluster:
 
     def least_backlog_prefiller(self) -> WorkerId | None:
         return self.prefillers[0] if self.prefillers else None
+
+    def takes_prompts(self, prefiller: WorkerId) -> bool:
+        return prefiller not in self.busy
 
     def free_tokens(self, worker_id: WorkerId) -> int:
         return self.free[worker_id]
@@ -59,6 +63,13 @@ def test_same_question_same_answer(name: str) -> None:
 def test_a_turn_that_fits_nowhere_waits(name: str) -> None:
     cluster = StubCluster(free={D0: 50, D1: 60}, prefillers=(P0,))
     assert ask(name, cluster) == Defer(DeferReason.NO_KV_ROOM)
+
+
+@pytest.mark.parametrize("name", ["conserve", "stock-pd"])
+def test_a_turn_waits_while_prefillers_have_enough_before_them(name: str) -> None:
+    cluster = StubCluster(free={D0: 500}, prefillers=(P0,), busy=(P0,))
+    assert ask(name, cluster) == Defer(DeferReason.PREFILL_BACKLOG)
+    assert isinstance(ask(name, cluster, input_tokens=1001), Reject), "which waiting cannot mend"
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin"}))

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from conserve_sglang.core.ids import TurnId
+from conserve_sglang.core.tier import Overload
 from conserve_sglang.dispatch import AbortTurn
 from conserve_sglang.router import legs
 from conserve_sglang.router.fleet import WorkerState
@@ -77,7 +78,7 @@ async def test_no_prefiller_is_waited_for_and_then_a_503() -> None:
 
 
 async def test_full_queue_is_a_429(cluster: Cluster) -> None:
-    async with a_cluster(max_queued_turns=0) as small:
+    async with a_cluster(overload=Overload(max_phase_one_turns=0)) as small:
         await small["p0"].stop()
         await small.until(lambda: small.state_of("p0") is WorkerState.LOST)
         answer = await small.chat("hello")

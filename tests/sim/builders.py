@@ -17,7 +17,7 @@ from conserve_sglang.workload import ConversationPlan, TurnPlan
 from tests.builders import a_worker
 
 PERF = A40_QWEN3_0_6B
-PATIENT = DispatchSettings(max_queued_turns=10**6, queue_timeout_s=1e9)
+PATIENT = DispatchSettings(max_phase_one_turns=10**6, queue_timeout_s=1e9)
 
 
 def a_plan(

@@ -15,7 +15,11 @@ from conserve_sglang.workload import ConversationPlan, TurnPlan
 from tests.sim.builders import a_deployment, play
 
 HASTY = DispatchSettings(
-    max_queued_turns=8, queue_timeout_s=30.0, reclaim_idle_s=5.0, conversation_ttl_s=60.0
+    max_phase_one_turns=5,
+    max_tail_turns=3,
+    queue_timeout_s=30.0,
+    reclaim_idle_s=5.0,
+    conversation_ttl_s=60.0,
 )
 
 
