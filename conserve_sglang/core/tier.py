@@ -138,9 +138,10 @@ class Overload:
 class RouterSettings:
     """How the router listens, identifies conversations and bounds its work.
 
-    The control port changes what the router thinks of its workers and asks for no password, so it
-    has a host of its own. `worker_api_key_env` names the environment variable with the API key
-    the workers ask for. `state` None: conversations are forgotten when the router ends.
+    The control port changes what the router thinks of its workers, so it has a host and a key of
+    its own. `worker_api_key_env` and `admin_key_env` name environment variables: with the API key
+    the workers ask for, and with the key the control port asks for. `state` None: conversations are
+    forgotten when the router ends.
     """
 
     host: str = "127.0.0.1"
@@ -162,6 +163,7 @@ class RouterSettings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     worker_api_key_env: str | None = None
     state: StateSettings | None = field(default_factory=StateSettings)
+    admin_key_env: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

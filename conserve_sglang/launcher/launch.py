@@ -13,6 +13,7 @@ from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec, all_commands,
 from conserve_sglang.launcher.preflight import check
 from conserve_sglang.launcher.progress import Progress, Report, Step
 from conserve_sglang.launcher.supervise import SuperviseSettings, Supervisor
+from conserve_sglang.tiermap.secrets import admin_key, worker_api_key
 
 _SIGNALS = {
     signal.SIGINT: "interrupted",
@@ -60,17 +61,21 @@ def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:
     plan = plan_launch(tier_map, options)
     for notice in plan.notices:
         report(Progress(step=Step.NOTICE, message=notice))
+    worker_api_key(tier_map.router)  # here only to say at once that it is not there
+    key = admin_key(tier_map.router)
     check(plan, tier_map)
     _make_room_for_logs(plan, options.log_dir)
     settings = SuperviseSettings(log_dir=options.log_dir, ready_timeout_s=options.ready_timeout_s)
     if len(plan.workers) < len(tier_map.workers):
         # The router also waits for workers that load their model on other machines.
         settings = replace(settings, router_timeout_s=options.ready_timeout_s)
-    asyncio.run(_supervise(plan, settings, report))
+    asyncio.run(_supervise(plan, settings, report, key))
 
 
-async def _supervise(plan: LaunchPlan, settings: SuperviseSettings, report: Report) -> None:
-    supervisor = Supervisor(plan, settings, report)
+async def _supervise(
+    plan: LaunchPlan, settings: SuperviseSettings, report: Report, key: str | None
+) -> None:
+    supervisor = Supervisor(plan, settings, report, key)
     loop = asyncio.get_running_loop()
     for number, why in _SIGNALS.items():
         loop.add_signal_handler(number, supervisor.stop, why)

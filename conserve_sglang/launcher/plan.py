@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from conserve_sglang.core.errors import ConfigError
@@ -33,7 +33,9 @@ class ProcessSpec:
     """One process: its command, what its environment adds to ours, and how it shows its health.
 
     `health_host` and `health_port` answer `GET /health` with 200 once it is ready. `listens` are
-    the (host, port) pairs that must be free before it starts.
+    the (host, port) pairs that must be free before it starts. `secret_flags` are flags whose
+    values stand in environment variables of ours and are told in private; `withheld` are
+    variables of ours that it must not inherit.
     """
 
     name: str
@@ -43,6 +45,8 @@ class ProcessSpec:
     health_host: str
     health_port: int
     listens: tuple[tuple[str, int], ...]
+    secret_flags: Mapping[str, str] = field(default_factory=dict)
+    withheld: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,7 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
     ports = [worker.port] + ([] if worker.bootstrap_port is None else [worker.bootstrap_port])
     argv = worker_argv(tier_map, worker, python=python)
     bound = argv[argv.index("--host") + 1]
+    api_key, admin_key = tier_map.router.worker_api_key_env, tier_map.router.admin_key_env
     return ProcessSpec(
         name=worker.worker_id,
         kind=ProcessKind.WORKER,
@@ -95,6 +100,8 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
         health_host=_reach(bound),
         health_port=worker.port,
         listens=tuple((bound, port) for port in ports),
+        secret_flags={} if api_key is None else {"api-key": api_key},
+        withheld=tuple(name for name in (api_key, admin_key) if name is not None),
     )
 
 
@@ -137,14 +144,17 @@ def without_secrets(spec: ProcessSpec) -> ProcessSpec:
         _MASK if _SECRET_FLAG.fullmatch(before) else word
         for before, word in zip(("", *spec.argv), spec.argv, strict=False)
     )
-    return replace(spec, env=env, argv=argv)
+    argv += tuple(word for flag in spec.secret_flags for word in (f"--{flag}", _MASK))
+    return replace(spec, env=env, argv=argv, secret_flags={})
 
 
 def command_line(spec: ProcessSpec) -> str:
     """The command with its environment, to be pasted into a shell; secrets are masked."""
-    shown = without_secrets(spec)
+    shown = without_secrets(replace(spec, secret_flags={}))
     settings = [f"{name}={_quote(value)}" for name, value in shown.env.items()]
-    return " ".join([*(["env", *settings] if settings else []), shlex.join(shown.argv)])
+    secrets = [f'--{flag} "${variable}"' for flag, variable in spec.secret_flags.items()]
+    start = ["env", *settings] if settings else []
+    return " ".join([*start, shlex.join(shown.argv), *secrets])
 
 
 def notices(tier_map: TierMap) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from conserve_sglang.core.errors import LaunchError
 from conserve_sglang.launcher import keeper
 from conserve_sglang.launcher.plan import ProcessSpec, command_line
+from conserve_sglang.launcher.private import PrivateFlags
 
 _AFTER_GRACE_S = 12.0  # the keeper's own time to kill a tree, and a little
 
@@ -31,10 +32,17 @@ class Lifeline:
 class Child:
     """A running process of a spec. `start` it once; then `wait` for it or `stop` it."""
 
-    def __init__(self, spec: ProcessSpec, log: Path, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        log: Path,
+        process: asyncio.subprocess.Process,
+        private: PrivateFlags,
+    ) -> None:
         self.spec = spec
         self.log = log
         self._process = process
+        self._private = private
 
     @classmethod
     async def start(
@@ -42,6 +50,8 @@ class Child:
     ) -> "Child":
         """Start it in a session of its own, its output appended to `log`."""
         hold = [sys.executable, "-I", "-S", keeper.__file__, str(lifeline.read_fd), str(grace_s)]
+        inherited = {name: value for name, value in os.environ.items() if name not in spec.withheld}
+        private = PrivateFlags(spec.secret_flags)
         try:
             with log.open("ab") as output:
                 output.write(f"--- {command_line(spec)}\n".encode())
@@ -49,16 +59,22 @@ class Child:
                 process = await asyncio.create_subprocess_exec(
                     *hold,
                     *spec.argv,
+                    *private.argv,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT,
-                    env={**os.environ, **spec.env},
+                    env={**inherited, **spec.env},
                     start_new_session=True,
                     pass_fds=(lifeline.read_fd,),
                 )
         except OSError as error:
+            private.forget()
             raise LaunchError(f"{spec.name}: cannot start it: {error}") from error
-        return cls(spec, log, process)
+        return cls(spec, log, process, private)
+
+    def has_started(self) -> None:
+        """It has read its flags: what was told in private is removed."""
+        self._private.forget()
 
     @property
     def pid(self) -> int:
@@ -68,6 +84,7 @@ class Child:
     async def wait(self) -> int:
         """Wait until the whole tree is gone; the exit code, or 128 + the signal."""
         code = await self._process.wait()
+        self._private.forget()
         # Only does something when the keeper itself was killed and left its group behind.
         self._signal_group(signal.SIGKILL)
         return 128 - code if code < 0 else code

@@ -42,8 +42,15 @@ class SuperviseSettings:
 class Supervisor:
     """Owns the child processes of one launch."""
 
-    def __init__(self, plan: LaunchPlan, settings: SuperviseSettings, report: Report) -> None:
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        settings: SuperviseSettings,
+        report: Report,
+        admin_key: str | None = None,
+    ) -> None:
         self._plan = plan
+        self._admin_key = admin_key
         self._settings = settings
         self._report = report
         self._children: dict[str, Child] = {}
@@ -99,6 +106,7 @@ class Supervisor:
         self._children[spec.name] = child
         self._tell(Step.STARTING, child, f"starting, log in {log}")
         await self._until_healthy(child)
+        child.has_started()
         after_s = loop.time() - began
         self._tell(Step.READY, child, f"ready after {after_s:.1f} s", after_s=after_s)
 
@@ -200,7 +208,10 @@ class Supervisor:
         """The router watches its workers itself; this only saves it the time to notice."""
         if self._plan.router is None or spec.kind is not ProcessKind.WORKER:
             return
-        if not await tell_router(self._plan.control, spec.name, what, timeout_s=2.0):
+        is_told = await tell_router(
+            self._plan.control, spec.name, what, admin_key=self._admin_key, timeout_s=2.0
+        )
+        if not is_told:
             logger.warning("the router did not take the news that %s is %s", spec.name, what)
 
     async def _stop_all(self) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import sys
 
 from conserve_sglang.core.errors import PluginError
+from conserve_sglang.plugin.mask import mask_logs
 from conserve_sglang.plugin.settings import Settings, read_settings
 
 
@@ -29,6 +30,8 @@ def activate() -> None:
 
 def _hook_into_this_process(settings: Settings) -> None:
     is_front = multiprocessing.parent_process() is None
+    if is_front:
+        mask_logs()
     is_scheduler = not is_front and "sglang.srt.managers.scheduler" in sys.modules
     if is_front and settings.continues:
         from conserve_sglang.plugin.install import install_front

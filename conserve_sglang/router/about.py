@@ -8,7 +8,6 @@ from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.ports import Question, Subject, Told
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
-from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
 
 _JSON = b"application/json"
 UNKNOWN_CONVERSATION = Problem(
@@ -21,10 +20,9 @@ UNKNOWN_CONVERSATION = Problem(
 class AboutBrain:
     """Answers at once."""
 
-    def __init__(self, brain: Brain, status: Status, exporter: Exporter) -> None:
+    def __init__(self, brain: Brain, status: Status) -> None:
         self._brain = brain
         self._status = status
-        self._exporter = exporter
 
     def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
         """See `About`."""
@@ -32,10 +30,8 @@ class AboutBrain:
 
     def answer(self, question: Question) -> Told:
         """The answer."""
-        if question.subject is Subject.METRICS:
-            return Told(200, CONTENT_TYPE.encode(), self._exporter.text())
-        if question.subject is Subject.HEALTH:
-            status, body = self._status.health()
+        if question.subject in (Subject.HEALTH, Subject.STATUS):
+            status, body = self._status.health(is_brief=question.subject is Subject.STATUS)
             return Told(status, _JSON, msgspec.json.encode(body))
         return self._conversation(question)
 

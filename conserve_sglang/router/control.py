@@ -4,11 +4,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from conserve_sglang.core.ids import TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.about import UNKNOWN_CONVERSATION
 from conserve_sglang.router.brain import Brain
+from conserve_sglang.router.gate import STRANGER, Gate
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
@@ -27,7 +29,7 @@ class ControlEndpoints:
         self._exporter = exporter
 
     async def health(self, request: Request) -> Response:
-        status, body = self._status.health()
+        status, body = self._status.health(is_brief=getattr(request.state, STRANGER, False))
         return JSONResponse(body, status)
 
     async def metrics(self, request: Request) -> Response:
@@ -47,9 +49,9 @@ def _problem(problem: Problem) -> Response:
     return Response(problem.to_json(), problem.status, media_type="application/json")
 
 
-def control_app(endpoints: ControlEndpoints) -> Starlette:
-    """The ASGI application of the control port."""
-    return Starlette(
+def control_app(endpoints: ControlEndpoints, admin_key: str | None) -> ASGIApp:
+    """The ASGI application of the control port; with a key, for those that have it."""
+    app = Starlette(
         routes=[
             Route("/health", endpoints.health),
             Route("/metrics", endpoints.metrics),
@@ -57,3 +59,4 @@ def control_app(endpoints: ControlEndpoints) -> Starlette:
             Route("/v1/conversations/{id:path}", endpoints.conversation),
         ]
     )
+    return app if admin_key is None else Gate(app, admin_key)

@@ -60,7 +60,6 @@ class Front:
             msgspec.json.encode(name) for name in (self._model.served_name, self._model.path)
         }
         self._about_router: dict[bytes, Callable[[ClientConnection], None]] = {
-            b"/metrics": partial(self._inquire, Question(Subject.METRICS)),
             model_list.PATH: self._models,
         }
 
@@ -199,7 +198,8 @@ class Front:
             client.answer_problem(_wrong_method(request.method, "GET"))
 
     def _health(self, client: ClientConnection) -> None:
-        self._inquire(Question(Subject.HEALTH), client)
+        subject = Subject.HEALTH if self.keyring is None else Subject.STATUS
+        self._inquire(Question(subject), client)
 
     def _inquire(self, question: Question, client: ClientConnection) -> None:
         inquirer = client.asker = _Inquirer(client)

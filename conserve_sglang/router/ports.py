@@ -68,7 +68,7 @@ class Subject(Enum):
     """What a question about the router is about."""
 
     HEALTH = "health"
-    METRICS = "metrics"
+    STATUS = "status"
     CONVERSATION = "conversation"
     END = "end"
 

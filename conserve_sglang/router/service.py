@@ -24,7 +24,7 @@ from conserve_sglang.router.status import Status
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.state import StateStore
 from conserve_sglang.telemetry.prometheus import Exporter
-from conserve_sglang.tiermap.secrets import worker_api_key
+from conserve_sglang.tiermap.secrets import admin_key, worker_api_key
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,12 @@ class RouterService:
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         status.memory_problem = lambda: self.memory_problem
         exporter = Exporter(lambda: self.door.metrics, status.gauges, tier_map.policy.name)
-        about = AboutBrain(self.brain, status, exporter)
+        about = AboutBrain(self.brain, status)
         self.door = Door(tier_map, self.brain, self.fleet, about)
         self.brain.carry_out = self.door.executor.carry_out
         workers = WorkerEndpoints(tier_map, self.fleet, status)
-        self._control = ControlEndpoints(self.brain, workers, status, exporter)
+        control = ControlEndpoints(self.brain, workers, status, exporter)
+        self._control_app = control_app(control, admin_key(settings))
         self.port, self.control_port = settings.port, settings.control_port
         self._control_server: _ControlServer | None = None
         self._control_task: asyncio.Task[None] | None = None
@@ -106,7 +107,7 @@ class RouterService:
         loop = asyncio.get_running_loop()
         main.listen()  # who comes while conversations are restored waits
         config = uvicorn.Config(
-            control_app(self._control), log_config=None, access_log=False, lifespan="off"
+            self._control_app, log_config=None, access_log=False, lifespan="off"
         )
         self._control_server = _ControlServer(config)
         self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))

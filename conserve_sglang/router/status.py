@@ -27,8 +27,11 @@ class Status:
         self.memory_problem: Callable[[], str | None] = lambda: None
         self._roles = {worker.plan.role for worker in fleet.workers()}
 
-    def health(self) -> tuple[int, dict[str, Any]]:
-        """200 while every role of the tier map has a worker that takes turns, else 503."""
+    def health(self, *, is_brief: bool = False) -> tuple[int, dict[str, Any]]:
+        """200 while every role of the tier map has a worker that takes turns, else 503.
+
+        In brief, to strangers, the status is all that is told.
+        """
         workers = self._fleet.workers()
         serving = {worker.plan.role for worker in workers if worker.takes_turns}
         missing = sorted(role.value for role in self._roles - serving)
@@ -36,6 +39,8 @@ class Status:
         problem = self.memory_problem()
         is_whole = all_up and problem is None
         status = "unavailable" if missing else "ok" if is_whole else "degraded"
+        if is_brief:
+            return (503 if missing else 200), {"status": status}
         body: dict[str, Any] = {
             "status": status,
             "roles_without_worker": missing,

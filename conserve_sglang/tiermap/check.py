@@ -34,6 +34,7 @@ def problems(tier_map: TierMap) -> Iterator[str]:
     state = tier_map.router.state
     if state is not None and state.path is not None and state.redis is not None:
         yield "router.state: path and redis are both set; remove one"
+    yield from _keys(tier_map)
 
 
 def _names(tiers: Iterable[Tier]) -> Iterator[str]:
@@ -127,3 +128,25 @@ def _roles(tier_map: TierMap) -> Iterator[str]:
         and not ({Role.PREFILL, Role.DECODE} <= present)
     ):
         yield "tiers: the policy round-robin needs mixed tiers, or both prefill and decode tiers"
+
+
+def _keys(tier_map: TierMap) -> Iterator[str]:
+    router = tier_map.router
+    if router.admin_key_env is None and not _is_loopback(router.control_host):
+        yield (
+            f"router.control_host: {router.control_host} is no loopback address, and the control"
+            " port asks for no key: anybody could take workers out. Set router.admin_key_env, or"
+            " use 127.0.0.1"
+        )
+    if router.worker_api_key_env is not None:
+        for index, tier in enumerate(tier_map.tiers):
+            for name in ("api-key", "config"):
+                if name in tier.sglang_flags:
+                    yield (
+                        f"tiers[{index}].sglang_flags.{name}: set by router.worker_api_key_env;"
+                        " remove one of the two"
+                    )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -216,7 +216,8 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="Where the control port listens; whoever reaches it may take workers out.",
+            description="Where the control port listens; other than a loopback address only with"
+            " admin_key_env.",
         ),
     ] = "127.0.0.1"
     control_port: Port = 30001
@@ -240,6 +241,10 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     state: Annotated[
         StateFile | None, Meta(description="null: conversations are forgotten at the end.")
     ] = StateFile()
+    admin_key_env: Annotated[
+        Variable | None,
+        Meta(description="Environment variable with the key that the control port asks for."),
+    ] = None
 
 
 class TierMapFile(_Strict, frozen=True, kw_only=True):

@@ -16,6 +16,11 @@ def worker_api_key(settings: RouterSettings, environ: Mapping[str, str] = os.env
     return _key(settings.worker_api_key_env, "router.worker_api_key_env", environ)
 
 
+def admin_key(settings: RouterSettings, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The key the control port asks for; None if it asks for none."""
+    return _key(settings.admin_key_env, "router.admin_key_env", environ)
+
+
 def _key(variable: str | None, field: str, environ: Mapping[str, str]) -> str | None:
     if variable is None:
         return None

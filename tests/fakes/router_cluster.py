@@ -130,10 +130,17 @@ class Cluster:
         headers = {} if name is None else {"x-conversation-id": name}
         return await self.post("/v1/chat/completions", body, headers)
 
-    async def request(self, method: str, path: str, port: int | None = None) -> Answer:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        port: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
         client = Client(*await asyncio.open_connection("127.0.0.1", port or self.service.port))
         self._clients.append(client)
-        client.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        client.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
         return await client.answer()
 
     async def until(self, is_so: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 class Answers(http.server.BaseHTTPRequestHandler):
     news: Path | None = None
+    key: str | None = None
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -23,6 +24,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_POST(self) -> None:
+        if self.key and self.headers["Authorization"] != f"Bearer {self.key}":
+            self.send_error(401)
+            return
         if self.news is not None:
             with self.news.open("a") as file:
                 file.write(self.path + "\n")
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--news", type=Path, help="append the paths of POST requests to this file")
+    parser.add_argument("--key", help="what POST requests must show")
     args, _ = parser.parse_known_args()
     if args.fail:
         sys.stdout.write(f"{args.fail}\n")
@@ -61,7 +66,7 @@ def main() -> None:
         subprocess.Popen(command, start_new_session=True)
     if args.never_ready:
         time.sleep(600)
-    Answers.news = args.news
+    Answers.news, Answers.key = args.news, args.key
     sys.stdout.write(f"listening on {args.port}\n")
     sys.stdout.flush()
     Server(("127.0.0.1", args.port), Answers).serve_forever()

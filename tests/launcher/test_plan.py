@@ -109,6 +109,19 @@ def test_a_command_line_keeps_secrets_of_the_arguments() -> None:
     assert line == "python --api-key '***' --ssl-keyfile-password '***' --port 1"
 
 
+def test_workers_key_is_named_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("W_KEY", "hush")
+    tier_map = load_tier_map(MAPS / "cpu_local.yaml")
+    settings = replace(tier_map.router, worker_api_key_env="W_KEY", admin_key_env="A_KEY")
+    tier_map = replace(tier_map, router=settings)
+    worker = worker_spec(tier_map, tier_map.workers[0], python="python")
+    assert command_line(worker).endswith(' --api-key "$W_KEY"')
+    assert without_secrets(worker).argv[-2:] == ("--api-key", "***")
+    assert "hush" not in command_line(worker)
+    assert worker.withheld == ("W_KEY", "A_KEY")
+    assert router_spec(tier_map, python="python").withheld == ()
+
+
 def test_what_only_sounds_like_a_secret_is_shown() -> None:
     env = {"TOKENIZERS_PARALLELISM": "false", "MAX_TOKENS": "7", "MONKEYPATCH": "1"}
     argv = ("python", "--max-total-tokens", "65536", "--speculative-token-map", "map.pt")

@@ -21,13 +21,16 @@ from .conftest import Ports, StandIn
 class Launched:
     """A supervisor at work, and what it has reported."""
 
-    def __init__(self, plan: LaunchPlan, log_dir: Path, **settings: float) -> None:
+    def __init__(
+        self, plan: LaunchPlan, log_dir: Path, admin_key: str | None = None, **settings: float
+    ) -> None:
         self.reports: list[Progress] = []
         times = {"first_backoff_s": 0.05, "grace_s": 1.0, "probe_interval_s": 0.05, **settings}
         self.supervisor = Supervisor(
             plan,
             SuperviseSettings(log_dir=log_dir, **times),  # type: ignore[arg-type]
             self.reports.append,
+            admin_key,
         )
 
     def saw(self, step: Step, process: str | None = None) -> bool:
@@ -150,14 +153,16 @@ async def test_a_command_that_does_not_exist_is_named(tmp_path: Path, stand_in: 
         await during(Launched(plan_of(broken), tmp_path), nothing)
 
 
+@pytest.mark.parametrize("key", [None, "admin"])
 async def test_a_killed_worker_comes_back_and_the_router_is_told(
-    stand_in: StandIn, free_ports: Ports, tmp_path: Path
+    stand_in: StandIn, free_ports: Ports, tmp_path: Path, key: str | None
 ) -> None:
     straggler = free_ports(1)[0]
     news = tmp_path / "news"
     worker = stand_in("d-0", "--straggler", str(straggler), also=(straggler,))
-    router = stand_in("router", "--news", str(news), kind=ProcessKind.ROUTER)
-    launched = Launched(plan_of(worker, router=router), tmp_path)
+    asks = () if key is None else ("--key", key)
+    router = stand_in("router", "--news", str(news), *asks, kind=ProcessKind.ROUTER)
+    launched = Launched(plan_of(worker, router=router), tmp_path, key)
 
     async def scenario() -> None:
         await kill_by_request(worker.health_port)

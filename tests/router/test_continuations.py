@@ -238,7 +238,7 @@ async def test_interruptions_and_continuations_are_counted(cluster: Cluster) -> 
     cluster["d0"].faults.cut_after_events = 2
     client, _ = await asked(cluster, CHAT)
     await rest(client)
-    text = (await cluster.request("GET", "/metrics")).body.decode()
+    text = (await cluster.request("GET", "/metrics", cluster.service.control_port)).body.decode()
     assert "conserve_router_interruptions_total 1.0" in text
     assert "conserve_router_continuations_total 1.0" in text
     assert "conserve_router_kv_transfers_total 2.0" in text

@@ -51,7 +51,8 @@ async def test_metrics_count_what_happened(cluster: Cluster) -> None:
     await cluster.chat("hello")
     await cluster.chat("hello", "the answer", "more")
     await cluster.post("/v1/chat/completions", b"{")
-    answer = await cluster.request("GET", "/metrics")
+    assert (await cluster.request("GET", "/metrics")).status == 404
+    answer = await cluster.request("GET", "/metrics", cluster.service.control_port)
     assert answer.headers["content-type"].startswith("text/plain")
     lines = answer.body.decode().splitlines()
     for line in (

@@ -9,7 +9,7 @@ import pytest
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import AuthSettings
 from conserve_sglang.tiermap.keys import load_keys, new_key, revoke_key
-from tests.fakes.router_cluster import Answer, Client, Cluster, a_cluster
+from tests.fakes.router_cluster import Answer, Cluster, a_cluster
 
 WORKER_KEY = "key-of-the-workers"
 OPENING = [{"role": "user", "content": "hello"}]
@@ -36,14 +36,8 @@ class Tenants:
         return await self.cluster.post(CHAT, {"messages": messages}, headers)
 
     async def look(self, tenant: str, method: str, name: str) -> Answer:
-        client = await self.cluster.connect()
-        return await look(client, method, name, self.headers(tenant))
-
-
-async def look(client: Client, method: str, name: str, headers: dict[str, str]) -> Answer:
-    lines = "".join(f"{each}: {value}\r\n" for each, value in headers.items())
-    client.send(f"{method} /v1/conversations/{name} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
-    return await client.answer()
+        path = f"/v1/conversations/{name}"
+        return await self.cluster.request(method, path, headers=self.headers(tenant))
 
 
 @pytest.fixture
@@ -105,12 +99,10 @@ async def test_another_tenants_conversation_is_as_unknown_as_any(
     told = (await tenants.turn("a", name="task")).headers["x-conversation-id"]
     label = (await tenants.turn("a")).headers["x-conversation-id"]
     key = (await tenants.look("a", "GET", "task")).json()["key"]
-    client = await tenants.cluster.connect()
-    headers = tenants.headers("b")
-    unknown = await look(client, method, "never-was", headers)
+    unknown = await tenants.look("b", method, "never-was")
     assert unknown.status == 404
     for name in (told, label, key):
-        answer = await look(client, method, name, headers)
+        answer = await tenants.look("b", method, name)
         assert (answer.status, answer.headers, answer.body) == (404, unknown.headers, unknown.body)
     assert (await tenants.look("a", "GET", "task")).status == 200
     assert (await tenants.look("a", "DELETE", label)).status == 200

@@ -24,6 +24,7 @@ class Router:
     """Where a running router is, and the cluster behind it."""
 
     url: str
+    control_url: str
     cluster: Cluster
 
     def health(self) -> dict[str, Any]:
@@ -48,7 +49,7 @@ class Router:
 
     def loads(self) -> dict[str, float]:
         """The router's own metrics, by name and labels."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.control_url}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
@@ -90,7 +91,7 @@ def running_router(
     path = LOG_DIR / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tier_map))
     with _router_process(path, LOG_DIR / f"{name}.log") as process:
-        router = Router(f"http://127.0.0.1:{port}", cluster)
+        router = Router(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control_port}", cluster)
         _wait_until_it_listens(router, process)
         router.wait_for(p0="up", **dict.fromkeys(decoders, "up"))
         yield router

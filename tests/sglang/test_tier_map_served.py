@@ -90,9 +90,11 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         (tmp_path / "errors.txt").open("wb") as err,
     ):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=err)
-    url = f"http://127.0.0.1:{tier_map['router']['port']}"
+    url, control_url = (
+        f"http://127.0.0.1:{tier_map['router'][name]}" for name in ("port", "control_port")
+    )
     try:
-        yield Launch(process, Router(url, Cluster()), tmp_path, ports)
+        yield Launch(process, Router(url, control_url, Cluster()), tmp_path, ports)
     finally:
         process.terminate()
         try:

@@ -223,3 +223,37 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TierMapError, match="is not UTF-8"):
         load_tier_map(path)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.5", "::", "router-box"])
+def test_control_port_beyond_the_loopback_needs_a_key(host: str) -> None:
+    text = SMALL + f"router: {{control_host: '{host}'}}\n"
+    assert f"router.control_host: {host} is no loopback address" in refusal(text)
+    keyed = parse(SMALL + f"router: {{control_host: '{host}', admin_key_env: ADMIN_KEY}}\n")
+    assert keyed.router.admin_key_env == "ADMIN_KEY"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1", "localhost", "::1"])
+def test_control_port_on_the_loopback_needs_none(host: str) -> None:
+    assert parse(SMALL + f"router: {{control_host: '{host}'}}\n").router.control_host == host
+
+
+@pytest.mark.parametrize("flag", ["api-key", "config"])
+def test_workers_key_stands_in_one_place(flag: str) -> None:
+    text = SMALL.replace("count: 2", f"count: 2, sglang_flags: {{{flag}: x}}")
+    parse(text)
+    text += "router: {worker_api_key_env: W_KEY}\n"
+    assert f"tiers[1].sglang_flags.{flag}: set by router.worker_api_key_env" in refusal(text)
+
+
+def test_name_of_a_variable_is_no_key() -> None:
+    assert "router.worker_api_key_env" in refusal(SMALL + "router: {worker_api_key_env: sk-12}\n")
+
+
+def test_key_file_is_found_from_the_tier_maps_folder() -> None:
+    for name, path in (("keys.yaml", "/maps/keys.yaml"), ("/etc/keys.yaml", "/etc/keys.yaml")):
+        tier_map = parse(SMALL + f"router: {{auth: {{keys_file: {name}}}}}\n")
+        assert tier_map.router.auth.keys_file == path
+    assert "router.auth.key_file: unknown field; did you mean keys_file?" in refusal(
+        SMALL + "router: {auth: {key_file: x}}\n"
+    )

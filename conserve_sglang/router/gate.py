@@ -1,0 +1,45 @@
+"""Who may use the control port: whoever has its key, if it has one."""
+
+import hmac
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from conserve_sglang.router.problem import Problem
+from conserve_sglang.tiermap.keys import key_digest
+
+STRANGER = "is_stranger"
+"""Name of the request's state that says: whoever asks has not shown the key."""
+
+_NO_KEY = Problem(
+    status=401,
+    code="invalid_api_key",
+    message="The control port asks for its key. Send Authorization: Bearer KEY, with the key of"
+    " router.admin_key_env.",
+    challenge="Bearer",
+)
+
+
+class Gate:
+    """Lets requests with the key through to `app`. Of `/health` everybody is told the status."""
+
+    def __init__(self, app: ASGIApp, admin_key: str) -> None:
+        self._app = app
+        self._digest = key_digest(admin_key.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI has it."""
+        if scope["type"] != "http" or self._has_key(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        elif scope["path"] == "/health":
+            await self._app({**scope, "state": {STRANGER: True}}, receive, send)
+        else:
+            problem = _NO_KEY
+            headers = {name.decode(): value.decode() for name, value in problem.headers()}
+            await Response(problem.to_json(), problem.status, headers)(scope, receive, send)
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        digest = key_digest(key.strip().encode("latin-1"))
+        return hmac.compare_digest(digest, self._digest) and scheme.lower() == "bearer"

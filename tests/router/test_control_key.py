@@ -1,0 +1,91 @@
+"""The control port's own key, and what strangers are told without one."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from conserve_sglang.core.tier import AuthSettings
+from conserve_sglang.router.fleet import WorkerState
+from conserve_sglang.tiermap.keys import new_key
+from tests.fakes.router_cluster import Answer, Cluster, a_cluster
+
+KEY = "key-of-the-operator"
+
+
+@pytest.fixture
+async def keyed(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    monkeypatch.setenv("ADMIN_KEY", KEY)
+    async with a_cluster(admin_key_env="ADMIN_KEY") as cluster:
+        yield cluster
+
+
+async def ask(cluster: Cluster, method: str, path: str, authorization: str = "") -> Answer:
+    port = cluster.service.control_port
+    headers = {"authorization": authorization} if authorization else {}
+    return await cluster.request(method, path, port, headers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/metrics"),
+        ("GET", "/admin/workers"),
+        ("POST", "/admin/workers/d0/lost"),
+        ("POST", "/admin/workers/d0/up"),
+        ("GET", "/v1/conversations/c"),
+        ("GET", "/nothing"),
+    ],
+)
+@pytest.mark.parametrize("authorization", ["", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer "])
+async def test_nothing_is_told_or_done_without_the_key(
+    keyed: Cluster, method: str, path: str, authorization: str
+) -> None:
+    answer = await ask(keyed, method, path, authorization)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert KEY not in answer.body.decode()
+    assert keyed.state_of("d0") is WorkerState.UP
+
+
+async def test_everything_is_there_with_the_key(keyed: Cluster) -> None:
+    await keyed.chat("hello")
+    key = f"Bearer {KEY}"
+    assert b"conserve_router_turns_total" in (await ask(keyed, "GET", "/metrics", key)).body
+    assert (await ask(keyed, "GET", "/v1/conversations/c", key)).json()["turns"] == 1
+    assert "workers" in (await ask(keyed, "GET", "/health", key)).json()
+    assert (await ask(keyed, "POST", "/admin/workers/d0/lost", key)).status == 200
+    assert keyed.state_of("d0") is WorkerState.LOST
+
+
+async def test_strangers_are_told_the_status_alone(keyed: Cluster) -> None:
+    health = await ask(keyed, "GET", "/health")
+    assert (health.status, health.json()) == (200, {"status": "ok"})
+    assert (await ask(keyed, "GET", "/health", "Bearer wrong")).json() == {"status": "ok"}
+
+
+async def test_main_port_that_asks_for_keys_tells_the_status_alone(tmp_path: Path) -> None:
+    new_key(tmp_path / "keys.yaml", "a")
+    async with a_cluster(auth=AuthSettings(keys_file=str(tmp_path / "keys.yaml"))) as cluster:
+        assert (await cluster.request("GET", "/health")).json() == {"status": "ok"}
+        await cluster["p0"].stop()
+        await cluster.until(lambda: cluster.state_of("p0") is WorkerState.LOST)
+        health = await cluster.request("GET", "/health")
+        assert (health.status, health.json()) == (503, {"status": "unavailable"})
+
+
+async def test_operator_sees_every_tenants_conversations(tmp_path: Path) -> None:
+    keys = {name: new_key(tmp_path / "keys.yaml", name) for name in ("a", "b")}
+    async with a_cluster(auth=AuthSettings(keys_file=str(tmp_path / "keys.yaml"))) as cluster:
+        for key in keys.values():
+            headers = {"authorization": f"Bearer {key}", "x-conversation-id": "task"}
+            body = {"messages": [{"role": "user", "content": "hello"}]}
+            await cluster.post("/v1/chat/completions", body, headers)
+        a, b = [
+            (await ask(cluster, "GET", f"/v1/conversations/task?tenant={name}")).json()["key"]
+            for name in keys
+        ]
+        assert a != b
+        assert (await ask(cluster, "GET", f"/v1/conversations/{b}")).json()["key"] == b
+        assert (await ask(cluster, "GET", "/v1/conversations/task")).status == 404
