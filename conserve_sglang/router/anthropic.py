@@ -4,9 +4,10 @@ import os
 
 import msgspec
 
-from conserve_sglang.router.anthropic_answer import UNREADABLE_ANSWER, MessageStream, whole_message
+from conserve_sglang.router.anthropic_answer import MessageStream, whole_message
 from conserve_sglang.router.anthropic_request import session_in, to_chat, to_prompt
 from conserve_sglang.router.anthropic_types import read_counted, read_request
+from conserve_sglang.router.chat_answer import UNREADABLE_ANSWER
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.translation import UnreadableAnswer
 

@@ -1,74 +1,24 @@
-"""Chat answers told as Anthropic messages: a whole one, or event by event as it streams.
-
-A stream is read no more than needed: the text of a piece is copied from one event to the other as
-the JSON it is, without being decoded.
-"""
+"""Chat answers told as Anthropic messages: a whole one, or event by event as it streams."""
 
 import os
 from collections.abc import Callable, Mapping
 
 import msgspec
 
-from conserve_sglang.router.problem import BROKEN_OFF, Problem, from_worker
+from conserve_sglang.router.chat_answer import (
+    NOTHING,
+    Call,
+    ChatEvents,
+    Choice,
+    Counts,
+    whole_answer,
+)
+from conserve_sglang.router.problem import BROKEN_OFF, Problem
 from conserve_sglang.workers.unreadable import UNREADABLE
 
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
-_NOTHING = (b"", b"null", b'""')
 _encode = msgspec.json.encode
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
-class _Said(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: msgspec.Raw = msgspec.Raw()
-    reasoning_content: msgspec.Raw = msgspec.Raw()
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Said | None = None
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-    matched_stop: str | int | None = None
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int = 0
-
-
-class _Counts(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
-class _Chat(msgspec.Struct):
-    choices: list[_Choice] = msgspec.field(default_factory=list)
-    usage: _Counts | None = None
-    error: msgspec.Raw = msgspec.Raw()
-
-
-_chat = msgspec.json.Decoder(_Chat)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-UNREADABLE_ANSWER = Problem(
-    status=502, code="answer_unreadable", message="The worker's answer cannot be read. Try again."
-)
 
 
 def message_id() -> str:
@@ -76,20 +26,18 @@ def message_id() -> str:
     return "msg_" + os.urandom(12).hex()
 
 
-def _usage(counts: _Counts | None) -> dict[str, int]:
+def _usage(counts: Counts | None) -> dict[str, int]:
     """Anthropic counts the cached part of the prompt apart from the rest."""
-    counts = counts or _Counts()
-    details = counts.prompt_tokens_details
-    cached = min(details.cached_tokens, counts.prompt_tokens) if details is not None else 0
+    counts = counts or Counts()
     return {
-        "input_tokens": counts.prompt_tokens - cached,
+        "input_tokens": counts.prompt_tokens - counts.cached_tokens,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
+        "cache_read_input_tokens": counts.cached_tokens,
         "output_tokens": counts.completion_tokens or 0,
     }
 
 
-def _stopped(choice: _Choice, has_calls: bool) -> dict[str, str | None]:
+def _stopped(choice: Choice, has_calls: bool) -> dict[str, str | None]:
     """Why the answer ended: `stop_reason` and `stop_sequence`."""
     finish = choice.finish_reason or "stop"
     if finish == "stop":
@@ -102,14 +50,10 @@ def _stopped(choice: _Choice, has_calls: bool) -> dict[str, str | None]:
 
 def whole_message(body: bytes, model: str) -> bytes | None:
     """The message of a whole chat answer; None if it cannot be read."""
-    try:
-        chat = _chat.decode(body)
-    except UNREADABLE:
+    read = whole_answer(body)
+    if read is None:
         return None
-    choice = chat.choices[0] if chat.choices else None
-    said = choice.message if choice is not None else None
-    if choice is None or said is None or choice.finish_reason == "abort":
-        return None
+    choice, said, counts = read
     content: list[dict[str, object]] = []
     if said.reasoning_content:
         thought = {"type": "thinking", "thinking": said.reasoning_content, "signature": ""}
@@ -122,7 +66,7 @@ def whole_message(body: bytes, model: str) -> bytes | None:
         content.append({**named, "input": _input(call.function.arguments)})
     message = {
         "id": message_id(), "type": "message", "role": "assistant", "model": model,
-        "content": content, **_stopped(choice, bool(calls)), "usage": _usage(chat.usage),
+        "content": content, **_stopped(choice, bool(calls)), "usage": _usage(counts),
     }  # fmt: skip
     return _encode(message)
 
@@ -159,72 +103,53 @@ class MessageStream:
     """Turns the events of a streamed chat answer into those of a message."""
 
     __slots__ = (
-        "_calls", "_choice", "_counts", "_held", "_index", "_is_over", "_kind", "_model",
+        "_calls", "_choice", "_counts", "_events", "_index", "_is_over", "_kind", "_model",
         "_tell_problem",
     )  # fmt: skip
 
     def __init__(self, model: str, tell_problem: Callable[[Problem], bytes]) -> None:
         self._model = model
         self._tell_problem = tell_problem
-        self._held = b""
+        self._events = ChatEvents()
         self._index = -1  # of the block that is or was open last
         self._kind = b""  # of the block that is open
         self._calls: dict[int, int] = {}  # the block of each tool call
-        self._choice: _Choice | None = None  # the one that said why it ended
-        self._counts: _Counts | None = None
+        self._choice: Choice | None = None  # the one that said why it ended
+        self._counts: Counts | None = None
         self._is_over: bool | None = None  # None until the message has started
 
     def feed(self, data: bytes, is_last: bool) -> bytes:
         """The events for the next bytes of the chat stream."""
-        if self._held:
-            data = self._held + data
-            self._held = b""
-        if not data.endswith(b"\n\n") and not is_last:
-            end = data.rfind(b"\n\n") + 2
-            if end < 2:
-                self._held = data
-                return b""
-            self._held = data[end:]
-            data = data[:end]
         out: list[bytes] = []
-        for event in data.split(b"\n\n"):
-            if event and self._is_over is not True:
-                self._read(event, out)
+        for event in self._events.feed(data, is_last):
+            if self._is_over is True:
+                break
+            if event is None:
+                self._end(out)
+            elif isinstance(event, Problem):
+                self._fail(event, out)
+            else:
+                if event.usage is not None:
+                    self._counts = event.usage
+                if event.choices:
+                    self._take(event.choices[0], out)
         if is_last and self._is_over is not True:
             self._end(out)
         return b"".join(out)
 
-    def _read(self, event: bytes, out: list[bytes]) -> None:
-        if not event.startswith(b"data:"):
-            return
-        if event[5:].strip() == b"[DONE]":
-            self._end(out)
-            return
-        try:
-            chat = _chat.decode(event[5:])
-        except UNREADABLE:
-            self._fail(UNREADABLE_ANSWER, out)
-            return
-        if chat.usage is not None:
-            self._counts = chat.usage
-        if chat.choices:
-            self._take(chat.choices[0], out)
-        elif bytes(chat.error) not in _NOTHING:
-            self._fail(from_worker(_status_in(chat.error), event[5:]), out)
-
-    def _take(self, choice: _Choice, out: list[bytes]) -> None:
+    def _take(self, choice: Choice, out: list[bytes]) -> None:
         if choice.finish_reason is not None:
             self._choice = choice
         delta = choice.delta
         if delta is None:
             return
         thought = bytes(delta.reasoning_content)
-        if thought not in _NOTHING:
+        if thought not in NOTHING:
             if self._kind != b"thinking":
                 self._open(b"thinking", _EMPTY_THINKING, out)
             out.append(_THINKING % (self._index, thought))
         text = bytes(delta.content)
-        if text not in _NOTHING and not self._is_seam(text):
+        if text not in NOTHING and not self._is_seam(text):
             if self._kind != b"text":
                 self._open(b"text", _EMPTY_TEXT, out)
             out.append(_TEXT % (self._index, text))
@@ -235,7 +160,7 @@ class MessageStream:
         """White space between two calls is how a model writes them, and says nothing."""
         return self._kind == b"tool_use" and not msgspec.json.decode(text, type=str).strip()
 
-    def _call(self, call: _Call, out: list[bytes]) -> None:
+    def _call(self, call: Call, out: list[bytes]) -> None:
         index = self._calls.get(call.index)
         if index is None:
             name = {"type": "tool_use", "id": call.id or "", "name": call.function.name or ""}
@@ -284,11 +209,3 @@ class MessageStream:
     def _fail(self, problem: Problem, out: list[bytes]) -> None:
         self._is_over = True
         out.append(self._tell_problem(problem))
-
-
-def _status_in(error: msgspec.Raw) -> int:
-    try:
-        status = int(bytes(_object.decode(error).get("code", b"500")))
-    except (msgspec.DecodeError, ValueError):
-        return 500
-    return status if 400 <= status < 600 else 500

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.core.worker import Role
 from conserve_sglang.router import model_list
 from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesCall
 from conserve_sglang.router.client import ClientConnection
@@ -17,7 +18,14 @@ from conserve_sglang.router.headers import DEADLINE_HEADER, END_HEADER, split_re
 from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
 from conserve_sglang.router.keyring import CREDENTIALS, read_keyring
-from conserve_sglang.router.payload import BadBody, Endpoint, Payload, read_payload, text_field
+from conserve_sglang.router.payload import (
+    BadBody,
+    Endpoint,
+    Payload,
+    check_one_choice,
+    read_payload,
+    text_field,
+)
 from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
 from conserve_sglang.router.problem import NO_WORKER, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
@@ -52,6 +60,7 @@ class Front:
         self._hashing = hashing
         self._fleet = fleet
         self._about = about
+        self._moves_kv = any(plan.role is Role.PREFILL for plan in tier_map.workers)
         self._worker_ids = [plan.worker_id for plan in tier_map.workers]
         self.keyring = read_keyring(self._settings.auth)
         has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
@@ -124,6 +133,8 @@ class Front:
 
     def _turn(self, payload: Payload, client: ClientConnection) -> None:
         self._check_model(payload)
+        if self._moves_kv:
+            check_one_choice(payload)
         if not self._fleet.may_decode:
             client.answer_problem(NO_WORKER)
             return

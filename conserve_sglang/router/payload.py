@@ -62,6 +62,7 @@ _text = msgspec.json.Decoder(str)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 _QUOTE = ord('"')
 _BRACKET = ord("[")
+_BRACE = ord("{")
 
 
 class BadBody(Exception):
@@ -224,6 +225,26 @@ def _measure_prompt(payload: Payload, name: str, raw: msgspec.Raw) -> None:
             return
     message = f"The field {name!r} must hold one prompt: a turn belongs to one conversation."
     raise BadBody(Problem(status=400, code="one_prompt_only", message=message, param=name))
+
+
+def check_one_choice(payload: Payload) -> None:
+    """Refuse a turn that asks for several answers where its KV has to be moved first.
+
+    SGLang sends all of them, and a warm-up before them, through one bootstrap room: that hangs.
+    """
+    fields = payload.fields
+    if payload.endpoint is Endpoint.GENERATE:
+        raw = fields.get("sampling_params")
+        fields = {} if raw is None or memoryview(raw)[0] != _BRACE else _fields.decode(raw)
+    for name in ("n", "best_of"):
+        raw = fields.get(name)
+        if raw is not None and bytes(raw) not in (b"1", b"null"):
+            message = (
+                f"The field {name!r} must be 1: SGLang cannot serve several answers to one request"
+                " with prefill/decode disaggregation. Ask as often as you want answers; the prompt"
+                " stays cached."
+            )
+            raise BadBody(Problem(status=400, code="one_choice_only", message=message, param=name))
 
 
 def _asks_usage(options: msgspec.Raw) -> bool:

@@ -152,19 +152,38 @@ async def test_usage_declined_is_hidden_and_other_stream_options_stay(cluster: C
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_choice_of_several_reaches_the_client(cluster: Cluster, stream: bool) -> None:
-    first = await cluster.chat("hello", name=None, stream=stream, n=3)
-    asked = [*cluster["p0"].turns, *cluster["d0"].turns]
-    assert [seen.body["n"] for seen in asked] == [3, 3]
-    said = dict.fromkeys(range(3), "")
-    for part in first.events[:-1] if stream else [first.json()]:
-        for choice in part["choices"]:
-            said[choice["index"]] += choice["delta" if stream else "message"]["content"]
-    assert said == dict.fromkeys(range(3), "the answer")
-    # Its client goes on with one of them; the first is where the history is filed.
-    second = await cluster.chat("hello", "the answer", "more", name=None, stream=stream, n=3)
-    assert second.headers["x-conversation-id"] == first.headers["x-conversation-id"]
-    assert len(cluster["p0"].turns) == 1
+async def test_every_choice_of_several_reaches_the_client(stream: bool) -> None:
+    async with a_cluster({"m0": "null"}, policy="colocated") as cluster:
+        first = await cluster.chat("hello", name=None, stream=stream, n=3)
+        assert [seen.body["n"] for seen in cluster["m0"].turns] == [3]
+        said = dict.fromkeys(range(3), "")
+        for part in first.events[:-1] if stream else [first.json()]:
+            for choice in part["choices"]:
+                said[choice["index"]] += choice["delta" if stream else "message"]["content"]
+        assert said == dict.fromkeys(range(3), "the answer")
+        # Its client goes on with one of them; the first is where the history is filed.
+        second = await cluster.chat("hello", "the answer", "more", name=None, stream=stream, n=3)
+        assert second.headers["x-conversation-id"] == first.headers["x-conversation-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [], "n": 2}, "n"),
+        ("/v1/completions", {"prompt": "a", "n": 3, "stream": True}, "n"),
+        ("/v1/completions", {"prompt": "a", "best_of": 2}, "best_of"),
+        ("/generate", {"text": "a", "sampling_params": {"n": 2}}, "n"),
+    ],
+)
+async def test_several_choices_are_refused_where_kv_is_moved(
+    cluster: Cluster, path: str, body: dict[str, Any], param: str
+) -> None:
+    answer = await cluster.post(path, body)
+    error = answer.json()["error"]
+    assert (answer.status, error["code"], error["param"]) == (400, "one_choice_only", param)
+    assert not any(worker.turns for worker in cluster.workers.values())
+    one = {**body, param: 1} if path != "/generate" else {"text": "a", "sampling_params": {"n": 1}}
+    assert (await cluster.post(path, one)).status == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate"])
