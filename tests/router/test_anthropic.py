@@ -273,6 +273,26 @@ async def test_stream_that_breaks_ends_with_an_error_event(cluster: Cluster) -> 
     assert json.loads(events[-2].partition("data: ")[2])["error"]["type"] == "api_error"
 
 
+async def test_stream_goes_on_elsewhere_without_a_seam(cluster: Cluster) -> None:
+    decoders = (cluster["d0"], cluster["d1"])
+    for each in decoders:
+        each.answer = "one two three four"
+    cluster["d0"].faults.cut_after_events = 2
+    async with (
+        client_of(cluster) as client,
+        client.messages.stream(
+            model="tiny", max_tokens=99, messages=[{"role": "user", "content": "hello"}]
+        ) as stream,
+    ):
+        message = await stream.get_final_message()
+    assert [block.text for block in message.content if block.type == "text"] == [
+        "one two three four"
+    ]
+    assert message.stop_reason == "end_turn"
+    assert message.usage.output_tokens == len("one two three four")
+    assert all(each.turns for each in decoders)
+
+
 async def test_client_that_leaves_ends_the_workers_work(cluster: Cluster) -> None:
     for name in ("d0", "d1"):
         cluster[name].faults.event_delay_s = 5.0

@@ -172,10 +172,11 @@ async def test_pair_that_cannot_go_on_is_an_error_event(path: str, stock: str) -
         assert cluster.service.door.executor.num_open_turns == 0
 
 
-async def test_several_choices_are_not_gone_on_with(cluster: Cluster) -> None:
-    cluster["d0"].faults.cut_after_events = 2
-    client, _ = await asked(cluster, CHAT, n=2)
-    answer = await rest(client)
+async def test_several_choices_are_not_gone_on_with() -> None:
+    async with a_cluster({"m0": "null", "m1": "null"}, policy="colocated") as cluster:
+        cluster["m0"].faults.cut_after_events = 2
+        client, _ = await asked(cluster, CHAT, n=2)
+        answer = await rest(client)
     assert answer.events[-1]["error"]["code"] == "answer_broken_off"
 
 
