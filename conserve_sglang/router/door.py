@@ -35,8 +35,8 @@ class Door:
         self._brain = brain
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self.metrics = RouterMetrics()
-        listeners = turn_listeners(self._settings.observe)
-        self.executor = Executor(brain, fleet, self.metrics, self._clock, number, listeners)
+        self._listeners = turn_listeners(self._settings.observe, self._clock)
+        self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
         self.front = Front(tier_map, self.executor, brain.hashing, fleet, about)
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None
@@ -68,6 +68,8 @@ class Door:
         self.executor.stop()
         for client in tuple(self._clients):
             client.abort()
+        for listener in self._listeners:
+            listener.stop()
 
     def reload_keys(self) -> None:
         """Read the key file again; a file that is wrong changes nothing.

@@ -4,8 +4,10 @@ There is none unless it was asked for, and then nothing is paid for it.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
+from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import ObserveSettings
 from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.router.turn import Turn
@@ -18,10 +20,6 @@ access_log = logging.getLogger(ACCESS_LOGGER)
 
 class TurnListener(Protocol):
     """Hears the steps of turns."""
-
-    def arrived(self, turn: Turn) -> None:
-        """Its conversation is not known yet."""
-        ...
 
     def sent(self, turn: Turn, command: SendTurn) -> None:
         """An attempt begins, before anything is written to a worker."""
@@ -39,19 +37,39 @@ class TurnListener(Protocol):
         """The turn is over, `total_s` after its arrival."""
         ...
 
+    def stop(self) -> None:
+        """The router stops."""
+        ...
 
-def turn_listeners(settings: ObserveSettings) -> tuple[TurnListener, ...]:
+
+def turn_listeners(
+    settings: ObserveSettings, clock: Callable[[], float]
+) -> tuple[TurnListener, ...]:
     """Those that were asked for. Raises ConfigError if one cannot be had."""
     listeners: list[TurnListener] = []
     if access_log.isEnabledFor(logging.INFO):
         listeners.append(AccessLog())
+    if settings.otlp_endpoint is not None:
+        listeners.append(_traces(settings.otlp_endpoint, settings.trace_ratio, clock))
     return tuple(listeners)
+
+
+def _traces(endpoint: str, ratio: float, clock: Callable[[], float]) -> TurnListener:
+    try:
+        from conserve_sglang.router.traces import TurnTraces
+        from conserve_sglang.telemetry.tracing import tracing_over_http
+    except ImportError as error:
+        raise ConfigError(
+            f"router.observe.otlp_endpoint: OpenTelemetry is not installed ({error.name})."
+            " Run pip install 'conserve-sglang[otel]', or leave the field out."
+        ) from error
+    return TurnTraces(tracing_over_http(endpoint, ratio), clock)
 
 
 class AccessLog:
     """One line for each turn when it is over."""
 
-    def arrived(self, turn: Turn) -> None:
+    def stop(self) -> None:
         pass
 
     def sent(self, turn: Turn, command: SendTurn) -> None:

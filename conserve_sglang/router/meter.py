@@ -25,14 +25,12 @@ class Meter:
         self.metrics = metrics
         self.listeners = listeners
         self._fleet = fleet
-        self._clock = clock
+        self.clock = clock
         self._timings: dict[tuple[WorkerId, bool], Timings] = {}
 
     def arrived(self, turn: Turn) -> None:
         """A turn came in."""
-        turn.arrived_at_s = self._clock()
-        for listener in self.listeners:
-            listener.arrived(turn)
+        turn.arrived_at_s = self.clock()
 
     def sent(self, turn: Turn, command: SendTurn) -> None:
         """An attempt begins."""
@@ -46,7 +44,7 @@ class Meter:
 
     def began(self, turn: Turn) -> None:
         """The first byte is there."""
-        now = turn.first_byte_at_s = self._clock()
+        now = turn.first_byte_at_s = self.clock()
         command = turn.command
         if command is not None:
             self._timings_of(command).ttft.observe(now - turn.arrived_at_s)
@@ -57,7 +55,7 @@ class Meter:
 
     def answered(self, turn: Turn, usage: Usage | None) -> None:
         """The last byte is there; `usage` is what the decoder counted."""
-        command, now = turn.command, self._clock()
+        command, now = turn.command, self.clock()
         if command is None:
             return
         timings = self._timings_of(command)
@@ -101,7 +99,7 @@ class Meter:
         self.metrics.turns[outcome] += 1
         self.metrics.tenant(turn.conversation.tenant).turns += 1
         for listener in self.listeners:
-            listener.closed(turn, outcome, usage, self._clock() - turn.arrived_at_s)
+            listener.closed(turn, outcome, usage, self.clock() - turn.arrived_at_s)
 
     def _count(self, turn: Turn, command: SendTurn, usage: Usage) -> None:
         metrics = self.metrics

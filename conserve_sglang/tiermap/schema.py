@@ -138,6 +138,16 @@ class ObserveFile(_Strict, frozen=True, kw_only=True):
         int,
         Meta(ge=0, description="First and last turns kept of a conversation, with why; 0: none."),
     ] = 6
+    otlp_endpoint: Annotated[
+        Annotated[str, Meta(pattern="^https?://")] | None,
+        Meta(
+            description="OTLP/HTTP collector that turns are sent to as spans, with its path"
+            " (/v1/traces); needs the extra otel.",
+        ),
+    ] = None
+    trace_ratio: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the conversations that are traced.")
+    ] = 0.1
 
 
 class BreakerFile(_Strict, frozen=True, kw_only=True):
