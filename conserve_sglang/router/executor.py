@@ -236,9 +236,13 @@ class Executor:
 
     def _file(self, turn: Turn, answer: bytes | None) -> None:
         """File the conversation under the history its client will come back with."""
-        if turn.history is not None and answer is not None:
+        if turn.history is None or answer is None:
+            return
+        try:
             at = turn.history.end(answer, turn.payload.is_stream)
             self._brain.file(turn.conversation, at)
+        except Exception:  # not to the event loop: it would log the answer
+            logger.exception("the answer to turn %d could not be filed", turn.turn_id)
 
 
 def _log_turn(event: str, turn: Turn, what: str, why: str) -> None:

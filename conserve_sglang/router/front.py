@@ -94,7 +94,8 @@ class Front:
         except BadBody as error:
             client.answer_problem(error.problem)
         except Exception:
-            logger.exception("a request to %s could not be served", path.decode("latin-1"))
+            # A path can hold a conversation's name, so it is not told.
+            logger.exception("a request could not be served")
             asker, client.asker = client.asker, None
             if asker is not None:
                 asker.client_gone()

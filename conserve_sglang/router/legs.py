@@ -5,12 +5,11 @@ whole event is waited for, since SGLang reports errors and refusals there, behin
 200. Any other answer is held until it is whole, so that the turn can still be tried elsewhere.
 """
 
-import logging
-import re
 from typing import Protocol
 
 from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.local_turn import Refusal
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.sent import Sent
@@ -19,12 +18,9 @@ from conserve_sglang.workers.pool import Exchange
 from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, calls_tools, usage_in
 from conserve_sglang.workers.upstream import Headers
 
-logger = logging.getLogger(__name__)
-
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HELD_ANSWER_BYTES = 8 * 1024 * 1024  # a longer answer is passed on as it comes
 MAX_KEPT_ANSWER_BYTES = 1024 * 1024
-_REFUSAL = re.compile(rb"conserve-refused(?: \w+=\w+)+")
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -216,7 +212,7 @@ class DecodeLeg:
         if cause is None:
             self._owner.refused(from_worker(status, body))
         else:
-            self._owner.failed(cause, _why(self.worker_id, status, body))
+            self._owner.failed(cause, _why(status, body))
 
     def _pass(self, data: bytes, is_last: bool) -> None:
         if self._filter is not None:
@@ -313,16 +309,13 @@ class PrefillLeg:
         self._begin()
         self.abort()
         if status >= 500 and status not in BUSY:
-            why = _why(self.worker_id, status, body)
+            why = _why(status, body)
             self._owner.failed(FailureCause.PREFILLER_FAILED, why)
         else:
             self._owner.refused(from_worker(status, body))
 
 
-def _why(worker_id: WorkerId, status: int, body: bytes) -> str:
-    """For the log: a worker's words may quote the prompt, so they are told at debug only."""
-    logger.debug(
-        "worker %s answered %d: %s", worker_id, status, body[:300].decode("utf-8", "replace")
-    )
-    refusal = _REFUSAL.search(body)
-    return f"it answered {status}" if refusal is None else refusal[0].decode()
+def _why(status: int, body: bytes) -> str:
+    """For the log: of a worker's words a refusal at most, since the rest may quote the prompt."""
+    refusal = Refusal.from_message(body.decode("utf-8", "replace"))
+    return f"it answered {status}" if refusal is None else refusal.to_message()
