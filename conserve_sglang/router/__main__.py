@@ -2,12 +2,9 @@
 
 import argparse
 import asyncio
-import gc
 import logging
-import resource
 import signal
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +12,14 @@ import uvloop
 
 from conserve_sglang.core.errors import ConserveError
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.router.service import RouterService
+from conserve_sglang.router.processes.service import ManyProcesses
+from conserve_sglang.router.service import BrainService, RouterService
+from conserve_sglang.router.tuning import raise_descriptor_limit, settle_memory
 from conserve_sglang.state import open_store
 from conserve_sglang.telemetry.logs import FORMATS, LEVELS, configure
 from conserve_sglang.tiermap import load_tier_map
 
 logger = logging.getLogger(__name__)
-
-# A turn leaves next to no cycles behind, and a full collection walks every conversation.
-GC_THRESHOLDS = (50_000, 20, 100)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -34,6 +30,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--log-format", choices=FORMATS, default="text", help="default: text")
     parser.add_argument("--access-log", action="store_true", help="log one line for each turn")
+    parser.add_argument(
+        "--workers",
+        type=_processes,
+        metavar="N",
+        help="processes that serve clients, beside the one that decides if N > 1;"
+        " default: router.processes of the tier map",
+    )
     parser.add_argument(
         "--trust-decoders",
         action="store_true",
@@ -47,25 +50,33 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _raise_descriptor_limit() -> None:
-    """A turn holds up to three connections, and the usual soft limit is 1024 descriptors."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _processes(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
-async def _run(tier_map: TierMap, trusts_decoders: bool) -> None:
+def _service(tier_map: TierMap, arguments: argparse.Namespace) -> BrainService:
+    store, trusts = open_store(tier_map), arguments.trust_decoders
+    if tier_map.router.processes == 1:
+        return RouterService(tier_map, trusts_decoders=trusts, store=store)
+    logs = ["--log-level", arguments.log_level, "--log-format", arguments.log_format]
+    if arguments.access_log:
+        logs.append("--access-log")
+    return ManyProcesses(tier_map, trusts_decoders=trusts, store=store, front_arguments=logs)
+
+
+async def _run(tier_map: TierMap, arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told_to_stop.set)
-    service = RouterService(tier_map, trusts_decoders=trusts_decoders, store=open_store(tier_map))
+    service = _service(tier_map, arguments)
     if tier_map.router.auth.keys_file is not None:
         loop.add_signal_handler(signal.SIGHUP, service.reload_keys)
     await service.start()
-    gc.collect()
-    gc.freeze()  # what is there now stays: the collector need not look at it again
-    gc.set_threshold(*GC_THRESHOLDS)
+    settle_memory()
     await told_to_stop.wait()
     logger.info("stopping")
     await service.stop()
@@ -79,8 +90,11 @@ def main(argv: list[str] | None = None) -> int:
         tier_map = load_tier_map(Path(arguments.tier_map))
         if arguments.no_state:
             tier_map = replace(tier_map, router=replace(tier_map.router, state=None))
-        _raise_descriptor_limit()
-        uvloop.run(_run(tier_map, arguments.trust_decoders))
+        if arguments.workers is not None:
+            router = replace(tier_map.router, processes=arguments.workers)
+            tier_map = replace(tier_map, router=router)
+        raise_descriptor_limit()
+        uvloop.run(_run(tier_map, arguments))
     except ConserveError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

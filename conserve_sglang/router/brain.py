@@ -138,7 +138,12 @@ class Brain:
     # turns
 
     def arrive(self, turn: Arrival) -> None:
-        """A turn came in: find its conversation, and place it."""
+        """A turn came in."""
+        self.identify(turn)
+        self.place(turn)
+
+    def identify(self, turn: Arrival) -> None:
+        """Find a turn's conversation."""
         table = self.conversations
         if turn.name is not None:
             conversation = table.named(turn.tenant, turn.name)
@@ -149,6 +154,10 @@ class Brain:
             conversation = table.new(turn.tenant)
         turn.conversation = conversation
         conversation.num_open_turns += 1
+
+    def place(self, turn: Arrival) -> None:
+        """Have an identified turn placed."""
+        conversation = turn.conversation
         num_tokens = turn.payload.input_tokens
         turn.input_tokens = num_tokens or self._estimated(conversation, turn.payload.input_bytes)
         self.tell(

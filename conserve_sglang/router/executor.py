@@ -18,6 +18,7 @@ from conserve_sglang.dispatch import (
     TurnFailed,
     TurnInterrupted,
 )
+from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.meter import Meter
@@ -71,6 +72,12 @@ class Executor:
         self.meter.arrived(turn)
         self._turns[turn.turn_id] = turn
         self._brain.arrive(turn)
+
+    def identified(self, turn_id: TurnId, conversation: Conversation) -> None:
+        """A turn that came without a name belongs to a conversation."""
+        turn = self._turns.get(turn_id)
+        if turn is not None:
+            turn.conversation = conversation
 
     def stop(self) -> None:
         """Let go of every turn."""

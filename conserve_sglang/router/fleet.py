@@ -247,6 +247,12 @@ class Fleet:
             logger.warning("worker %s gets no turns: %s", worker_id, worker.breaker.reason)
             self._admit(worker)
 
+    def connection_refused(self, worker_id: WorkerId) -> None:
+        """Another process of ours found that a worker does not accept connections."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            self._connection_refused(worker)
+
     # what workers are told
 
     def release(self, worker_id: WorkerId, conversation_id: ConversationId) -> None:

@@ -34,14 +34,23 @@ class FiledAt:
     num_bytes: int = 0
 
 
-class ChatTrail:
+class Digests:
     """A chat's history, hashed: a chain with one digest per message."""
 
-    __slots__ = ("_state", "digests")
+    __slots__ = ("digests",)
+
+    def __init__(self, digests: list[bytes]) -> None:
+        self.digests = digests
+
+
+class ChatTrail(Digests):
+    """The digests of a chat, and the hash state behind them."""
+
+    __slots__ = ("_state",)
 
     def __init__(self, state: "_Hash", messages: list[bytes]) -> None:
+        super().__init__([])
         self._state = state
-        self.digests: list[bytes] = []
         for message in messages:
             self._add(message)
 
@@ -81,7 +90,7 @@ class PromptTrail:
         return end.digest()[:_DIGEST_BYTES]
 
 
-Trail = ChatTrail | PromptTrail
+Trail = Digests | PromptTrail
 
 
 def _blocks(state: "_Hash", data: bytes) -> Iterator[tuple[bytes, "_Hash"]]:
@@ -144,15 +153,10 @@ class HistoryIndex:
 
     def take(self, trail: Trail) -> tuple[str, FiledAt] | None:
         """The conversation that the longest known beginning of a trail belongs to."""
-        if isinstance(trail, ChatTrail):
-            return self.take_by_digests(trail.digests)
-        return self._take_by_prompt(trail)
-
-    def take_by_digests(self, digests: list[bytes]) -> tuple[str, FiledAt] | None:
-        """The conversation filed under the last known one of a chat's digests."""
-        ends = self._ends
-        for digest in reversed(digests):
-            if digest in ends:
+        if isinstance(trail, PromptTrail):
+            return self._take_by_prompt(trail)
+        for digest in reversed(trail.digests):
+            if digest in self._ends:
                 at = FiledAt(digest)
                 return self._take(at), at
         return None

@@ -12,7 +12,7 @@ from conserve_sglang.router.headers import (
     CLAUDE_SESSION_HEADER,
     NAMING_HEADERS,
 )
-from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
+from conserve_sglang.router.history import ChatTrail, FiledAt, HistoryHash, PromptTrail
 from conserve_sglang.router.messages import (
     canonical_messages,
     chat_answer,
@@ -64,12 +64,12 @@ def _of_agent(session: bytes, headers: Mapping[bytes, bytes]) -> bytes:
 class History:
     """What a turn says about its past, kept until its answer is known."""
 
-    __slots__ = ("_endpoint", "_kind", "taken_from", "trail")
+    __slots__ = ("_endpoint", "kind", "taken_from", "trail")
 
     def __init__(self, payload: Payload, tenant: TenantId, hashing: HistoryHash) -> None:
         self._endpoint = payload.endpoint
-        self._kind = _TEXT
-        self.trail: Trail | None = None
+        self.kind = _TEXT
+        self.trail: ChatTrail | PromptTrail | None = None
         self.taken_from: FiledAt | None = None
         fields = payload.fields
         if payload.endpoint is Endpoint.CHAT:
@@ -84,7 +84,7 @@ class History:
             text = fields.get("text", null)
             prompt = _prompt(fields["input_ids"] if text == null else text)
         if prompt is not None:
-            self._kind = prompt[0]
+            self.kind = prompt[0]
             self.trail = hashing.prompt(tenant, *prompt)
 
     def end(self, body: bytes, is_stream: bool) -> FiledAt | None:
@@ -94,7 +94,7 @@ class History:
         if self._endpoint is Endpoint.CHAT:
             answer = chat_answer(body, is_stream)
         else:
-            answer = _answer_bytes(self._endpoint, self._kind, body, is_stream)
+            answer = _answer_bytes(self._endpoint, self.kind, body, is_stream)
         return None if answer is None else self.trail.end(answer)
 
 

@@ -8,10 +8,10 @@ from typing import Protocol
 from conserve_sglang.core.ids import TenantId, WorkerId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.dispatch import Event
-from conserve_sglang.router.brain import Arrival
 from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.fleet import Worker
 from conserve_sglang.router.history import FiledAt, HistoryHash
+from conserve_sglang.router.turn import Turn
 from conserve_sglang.workers.sse import Usage
 
 
@@ -24,15 +24,15 @@ class BrainPort(Protocol):
         """Something happened."""
         ...
 
-    def arrive(self, turn: Arrival) -> None:
+    def arrive(self, turn: Turn) -> None:
         """A turn came in."""
         ...
 
-    def answered(self, turn: Arrival, usage: Usage | None) -> None:
+    def answered(self, turn: Turn, usage: Usage | None) -> None:
         """A turn's answer is whole."""
         ...
 
-    def unanswered(self, turn: Arrival) -> None:
+    def unanswered(self, turn: Turn) -> None:
         """A turn is over without a whole answer."""
         ...
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,11 +19,13 @@ from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.door import Door
 from conserve_sglang.router.fleet import Fleet
+from conserve_sglang.router.listening import bound
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.state import StateStore
+from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.prometheus import Exporter
 from conserve_sglang.tiermap.secrets import admin_key, worker_api_key
 
@@ -37,8 +40,8 @@ class _ControlServer(uvicorn.Server):
         yield
 
 
-class RouterService:
-    """Everything between the tier map and the sockets. Lives in one event loop.
+class BrainService(ABC):
+    """All of the router but its clients' side: brain, fleet, control port. Lives in one event loop.
 
     Conversation keys and history hashes are keyed with `secret`, of up to 64 bytes; by default it
     is the store's, else random. Without a store, conversations are known until the router ends.
@@ -66,6 +69,7 @@ class RouterService:
         self.reports = Reports(self.fleet, settings.observe.report_interval_s)
         if secret is None:
             secret = os.urandom(32) if store is None else store.secret()
+        self.secret = secret
         explained = settings.observe.explained_turns
         self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained)
         self._memory = None
@@ -75,10 +79,8 @@ class RouterService:
         self.fleet.books = dispatcher
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         status.memory_problem = lambda: self.memory_problem
-        exporter = Exporter(lambda: self.door.metrics, status.gauges, tier_map.policy.name)
-        about = AboutBrain(self.brain, status)
-        self.door = Door(tier_map, self.brain, self.fleet, about)
-        self.brain.carry_out = self.door.executor.carry_out
+        exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name)
+        self.about = AboutBrain(self.brain, status)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
         control = ControlEndpoints(self.brain, workers, status, exporter)
         self._control_app = control_app(control, admin_key(settings))
@@ -86,9 +88,29 @@ class RouterService:
         self._control_server: _ControlServer | None = None
         self._control_task: asyncio.Task[None] | None = None
 
+    @abstractmethod
+    def metrics(self) -> RouterMetrics:
+        """What has been counted where clients are served."""
+
+    @abstractmethod
     def reload_keys(self) -> None:
-        """See `Door.reload_keys`."""
-        self.door.reload_keys()
+        """Read the key file again; a file that is wrong changes nothing."""
+
+    @abstractmethod
+    def _bind(self) -> socket.socket:
+        """Take the clients' port."""
+
+    @abstractmethod
+    def _take_early(self, main: socket.socket) -> None:
+        """Let who comes while conversations are restored wait."""
+
+    @abstractmethod
+    async def _open(self, main: socket.socket) -> None:
+        """Serve clients."""
+
+    @abstractmethod
+    async def _shut(self) -> None:
+        """Take no more requests, give open answers a moment, let go of the clients."""
 
     @property
     def memory_problem(self) -> str | None:
@@ -98,14 +120,14 @@ class RouterService:
     async def start(self) -> None:
         """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""
         settings = self._settings
-        main = _bound(settings.host, settings.port, "router.port")
+        main = self._bind()
         try:
-            control = _bound(settings.control_host, settings.control_port, "router.control_port")
+            control = bound(settings.control_host, settings.control_port, "router.control_port")
         except ConfigError:
             main.close()
             raise
         loop = asyncio.get_running_loop()
-        main.listen()  # who comes while conversations are restored waits
+        self._take_early(main)
         config = uvicorn.Config(
             self._control_app, log_config=None, access_log=False, lifespan="off"
         )
@@ -114,7 +136,7 @@ class RouterService:
         self.fleet.start()
         if self._memory is not None:
             await self._memory.restore()
-        await self.door.listen(main)
+        await self._open(main)
         self.reports.start()
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
@@ -127,9 +149,8 @@ class RouterService:
 
     async def stop(self) -> None:
         """Take no more requests, give open answers a moment, then close everything."""
-        await self.door.drain()
+        await self._shut()
         self.brain.stop()
-        self.door.close()
         await self.reports.stop()
         await self.fleet.stop()
         if self._memory is not None:
@@ -139,17 +160,38 @@ class RouterService:
             await self._control_task
 
 
-def _bound(host: str, port: int, field: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise ConfigError(
-            f"{field}: cannot listen on {host}:{port} ({error.strerror})."
-            " Stop what listens there, or set another port in the tier map."
-        ) from error
-    bound.setblocking(False)
-    return bound
+class RouterService(BrainService):
+    """The whole router in one process and one event loop."""
+
+    def __init__(
+        self,
+        tier_map: TierMap,
+        *,
+        trusts_decoders: bool = False,
+        secret: bytes | None = None,
+        store: StateStore | None = None,
+    ) -> None:
+        super().__init__(tier_map, trusts_decoders=trusts_decoders, secret=secret, store=store)
+        self.door = Door(tier_map, self.brain, self.fleet, self.about)
+        self.brain.carry_out = self.door.executor.carry_out
+
+    def metrics(self) -> RouterMetrics:
+        """What this process has counted."""
+        return self.door.metrics
+
+    def reload_keys(self) -> None:
+        """See `Door.reload_keys`."""
+        self.door.reload_keys()
+
+    def _bind(self) -> socket.socket:
+        return bound(self._settings.host, self._settings.port, "router.port")
+
+    def _take_early(self, main: socket.socket) -> None:
+        main.listen()
+
+    async def _open(self, main: socket.socket) -> None:
+        await self.door.listen(main)
+
+    async def _shut(self) -> None:
+        await self.door.drain()
+        self.door.close()

@@ -53,6 +53,7 @@ class Worker:
             on_refused=lambda: on_refused(self),
         )
         self.pool, self.control = self.new_pool(), self.new_pool()
+        self.look = self.pool.look  # what waits for it; in other processes, if those hold turns
         self.prefiller_fields = prefiller_fields(plan.host, plan.bootstrap_port or 0)
         self.state = WorkerState.UNKNOWN
         self.reason = "not met yet"
@@ -112,7 +113,7 @@ class Worker:
 
     def silent_s(self, now: float) -> float:
         """For how long turns have waited without a byte from the worker; to be asked often."""
-        is_awaited, was_heard = self.pool.look()
+        is_awaited, was_heard = self.look()
         if was_heard or not is_awaited:
             self.heard_at_s = now
         return now - self.heard_at_s

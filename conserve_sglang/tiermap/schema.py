@@ -255,6 +255,10 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
         Variable | None,
         Meta(description="Environment variable with the key that the control port asks for."),
     ] = None
+    processes: Annotated[
+        Count,
+        Meta(description="Processes that serve clients; another one decides if N > 1."),
+    ] = 1
 
 
 class TierMapFile(_Strict, frozen=True, kw_only=True):

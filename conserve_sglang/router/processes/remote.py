@@ -1,0 +1,185 @@
+"""What a front sees of the brain, its fleet and its knowledge: a link's other end."""
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from conserve_sglang.core.health import HealthSettings
+from conserve_sglang.core.ids import ConversationId, TenantId, WorkerId
+from conserve_sglang.core.tier import WorkerPlan
+from conserve_sglang.dispatch import Event
+from conserve_sglang.router.conversations import Conversation, conversation_key
+from conserve_sglang.router.fleet import Worker, WorkerState
+from conserve_sglang.router.history import FiledAt, HistoryHash, PromptTrail
+from conserve_sglang.router.identity import History
+from conserve_sglang.router.ports import Question, Told
+from conserve_sglang.router.processes import talk
+from conserve_sglang.router.turn import Turn
+from conserve_sglang.workers.breaker import CircuitBreaker
+from conserve_sglang.workers.sse import Usage
+
+MAX_REMEMBERED = 16_384
+Say = Callable[[Any], None]
+
+
+class RemoteBrain:
+    """Tells the brain what becomes of turns. Conversations are known here by name and key only."""
+
+    def __init__(self, say: Say, secret: bytes) -> None:
+        self.hashing = HistoryHash(secret)
+        self._say = say
+        self._secret = secret
+        self._seen: OrderedDict[tuple[TenantId, bytes], Conversation] = OrderedDict()
+
+    def arrive(self, turn: Turn) -> None:
+        """A turn came in; where it has no name, the brain says which conversation it is of."""
+        if turn.name is not None:
+            turn.conversation = self._conversation(turn.tenant, turn.name)
+        digests, prompt = _past(turn.history)
+        payload = turn.payload
+        self._say(
+            talk.Arrived(
+                turn.turn_id,
+                turn.tenant,
+                turn.name,
+                digests,
+                prompt,
+                payload.input_bytes,
+                payload.input_tokens,
+                turn.deadline_s,
+            )
+        )
+
+    def tell(self, event: Event) -> None:
+        """Something happened to a turn."""
+        self._say(talk.carry(event))
+
+    def answered(self, turn: Turn, usage: Usage | None) -> None:
+        """A turn's answer is whole."""
+        self._say(talk.Answered(turn.turn_id, usage))
+
+    def unanswered(self, turn: Turn) -> None:
+        """The brain hears of it as `TurnAbandoned`, or has rejected the turn itself."""
+
+    def file(self, conversation: Conversation, at: FiledAt | None) -> None:
+        """The history a conversation's client will come back with."""
+        self._say(talk.Filed(conversation.key, at))
+
+    def end_conversation(self, conversation: Conversation) -> None:
+        """The client said it is over."""
+        self._say(talk.Ended(conversation.key))
+
+    def identified(self, identified: talk.Identified) -> Conversation:
+        """The conversation that the brain says a turn is of."""
+        tenant, key = TenantId(identified.tenant), ConversationId(identified.key)
+        return self._conversation(tenant, identified.name, key)
+
+    def _conversation(
+        self, tenant: TenantId, name: bytes, key: ConversationId | None = None
+    ) -> Conversation:
+        """A conversation by its name; those not seen for the longest time are forgotten."""
+        seen = self._seen
+        conversation = seen.get((tenant, name))
+        if conversation is None:
+            key = key or conversation_key(self._secret, tenant, name)
+            conversation = seen[tenant, name] = Conversation(key, tenant, name)
+            if len(seen) > MAX_REMEMBERED:
+                seen.popitem(last=False)
+        else:
+            seen.move_to_end((tenant, name))
+        return conversation
+
+
+def _past(history: History | None) -> tuple[list[bytes] | None, tuple[bytes, bytes] | None]:
+    trail = None if history is None else history.trail
+    if history is None or trail is None:
+        return None, None
+    if isinstance(trail, PromptTrail):
+        return None, (history.kind, trail.prompt)
+    return trail.digests, None
+
+
+class RemoteFleet:
+    """The workers as the brain says they stand, with connections of this process's own."""
+
+    def __init__(self, say: Say, health: HealthSettings, api_key: str | None) -> None:
+        self.num_decoders_up = 0
+        self.may_decode = False
+        self._health = health
+        self._say = say
+        self._api_key = api_key
+        self._workers: dict[WorkerId, Worker] = {}
+
+    def worker(self, worker_id: WorkerId) -> Worker:
+        """A worker by its name."""
+        return self._workers[worker_id]
+
+    def is_up(self, worker_id: WorkerId) -> bool:
+        """Whether a worker is there and was not lost."""
+        worker = self._workers.get(worker_id)
+        return worker is not None and worker.is_up
+
+    def stands(self, standing: talk.Standing) -> None:
+        """The brain says how a worker stands."""
+        plan = standing.plan
+        worker = self._workers.get(plan.worker_id)
+        if worker is not None and worker.plan != plan:
+            worker.close()
+            worker = None
+        if worker is None:
+            worker = self._workers[plan.worker_id] = self._new(plan)
+        worker.kv_bytes_per_token = standing.kv_bytes_per_token
+        if not worker.is_up and standing.state is not WorkerState.UP:
+            worker.close()
+        worker.state = standing.state
+        self._count()
+
+    def gone(self, gone: talk.Gone) -> None:
+        """The brain says that a worker was removed."""
+        worker = self._workers.pop(WorkerId(gone.worker_id), None)
+        if worker is not None:
+            worker.close()
+        self._count()
+
+    def look(self) -> talk.Looked:
+        """What was seen of the workers since the last look."""
+        looks = {name: worker.pool.look() for name, worker in self._workers.items()}
+        return talk.Looked({name: seen for name, seen in looks.items() if any(seen)})
+
+    def close(self) -> None:
+        """Close every connection."""
+        for worker in self._workers.values():
+            worker.close()
+
+    def _new(self, plan: WorkerPlan) -> Worker:
+        # The brain's breaker decides; this one is never asked.
+        breaker = CircuitBreaker(self._health.breaker, random.Random())
+        return Worker(plan, self._health, breaker, self._refused, self._api_key)
+
+    def _count(self) -> None:
+        decoders = [worker for worker in self._workers.values() if worker.can_decode]
+        self.num_decoders_up = sum(worker.is_up for worker in decoders)
+        self.may_decode = any(worker.state is not WorkerState.REFUSED for worker in decoders)
+
+    def _refused(self, worker: Worker) -> None:
+        self._say(talk.ConnectionRefused(worker.worker_id))
+
+
+class RemoteAbout:
+    """Passes questions about the router on to the brain."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._num_asked = 0
+        self._waiting: dict[int, Callable[[Told], None]] = {}
+
+    def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
+        """See `About`."""
+        self._num_asked += 1
+        self._waiting[self._num_asked] = hear
+        self._say(talk.Asked(self._num_asked, question))
+
+    def said(self, said: talk.Said) -> None:
+        """The brain answers."""
+        self._waiting.pop(said.number)(said.told)

@@ -1,0 +1,185 @@
+"""What brain and fronts say to each other: lists of messages in MessagePack, each list framed.
+
+Events and commands travel as they are, under their class's name.
+"""
+
+from typing import Any
+
+import msgspec
+
+from conserve_sglang.core.tier import WorkerPlan
+from conserve_sglang.dispatch import (
+    AbortTurn,
+    FirstToken,
+    RejectTurn,
+    SendTurn,
+    TenantsWeighed,
+    TurnAbandoned,
+    TurnFailed,
+    TurnInterrupted,
+)
+from conserve_sglang.router.history import FiledAt
+from conserve_sglang.router.ports import Question, Told
+from conserve_sglang.router.worker import WorkerState
+from conserve_sglang.workers.sse import Usage
+
+
+class Carried(msgspec.Struct, array_like=True, tag="c"):
+    """An event of a front, or a command of the brain."""
+
+    kind: str
+    fields: msgspec.Raw
+
+
+# from fronts
+
+
+class Ready(msgspec.Struct, array_like=True, tag="ready"):
+    """A front listens."""
+
+
+class Arrived(msgspec.Struct, array_like=True, tag="a"):
+    """A turn came in. One without a name brings its history, if it has one: the digests of a
+    chat's messages, or a prompt (kind, bytes)."""
+
+    turn_id: int
+    tenant: str
+    name: bytes | None
+    digests: list[bytes] | None
+    prompt: tuple[bytes, bytes] | None
+    input_bytes: int
+    input_tokens: int | None
+    deadline_s: float | None = None
+
+
+class Answered(msgspec.Struct, array_like=True, tag="d"):
+    """A turn's answer is whole."""
+
+    turn_id: int
+    usage: Usage | None
+
+
+class Filed(msgspec.Struct, array_like=True, tag="f"):
+    """The history a conversation's client will come back with."""
+
+    key: str
+    at: FiledAt | None
+
+
+class Ended(msgspec.Struct, array_like=True, tag="e"):
+    """A client said that a conversation is over."""
+
+    key: str
+
+
+class Asked(msgspec.Struct, array_like=True, tag="q"):
+    """A client asks about the router."""
+
+    number: int
+    question: Question
+
+
+class ConnectionRefused(msgspec.Struct, array_like=True, tag="r"):
+    """A worker does not accept connections."""
+
+    worker_id: str
+
+
+class Looked(msgspec.Struct, array_like=True, tag="l"):
+    """Of each worker, whether an answer is awaited, and whether it was heard since the last look;
+    of those not named neither."""
+
+    workers: dict[str, tuple[bool, bool]]
+
+
+class Counted(msgspec.Struct, array_like=True, tag="m"):
+    """All a front has counted since its start."""
+
+    metrics: dict[str, Any]
+
+
+# from the brain
+
+
+class Welcome(msgspec.Struct, array_like=True, tag="w"):
+    """What a front must know; `tier_map` is pickled, from one process of ours to its child."""
+
+    number: int
+    port: int
+    secret: bytes
+    tier_map: bytes
+
+
+class Identified(msgspec.Struct, array_like=True, tag="i"):
+    """Which conversation a turn without a name belongs to."""
+
+    turn_id: int
+    tenant: str
+    key: str
+    name: bytes
+
+
+class Standing(msgspec.Struct, array_like=True, tag="s"):
+    """How a worker stands. Said twice of one that is lost: before and after what runs there is
+    taken care of."""
+
+    plan: WorkerPlan
+    state: WorkerState
+    kv_bytes_per_token: float | None
+
+
+class Gone(msgspec.Struct, array_like=True, tag="g"):
+    """A worker was removed."""
+
+    worker_id: str
+
+
+class Said(msgspec.Struct, array_like=True, tag="t"):
+    """The answer to a question."""
+
+    number: int
+    told: Told
+
+
+class ReloadKeys(msgspec.Struct, array_like=True, tag="k"):
+    """Read the key file again."""
+
+
+class Stop(msgspec.Struct, array_like=True, tag="x"):
+    """Take no more clients, finish what is open, and end."""
+
+
+FromFront = (
+    Carried
+    | Ready
+    | Arrived
+    | Answered
+    | Filed
+    | Ended
+    | Asked
+    | ConnectionRefused
+    | Looked
+    | Counted
+)
+FromBrain = Carried | Welcome | Identified | Standing | Gone | Said | ReloadKeys | Stop
+
+encoder = msgspec.msgpack.Encoder()
+from_fronts = msgspec.msgpack.Decoder(list[FromFront])
+from_brain = msgspec.msgpack.Decoder(list[FromBrain])
+
+_TRAVEL = (
+    FirstToken, TurnFailed, TurnInterrupted, TurnAbandoned, TenantsWeighed,
+    SendTurn, RejectTurn, AbortTurn,
+)  # fmt: skip
+_by_name = {each.__name__: msgspec.msgpack.Decoder(each) for each in _TRAVEL}
+
+
+def carry(event_or_command: Any) -> Carried:
+    """Pack an event or a command."""
+    fields = msgspec.Raw(encoder.encode(event_or_command))
+    return Carried(type(event_or_command).__name__, fields)
+
+
+def carried(message: Carried) -> Any:
+    """The event or command in a message."""
+    return _by_name[message.kind].decode(message.fields)

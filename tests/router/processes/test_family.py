@@ -1,0 +1,72 @@
+"""`--workers N` as processes: what becomes of fronts and brain when one of them goes."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.router.test_main import TIER_MAP, free_port, until_listening
+
+
+def start(tmp_path: Path, port: int, *, in_file: bool = False) -> subprocess.Popen[str]:
+    path = tmp_path / "map.yaml"
+    text = TIER_MAP.format(port=port, control_port=free_port())
+    path.write_text(text.replace("{port:", "{processes: 2, port:") if in_file else text)
+    argv = [sys.executable, "-m", "conserve_sglang.router", "--tier-map", str(path)]
+    argv += ["--no-state"] if in_file else ["--no-state", "--workers", "2"]
+    return subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_refused(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_family_stops_cleanly_when_told(tmp_path: Path, number: signal.Signals) -> None:
+    port = free_port()
+    process = start(tmp_path, port, in_file=number is signal.SIGINT)
+    until_listening(process, port)
+    fronts = children(process.pid)
+    assert len(fronts) == 2
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert not any(Path(f"/proc/{front}").exists() for front in fronts)
+
+
+def test_fronts_stop_serving_when_the_brain_is_gone(tmp_path: Path) -> None:
+    port = free_port()
+    process = start(tmp_path, port)
+    until_listening(process, port)
+    fronts = children(process.pid)
+    process.kill()
+    _, said = process.communicate(timeout=30)  # ends when the fronts have closed it too
+    assert said.count("this front stops serving") == 2
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{front}").exists() for front in fronts):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert is_refused(port)
+
+
+def test_second_router_does_not_join_the_port(tmp_path: Path) -> None:
+    port = free_port()
+    process = start(tmp_path, port)
+    until_listening(process, port)
+    second = start(tmp_path, port)
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert f"router.port: cannot listen on 127.0.0.1:{port}" in said
+    process.terminate()
+    process.communicate(timeout=30)
