@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from .fail import clean_failure
-from .options import HostOption, JsonOption, LogLevelOption, StateOption, TierMapOption
+from .options import (
+    HostOption,
+    JsonOption,
+    LogLevelOption,
+    ProcessesOption,
+    StateOption,
+    TierMapOption,
+)
 
 
 def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
@@ -22,6 +29,7 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
         bool, typer.Option("--router/--no-router", help="Whether this machine runs the router.")
     ] = True,
     with_state: StateOption = True,
+    num_processes: ProcessesOption = None,
     ready_timeout_s: Annotated[
         float, typer.Option(min=1.0, help="Longest time a process may take to become healthy.")
     ] = 900.0,
@@ -31,13 +39,14 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     """Start every worker of this machine and the router, and keep them up until Ctrl-C."""
     from conserve_sglang.launcher.launch import LaunchOptions, describe_commands
     from conserve_sglang.launcher.launch import launch as run_launch
+    from conserve_sglang.launcher.plan import with_processes
     from conserve_sglang.tiermap import load_tier_map
 
     from .launch_view import print_commands, showing
     from .log_level import configure_logs
 
     with clean_failure():
-        loaded = load_tier_map(tier_map)
+        loaded = with_processes(load_tier_map(tier_map), num_processes)
         options = LaunchOptions(
             log_dir=log_dir,
             host=host,

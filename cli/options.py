@@ -26,6 +26,15 @@ StateOption = Annotated[
         "--state/--no-state", help="Whether the router's conversations survive its restart."
     ),
 ]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        help="Router processes that serve clients; by default router.processes of the tier map.",
+    ),
+]
 LogLevelOption = Annotated[
     str, typer.Option("--log-level", help="debug, info, warning or error; the log is on stderr.")
 ]

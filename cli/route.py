@@ -5,6 +5,7 @@ from .options import (
     AccessLogOption,
     LogFormatOption,
     LogLevelOption,
+    ProcessesOption,
     StateOption,
     TierMapOption,
 )
@@ -13,6 +14,7 @@ from .options import (
 def route(
     tier_map: TierMapOption,
     with_state: StateOption = True,
+    num_processes: ProcessesOption = None,
     log_level: LogLevelOption = "info",
     log_format: LogFormatOption = "text",
     access_log: AccessLogOption = False,
@@ -21,7 +23,7 @@ def route(
     import os
     import sys
 
-    from conserve_sglang.launcher.plan import router_spec
+    from conserve_sglang.launcher.plan import router_spec, with_processes
     from conserve_sglang.tiermap import load_tier_map
 
     from .log_level import configure_logs
@@ -29,6 +31,7 @@ def route(
     with clean_failure():
         configure_logs(log_level, log_format)  # here only to refuse what there is not
         loaded = load_tier_map(tier_map)
+        loaded = with_processes(loaded, num_processes)
         spec = router_spec(loaded, python=sys.executable, with_state=with_state)
     sys.stdout.flush()
     options = ["--log-level", log_level, "--log-format", log_format]

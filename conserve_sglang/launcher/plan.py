@@ -108,16 +108,25 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
 def router_spec(tier_map: TierMap, *, python: str, with_state: bool = True) -> ProcessSpec:
     """The process of the router; without state it forgets its conversations at its end."""
     settings = tier_map.router
-    no_state = () if with_state else ("--no-state",)
+    options = [] if settings.processes == 1 else ["--workers", str(settings.processes)]
+    if not with_state:
+        options.append("--no-state")
     return ProcessSpec(
         name=ROUTER,
         kind=ProcessKind.ROUTER,
-        argv=(python, "-m", "conserve_sglang.router", "--tier-map", tier_map.source, *no_state),
+        argv=(python, "-m", "conserve_sglang.router", "--tier-map", tier_map.source, *options),
         env={},
         health_host=_reach(settings.control_host),
         health_port=settings.control_port,
         listens=((settings.host, settings.port), (settings.control_host, settings.control_port)),
     )
+
+
+def with_processes(tier_map: TierMap, num_processes: int | None) -> TierMap:
+    """The tier map with another number of router processes, if one is given."""
+    if num_processes is None:
+        return tier_map
+    return replace(tier_map, router=replace(tier_map.router, processes=num_processes))
 
 
 def all_commands(

@@ -15,6 +15,7 @@ from conserve_sglang.launcher.plan import (
     command_line,
     make_plan,
     router_spec,
+    with_processes,
     without_secrets,
     worker_spec,
 )
@@ -61,6 +62,13 @@ def test_a_router_on_one_address_is_controlled_where_it_listens_for_that() -> No
     router = router_spec(replace(tier_map, router=settings), python="python")
     assert (router.health_host, router.health_port) == ("10.0.0.6", 30001)
     assert router.listens == (("10.0.0.5", 30000), ("10.0.0.6", 30001))
+
+
+def test_processes_asked_for_go_with_the_router() -> None:
+    tier_map = a40_l4()
+    assert "--workers" not in router_spec(with_processes(tier_map, None), python="python").argv
+    asked = router_spec(with_processes(tier_map, 3), python="python").argv
+    assert asked[asked.index("--workers") + 1] == "3"
 
 
 def test_a_prefiller_listens_on_its_bootstrap_port_too() -> None:
