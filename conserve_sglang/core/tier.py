@@ -144,7 +144,7 @@ class RouterSettings:
     The control port changes what the router thinks of its workers, so it has a host and a key of
     its own. `worker_api_key_env` and `admin_key_env` name environment variables: with the API key
     the workers ask for, and with the key the control port asks for. `state` None: conversations are
-    forgotten when the router ends. `processes` serve clients; if there are several, another decides.
+    forgotten when the router ends. `processes` serve clients; if several, another decides.
     """
 
     host: str = "127.0.0.1"
