@@ -121,6 +121,7 @@ class Memory:
                 num_turns=saved.num_turns,
                 num_kv_transfers=saved.num_kv_transfers,
                 idle_s=max(0.0, time.time() - saved.last_active_at_wall),
+                tenant=TenantId(saved.tenant),
             )
         )
 

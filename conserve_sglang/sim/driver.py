@@ -137,6 +137,7 @@ class Simulation:
                 turn_id=turn_id,
                 conversation_id=plan.conversation_id,
                 input_tokens=turn.input_tokens,
+                tenant=plan.tenant,
             ),
             now,
         )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.ids import ConversationId, TenantId
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +37,12 @@ class TurnPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationPlan:
-    """One conversation to be played: its turns come one after the other."""
+    """One conversation of a tenant to be played: its turns come one after the other."""
 
     conversation_id: ConversationId
     turns: tuple[TurnPlan, ...]
     arrived_at_s: float = 0.0
+    tenant: TenantId = DEFAULT_TENANT.tenant_id
 
     def __post_init__(self) -> None:
         if not self.turns:
