@@ -132,7 +132,7 @@ class Overload:
     max_phase_one_turns: int = 1024
     max_tail_turns: int = 1024
     max_turns_per_tenant: int | None = None
-    max_prefill_backlog_tokens: int = 32_768
+    max_prefill_backlog_tokens: int = 16_384
     max_conversations: int = 200_000
     max_conversations_per_tenant: int | None = None
 

@@ -27,7 +27,7 @@ class DispatchSettings:
     max_tail_turns: int = 1024
     max_turns_per_tenant: int | None = None
     queue_timeout_s: float = 60.0
-    max_prefill_backlog_tokens: int = 32_768
+    max_prefill_backlog_tokens: int = 16_384
     max_conversations: int = 1_000_000
     max_conversations_per_tenant: int | None = None
     conversation_ttl_s: float = 3600.0

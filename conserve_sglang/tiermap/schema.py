@@ -121,7 +121,7 @@ class OverloadFile(_Strict, frozen=True, kw_only=True):
     ] = None
     max_prefill_backlog_tokens: Annotated[
         Count, Meta(description="A prefiller with so many prompt tokens before it gets no more.")
-    ] = 32768
+    ] = 16384
     max_conversations: Annotated[
         Count, Meta(description="Live ones; the longest idle make room for new ones.")
     ] = 200000

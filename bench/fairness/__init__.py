@@ -1,0 +1,1 @@
+"""Does one tenant's burst raise another tenant's latency? Live and simulated."""
