@@ -125,7 +125,8 @@ class Overload:
     `max_phase_one_turns` may wait for a prefiller and KV room, `max_tail_turns` for their
     conversation's KV to arrive; both kinds together `max_turns_per_tenant`. A prefiller with
     `max_prefill_backlog_tokens` prompt tokens before it is sent no more, so that turns wait in the
-    router, where `is_fair` orders them between tenants.
+    router, where `is_fair` orders them between tenants. The last two count for each process that
+    serves clients: connections, and the bytes of requests read and not answered yet.
     """
 
     is_fair: bool = True
@@ -135,6 +136,8 @@ class Overload:
     max_prefill_backlog_tokens: int = 16_384
     max_conversations: int = 200_000
     max_conversations_per_tenant: int | None = None
+    max_connections: int = 16_384
+    max_held_bytes: int = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

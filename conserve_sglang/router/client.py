@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from conserve_sglang.core.tenant import DEFAULT_TENANT
+from conserve_sglang.router.admission import TOO_MANY_BYTES, HeldBytes
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.keyring import Keyring
 from conserve_sglang.router.problem import Problem
@@ -51,6 +52,8 @@ class ClientConnection(asyncio.Protocol):
         "_backlog",
         "_backlog_bytes",
         "_head",
+        "_held",
+        "_held_bytes",
         "_is_chunked",
         "_is_closing",
         "_is_stepping",
@@ -78,10 +81,13 @@ class ClientConnection(asyncio.Protocol):
         serve: "Callable[[Request, ClientConnection], None]",
         on_lost: "Callable[[ClientConnection], None]",
         max_body_bytes: int,
+        held: HeldBytes,
     ) -> None:
         self._serve = serve
         self._on_lost = on_lost
         self._reader = RequestReader(max_body_bytes)
+        self._held = held  # of all connections
+        self._held_bytes = 0  # of this one
         self._transport: Any = None
         self._outbox: Outbox
         self.asker: Asker | None = None
@@ -115,6 +121,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_closing = True
         self._backlog.clear()
         self._reader.ready.clear()
+        self._hold(0)
         self._on_lost(self)
         asker, self.asker = self.asker, None
         if asker is not None:
@@ -133,7 +140,11 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
+        self._hold(self._held_bytes + len(data))
         if self._request is None:
+            if self._held.is_over:
+                self._refuse(TOO_MANY_BYTES)
+                return
             self._num_quiet_sweeps = 0
             self._reader.feed(data)
             self._step()
@@ -142,6 +153,11 @@ class ClientConnection(asyncio.Protocol):
         self._backlog_bytes += len(data)
         if self._backlog_bytes > MAX_KEPT_BYTES:
             self._transport.pause_reading()
+
+    def _hold(self, num_bytes: int) -> None:
+        """State how many bytes of requests there are of this connection."""
+        self._held.num_bytes += num_bytes - self._held_bytes
+        self._held_bytes = num_bytes
 
     # one request after the other
 
@@ -307,6 +323,7 @@ class ClientConnection(asyncio.Protocol):
         request, self._request = self._request, None
         self.asker = self.voice = None
         self._is_chunked = False
+        self._hold(self._backlog_bytes + self._reader.num_bytes)
         if request is not None and not request.keeps_alive:
             self._is_closing = True
             self._outbox.close()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import TenantsWeighed
+from conserve_sglang.router.admission import HeldBytes, TurnedAway
 from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.front import Front
@@ -38,6 +39,7 @@ class Door:
         self._listeners = turn_listeners(self._settings.observe, self._clock)
         self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
         self.front = Front(tier_map, self.executor, brain.hashing, fleet, about)
+        self._held = HeldBytes(self._settings.overload.max_held_bytes)
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -93,9 +95,12 @@ class Door:
             client.sweep()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
 
-    def _new_client(self) -> ClientConnection:
+    def _new_client(self) -> ClientConnection | TurnedAway:
+        settings = self._settings
+        if len(self._clients) >= settings.overload.max_connections:
+            return TurnedAway()
         client = ClientConnection(
-            self.front.serve, self._clients.discard, self._settings.max_body_bytes
+            self.front.serve, self._clients.discard, settings.max_body_bytes, self._held
         )
         self._clients.add(client)
         return client

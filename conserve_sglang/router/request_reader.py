@@ -119,6 +119,12 @@ class RequestReader:
         """A request has begun and is not whole."""
         return self._has_begun
 
+    @property
+    def num_bytes(self) -> int:
+        """What has been read of requests that nobody took yet, heads of whole ones left out."""
+        num_bytes = self._head_bytes + self._body_bytes
+        return num_bytes + sum(len(each.body) for each in self.ready) if self.ready else num_bytes
+
     def feed(self, data: bytes) -> None:
         """Read on."""
         num_ready = len(self.ready)

@@ -126,6 +126,12 @@ class OverloadFile(_Strict, frozen=True, kw_only=True):
         Count, Meta(description="Live ones; the longest idle make room for new ones.")
     ] = 200000
     max_conversations_per_tenant: Count | None = None
+    max_connections: Annotated[
+        Count, Meta(description="Of each process that serves clients; further ones get a 503.")
+    ] = 16384
+    max_held_bytes: Annotated[
+        Count, Meta(description="Bytes of requests not answered yet, of all its connections.")
+    ] = 1024 * 1024 * 1024
 
 
 class ObserveFile(_Strict, frozen=True, kw_only=True):
