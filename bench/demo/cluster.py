@@ -87,13 +87,22 @@ def running_cluster() -> Iterator[Cluster]:
         children = [
             stack.enter_context(running_child(name, [str(COMMAND), *args], env))
             for name, args in (
-                ("launch", ["launch", "--tier-map", str(TIER_MAP), "--log-dir", str(OUT / "logs")]),
+                ("launch", _launch()),
                 ("stock", _stock_launch(tier_map)),
-                ("stock_pd_router", ["route", "--tier-map", str(_stock_pd_map(tier_map))]),
+                (
+                    "stock_pd_router",
+                    ["route", "--no-state", "--tier-map", str(_stock_pd_map(tier_map))],
+                ),
             )
         ]
         wait_until_up(cluster, children)
         yield cluster
+
+
+def _launch() -> list[str]:
+    """The cluster; a demo begins with no conversation, whatever an earlier one left."""
+    logs = str(OUT / "logs")
+    return ["launch", "--no-state", "--tier-map", str(TIER_MAP), "--log-dir", logs]
 
 
 def _stock_launch(tier_map: dict[str, Any]) -> list[str]:

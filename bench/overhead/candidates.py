@@ -169,7 +169,7 @@ tiers:
     count: {NUM_DECODERS}
     base_port: {ports.decode[0]}
 policy: {{name: {candidate.policy}}}
-router: {{port: {port}, control_port: {control_port}}}
+router: {{port: {port}, control_port: {control_port}, state: {{path: {candidate.name}.sqlite}}}}
 """
 
 

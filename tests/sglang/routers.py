@@ -1,6 +1,7 @@
 """Our router in front of the shared cluster, as a process of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ def running_router(
     name: str,
     policy: dict[str, Any],
     decoders: tuple[str, ...] = ("d0", "d1"),
+    ends_by: signal.Signals = signal.SIGTERM,
     **settings: Any,
 ) -> Iterator[Router]:
     """A router over the cluster's prefiller and `decoders`, until the block ends."""
@@ -90,7 +92,7 @@ def running_router(
     LOG_DIR.mkdir(parents=True, exist_ok=True)
     path = LOG_DIR / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tier_map))
-    with _router_process(path, LOG_DIR / f"{name}.log") as process:
+    with _router_process(path, LOG_DIR / f"{name}.log", ends_by) as process:
         router = Router(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control_port}", cluster)
         _wait_until_it_listens(router, process)
         router.wait_for(p0="up", **dict.fromkeys(decoders, "up"))
@@ -98,14 +100,16 @@ def running_router(
 
 
 @contextmanager
-def _router_process(tier_map: Path, log_path: Path) -> "Iterator[subprocess.Popen[bytes]]":
+def _router_process(
+    tier_map: Path, log_path: Path, ends_by: signal.Signals
+) -> "Iterator[subprocess.Popen[bytes]]":
     command = [sys.executable, "-m", "conserve_sglang.router", "--tier-map", str(tier_map)]
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
     try:
         yield process
     finally:
-        process.terminate()
+        process.send_signal(ends_by)
         process.wait(20)
 
 
