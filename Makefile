@@ -12,7 +12,7 @@ export TORCH_INDEX TORCH_WHEELS
 VENV := .venv
 COMPAT_VENV := .venv-0.5.17
 MODEL := .cache/tiny-qwen3
-SETUP_FILES := pyproject.toml scripts/setup.sh scripts/system_libraries.sh
+SETUP_FILES := pyproject.toml scripts/setup.sh scripts/system_libraries.sh scripts/redis_server.sh
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 

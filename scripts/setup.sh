@@ -41,6 +41,7 @@ install_torch() {
 }
 
 "$here/system_libraries.sh"
+"$here/redis_server.sh"
 make_venv
 pip=$venv/bin/pip
 # Not compiled on installation: most of these files are never imported.

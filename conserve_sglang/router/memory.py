@@ -36,6 +36,7 @@ class Memory:
         self, store: StateStore, brain: Brain, fleet: Fleet, conversation_ttl_s: float
     ) -> None:
         self.problem: str | None = None
+        self.num_failures = 0
         self._store = store
         self._brain = brain
         self._fleet = fleet
@@ -167,6 +168,7 @@ class Memory:
             raise
         except Exception as error:
             self._changed.update(keys)
+            self.num_failures += 1
             if self.problem is None:
                 logger.exception("the state is not being written; trying again")
             self.problem = f"the state is not being written: {error}"

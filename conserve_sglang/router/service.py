@@ -72,13 +72,13 @@ class BrainService(ABC):
         self.secret = secret
         explained = settings.observe.explained_turns
         self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained)
-        self._memory = None
+        self.memory = None
         if store is not None:
-            self._memory = Memory(store, self.brain, self.fleet, settings.conversation_ttl_s)
+            self.memory = Memory(store, self.brain, self.fleet, settings.conversation_ttl_s)
         self.fleet.tell = self.brain.tell
         self.fleet.books = dispatcher
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
-        status.memory_problem = lambda: self.memory_problem
+        status.memory = self.memory
         exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name)
         self.about = AboutBrain(self.brain, status)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
@@ -112,11 +112,6 @@ class BrainService(ABC):
     async def _shut(self) -> None:
         """Take no more requests, give open answers a moment, let go of the clients."""
 
-    @property
-    def memory_problem(self) -> str | None:
-        """Why conversations would not survive the router now; None while they would."""
-        return None if self._memory is None else self._memory.problem
-
     async def start(self) -> None:
         """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""
         settings = self._settings
@@ -134,8 +129,8 @@ class BrainService(ABC):
         self._control_server = _ControlServer(config)
         self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
         self.fleet.start()
-        if self._memory is not None:
-            await self._memory.restore()
+        if self.memory is not None:
+            await self.memory.restore()
         await self._open(main)
         self.reports.start()
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
@@ -153,8 +148,8 @@ class BrainService(ABC):
         self.brain.stop()
         await self.reports.stop()
         await self.fleet.stop()
-        if self._memory is not None:
-            await self._memory.stop()
+        if self.memory is not None:
+            await self.memory.stop()
         if self._control_server is not None and self._control_task is not None:
             self._control_server.should_exit = self._control_server.force_exit = True
             await self._control_task

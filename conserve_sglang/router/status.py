@@ -1,8 +1,7 @@
 """What the router tells about itself: health, workers, conversations, the gauges of a scrape."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
@@ -12,6 +11,13 @@ from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.telemetry.prometheus import Gauges
+
+
+class StateHealth(Protocol):
+    """Whether conversations would survive the router: why not, and how often that failed."""
+
+    problem: str | None
+    num_failures: int
 
 
 class Status:
@@ -24,7 +30,7 @@ class Status:
         self._fleet = fleet
         self._reports = reports
         self._journal = journal
-        self.memory_problem: Callable[[], str | None] = lambda: None
+        self.memory: StateHealth | None = None
         self._roles = {worker.plan.role for worker in fleet.workers()}
 
     def health(self, *, is_brief: bool = False) -> tuple[int, dict[str, Any]]:
@@ -36,7 +42,7 @@ class Status:
         serving = {worker.plan.role for worker in workers if worker.takes_turns}
         missing = sorted(role.value for role in self._roles - serving)
         all_up = all(worker.takes_turns for worker in workers)
-        problem = self.memory_problem()
+        problem = None if self.memory is None else self.memory.problem
         is_whole = all_up and problem is None
         status = "unavailable" if missing else "ok" if is_whole else "degraded"
         if is_brief:
@@ -115,6 +121,8 @@ class Status:
                 loads.get(worker.worker_id, _absent(worker)) for worker in self._fleet.workers()
             ),
             reports=self._reports.latest(),
+            num_state_failures=0 if self.memory is None else self.memory.num_failures,
+            is_state_degraded=self.memory is not None and self.memory.problem is not None,
         )
 
 

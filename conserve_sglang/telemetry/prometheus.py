@@ -34,6 +34,8 @@ class Gauges:
     num_conversations: int
     workers: Sequence[WorkerLoad]
     reports: Mapping[WorkerId, WorkerReport] = field(default_factory=dict)
+    num_state_failures: int = 0
+    is_state_degraded: bool = False
 
 
 # Reasons for which a conversation that had its KV somewhere got a new phase 1.
@@ -124,8 +126,12 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
         ("queued_turns", "Turns waiting for a place", gauges.num_queued_turns),
         ("open_turns", "Turns not over yet", gauges.num_open_turns),
         ("conversations", "Live conversations", gauges.num_conversations),
+        ("state_degraded", "1 while state is not kept", float(gauges.is_state_degraded)),
     ):
         yield GaugeMetricFamily(f"conserve_router_{name}", text, value=value)
+    text = "Failed attempts to write or read state"
+    failures = gauges.num_state_failures
+    yield CounterMetricFamily("conserve_router_state_failures", text, value=failures)
     for name, text, read in _WORKER_GAUGES:
         yield _worker_family(name, text, ((load, read(load)) for load in gauges.workers))
     for name, text, tell in _REPORTED_GAUGES:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -244,9 +245,15 @@ async def test_a_store_that_cannot_write_is_said_and_written_when_it_can(
             health = (await cluster.request("GET", "/health")).json()
             assert health["status"] == "degraded"
             assert "no space left on device" in health["state"]
+            control_port = cluster.service.control_port
+            metrics = (await cluster.request("GET", "/metrics", control_port)).body.decode()
+            assert "conserve_router_state_degraded 1.0" in metrics
+            (failures,) = re.findall(r"\nconserve_router_state_failures_total (\S+)", metrics)
+            assert float(failures) > 2
             store.is_sick = False
             await cluster.until(lambda: bool(store.load()))
-            await cluster.until(lambda: cluster.service.memory_problem is None)
+            kept = cluster.service.memory
+            await cluster.until(lambda: kept is not None and kept.problem is None)
             assert "state" not in (await cluster.request("GET", "/health")).json()
 
 
