@@ -96,6 +96,11 @@ class Dispatcher:
         return self._line.num_unsent
 
     @property
+    def queue_depths(self) -> dict[str, int]:
+        """The same by queue: for a phase 1, and tail turns behind their own conversation."""
+        return {"phase_one": self._line.num_waiting, "tail": self._line.num_held}
+
+    @property
     def num_conversations(self) -> int:
         """Live conversations."""
         return len(self._conversations)

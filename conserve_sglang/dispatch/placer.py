@@ -152,7 +152,12 @@ class Placer:
         return True
 
     def _may_wait(self, turn: Turn, now: float, *, to_hold: bool) -> bool:
-        """Whether there is room in a queue; if there is none, somebody in it is rejected."""
+        """Whether there is room in a queue; if there is none, somebody in it is rejected.
+
+        A turn that was sent before has been let in: it only comes back.
+        """
+        if turn.attempts or turn.num_continuations:
+            return True
         tenants = self.conversations.tenants()
         rejected = self.line.room_for(turn, tenants, to_hold=to_hold)
         if rejected is None:

@@ -114,7 +114,7 @@ class Status:
         """For the metrics; a worker never met yet is shown as down."""
         loads = {load.worker_id: load for load in self._dispatcher.worker_loads()}
         return Gauges(
-            num_queued_turns=self._dispatcher.num_queued,
+            queue_depths=self._dispatcher.queue_depths,
             num_open_turns=self._dispatcher.num_open_turns,
             num_conversations=self._dispatcher.num_conversations,
             workers=tuple(

@@ -29,7 +29,7 @@ OTHER_TENANTS = "other"
 class Gauges:
     """What is true at the moment of a scrape; `reports` has the workers that told their load."""
 
-    num_queued_turns: int
+    queue_depths: Mapping[str, int]
     num_open_turns: int
     num_conversations: int
     workers: Sequence[WorkerLoad]
@@ -122,8 +122,13 @@ class RouterCollector(Collector):
 
 
 def _gauges(gauges: Gauges) -> Iterator[Metric]:
+    queued = GaugeMetricFamily(
+        "conserve_router_queued_turns", "Turns not sent yet, by queue", labels=("queue",)
+    )
+    for queue, depth in gauges.queue_depths.items():
+        queued.add_metric((queue,), depth)
+    yield queued
     for name, text, value in (
-        ("queued_turns", "Turns waiting for a place", gauges.num_queued_turns),
         ("open_turns", "Turns not over yet", gauges.num_open_turns),
         ("conversations", "Live conversations", gauges.num_conversations),
         ("state_degraded", "1 while state is not kept", float(gauges.is_state_degraded)),

@@ -15,6 +15,7 @@ from conserve_sglang.dispatch import (
     Dispatcher,
     DispatchSettings,
     Event,
+    FailureCause,
     FirstToken,
     RejectTurn,
     ReleaseConversation,
@@ -22,6 +23,8 @@ from conserve_sglang.dispatch import (
     Tick,
     TurnArrived,
     TurnDone,
+    TurnFailed,
+    WorkerLost,
     WorkerUp,
 )
 from conserve_sglang.policy import make_policy
@@ -152,6 +155,16 @@ def test_full_queue_of_tail_turns_does_as_well() -> None:
     desk.tell(of(B, 22, 1100, "c20"))
     desk.tell(of(A, 30))
     assert rejected(desk.tell(of(B, 23, 1100, "c20"))).turn_id == 23
+
+
+def test_turn_that_comes_back_from_its_workers_finds_room_in_a_full_queue() -> None:
+    desk = a_full_prefiller(max_phase_one_turns=1)
+    desk.tell(of(A, 1))
+    desk.tell(WorkerLost(worker_id=P0))
+    failed = TurnFailed(turn_id=TurnId(0), cause=FailureCause.PREFILLER_FAILED)
+    assert desk.tell(failed) == []
+    assert desk.dispatcher.queue_depths == {"phase_one": 2, "tail": 0}
+    assert sent(desk.tell(WorkerUp(spec=a_worker("p0")))) == [0]
 
 
 def test_refused_turn_hears_when_its_tenants_queue_will_have_moved_on() -> None:

@@ -55,7 +55,7 @@ def test_make_targets_and_links_exist(document: Path) -> None:
 
 def test_glossary_has_every_policy_reason_and_metric() -> None:
     glossary = (ROOT / "GLOSSARY.md").read_text()
-    no_gauges = Gauges(num_queued_turns=0, num_open_turns=0, num_conversations=0, workers=())
+    no_gauges = Gauges(queue_depths={}, num_open_turns=0, num_conversations=0, workers=())
     families = RouterCollector(RouterMetrics, lambda: no_gauges).collect()
     names = {family.name for family in families}
     names |= set(POLICIES) | {reason.value for reason in PlacementReason}

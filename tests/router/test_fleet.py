@@ -62,7 +62,7 @@ async def test_metrics_count_what_happened(cluster: Cluster) -> None:
         'conserve_router_phase_one_reentries_total{cause="prefix_missing"} 0.0',
         "conserve_router_kv_transfers_total 1.0",
         "conserve_router_kv_misses_total 0.0",
-        "conserve_router_queued_turns 0.0",
+        'conserve_router_queued_turns{queue="phase_one"} 0.0',
         "conserve_router_conversations 1.0",
         'conserve_router_ttft_seconds_count{role="prefill",tier="d0"} 1.0',
         'conserve_router_ttft_seconds_count{role="decode",tier="d0"} 1.0',
