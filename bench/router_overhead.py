@@ -1,11 +1,11 @@
-"""What does a turn cost on its way through the router, beside sglang-router's PD mode and none?
+"""What does a turn cost on its way through the router, beside sglang-router, smg and none?
 
 Fake workers (2 prefill, 4 decode) answer at once and share one core with the client; each router
 has another core to itself. Candidates take turns in short bursts, so ratios of one round compare
 like with like; absolute numbers are this machine's. Not measured: TLS, a real network, more than
 one router core, slow clients, real engines.
 
-    python -m bench.router_overhead [--install-rival] [--rival] [--streams 256]
+    python -m bench.router_overhead [--install-rival] [--rival] [--streams 512]
 """
 
 import argparse
@@ -20,12 +20,12 @@ from typing import Any
 from bench.harness import save
 from bench.native.programs import PLACE, fake_workers
 from bench.overhead.burst import Case, Place, burst
-from bench.overhead.candidates import ALL, Candidate, Running, free_ports, install_rival, up
+from bench.overhead.candidates import ALL, Candidate, Running, free_ports, install_rivals, up
 from bench.overhead.check import check
 from bench.overhead.report import print_tables, ratios, summary
 from conserve_sglang.core.errors import ConfigError
 
-TICK_US = 10_000  # a decode step of the streams
+TICK_US = 8_000  # a decode step of the streams
 STREAM_TOKENS = 100
 GROUP_NICE = -19
 NOT_MEASURED = "TLS, a real network, more than one router core, slow clients, real engines"
@@ -35,7 +35,7 @@ def main() -> int:
     """Measure, print and save; 1 if a candidate answers wrongly, 2 if it cannot be measured."""
     options = _options()
     if options.install_rival:
-        install_rival()
+        install_rivals()
     try:
         record = _measure(options)
     except ConfigError as error:
@@ -58,8 +58,10 @@ def _options() -> argparse.Namespace:
         help="weigh bursts up against all other work (root); that slows the others meanwhile",
     )
     parser.add_argument("--only", nargs="*", default=[], help="candidates by name")
-    parser.add_argument("--rival", action="store_true", help="measure sglang-router as well")
-    parser.add_argument("--install-rival", action="store_true", help="install it first")
+    parser.add_argument(
+        "--rival", action="store_true", help="measure sglang-router and smg as well"
+    )
+    parser.add_argument("--install-rival", action="store_true", help="install them first")
     return parser.parse_args()
 
 
@@ -70,7 +72,7 @@ def _candidates(options: argparse.Namespace) -> list[Candidate]:
     return [
         candidate
         for candidate in ALL
-        if (options.rival or not candidate.is_rival)
+        if (options.rival or candidate.rival is None)
         and (not options.only or candidate.name in options.only)
     ]
 

@@ -1,9 +1,9 @@
 /* A closed loop of requests over kept-alive connections, in one thread.
 
-   load_client PORT CONNECTIONS WARM_UP_S SECONDS SEED PATH BODY_FILE [HEADER fresh|pinned]
+   load_client PORT CONNECTIONS WARM_UP_S SECONDS SEED PATH BODY_FILE [HEADER TURNS]
 
    Sixteen "@" in the body become a number of their own in every request. The same in HEADER (one
-   line, "name: value") does so in every request (fresh) or once for each connection (pinned).
+   line, "name: value") does so every TURNS requests of a connection, or once for it if TURNS is 0.
    Prints one JSON line about the requests that ended within SECONDS after the warm-up; "ended" and
    "all_events" count from the start to the end of the requests then under way. */
 #define _GNU_SOURCE
@@ -34,7 +34,8 @@ struct caller { /* one connection and its request under way */
     uint64_t began_ns, count;
 };
 
-static int poller, is_pinned;
+static int poller;
+static unsigned turns_per_name = 1;
 static unsigned long seed;
 static uint64_t start_ns, end_ns;
 static struct samples latency, lateness;
@@ -70,8 +71,8 @@ static void push(struct caller *caller) {
 static void ask(struct caller *caller) {
     caller->count++;
     put_number(caller, caller->body_place, caller->count);
-    if (!is_pinned)
-        put_number(caller, caller->name_place, caller->count);
+    if (turns_per_name)
+        put_number(caller, caller->name_place, (caller->count - 1) / turns_per_name);
     caller->sent = 0;
     caller->head = (struct head){0};
     caller->chunks = (struct chunks){0};
@@ -235,7 +236,8 @@ int main(int argc, char **argv) {
     int port = atoi(argv[1]), num_callers = atoi(argv[2]);
     double warm_up_s = atof(argv[3]), seconds = atof(argv[4]);
     seed = strtoul(argv[5], NULL, 10);
-    is_pinned = argc == 10 && !strcmp(argv[9], "pinned");
+    if (argc == 10)
+        turns_per_name = (unsigned)atoi(argv[9]);
     struct bytes body = read_file(argv[7]);
     struct caller *callers = calloc((size_t)num_callers, sizeof *callers);
     for (int i = 0; i < num_callers; i++) {

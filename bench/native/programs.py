@@ -93,7 +93,8 @@ def fake_workers(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the client sends: `header` is one line; `is_pinned`: the same name in a connection."""
+    """What the client sends: `header` is one line, whose name is a new one every so many turns of
+    a connection, or the same for all of them if `turns_per_name` is 0."""
 
     port: int
     connections: int
@@ -103,7 +104,7 @@ class Load:
     warm_up_s: float = 0.3
     path: str = "/v1/chat/completions"
     header: str | None = None
-    is_pinned: bool = False
+    turns_per_name: int = 1
     group_nice: int = 0
 
 
@@ -112,7 +113,7 @@ def send_load(load: Load, cores: set[int]) -> dict[str, Any]:
     argv = [str(program("load_client")), str(load.port), str(load.connections)]
     argv += [str(load.warm_up_s), str(load.seconds), str(load.seed), load.path, str(load.body)]
     if load.header:
-        argv += [load.header, "pinned" if load.is_pinned else "fresh"]
+        argv += [load.header, str(load.turns_per_name)]
     process = started(argv, cores, stdout=subprocess.PIPE)
     if load.group_nice:
         set_group_nice(process.pid, load.group_nice)

@@ -51,7 +51,7 @@ def burst(running: Running, case: Case, place: Place, seed: int) -> dict[str, An
         seconds=case.seconds,
         seed=seed,
         header=running.candidate.header,
-        is_pinned=running.candidate.is_pinned,
+        turns_per_name=running.candidate.turns_per_name,
         group_nice=place.group_nice,
     )
     with _preferred([place.workers_pid, *router[:1]], place.group_nice):

@@ -1,13 +1,15 @@
 """The ways a request can take to the fake workers, and the processes that are needed for each."""
 
+import hashlib
 import http.client
+import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.native.programs import PLACE, running
@@ -15,9 +17,9 @@ from conserve_sglang.core.errors import ConfigError
 
 NUM_PREFILLERS, NUM_DECODERS = 2, 4
 MODEL = "bench-model"
-RIVAL = "sglang-router==0.3.2"
-RIVAL_VENV = Path(__file__).parents[2] / ".venv-bench"
+API_KEY = b"none"  # what the client of native/ sends to everybody
 START_UP_S = 60.0
+ROOT = Path(__file__).parents[2]
 _NAME = f"x-conversation-id: bench-{PLACE}"
 
 
@@ -32,6 +34,29 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """Somebody else's router, in an environment of its own: both wheels install the same script."""
+
+    requirement: str
+    venv: Path
+    launch: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+SGLANG_ROUTER = Rival(
+    requirement="sglang-router==0.3.2",
+    venv=ROOT / ".venv-bench",
+    launch=("sglang_router.launch_router",),
+)
+SMG = Rival(
+    requirement="smg==1.13.0",
+    venv=ROOT / ".venv-bench-smg",
+    launch=("smg", "launch"),
+    options=("--disable-tokenizer-autoload",),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A router with the traffic sent through it. `policy` None: not a router of ours."""
 
@@ -39,18 +64,22 @@ class Candidate:
     what: str
     policy: str | None = None
     header: str | None = None
-    is_pinned: bool = False
-    is_rival: bool = False
+    turns_per_name: int = 1  # a connection's turns of one name; 0: all of them
+    rival: Rival | None = None
+    processes: int = 1
     relay_width: int = 0  # not a router but bench.overhead.relay, to so many workers
 
     @property
     def has_process(self) -> bool:
         """Whether there is a router at all."""
-        return bool(self.is_rival or self.policy or self.relay_width)
+        return bool(self.rival or self.policy or self.relay_width)
 
 
 DIRECT = Candidate(name="direct", what="no router, one decoder")
-RIVAL_PD = Candidate(name="sglang-router", what="PD mode, round_robin", header=_NAME, is_rival=True)
+RIVAL_PD = Candidate(
+    name="sglang-router", what="PD mode, round_robin", header=_NAME, rival=SGLANG_ROUTER
+)
+SMG_PD = Candidate(name="smg", what="PD mode, round_robin", header=_NAME, rival=SMG)
 RELAY_TAIL = Candidate(name="relay-tail", what="bare relay to one decoder", relay_width=1)
 RELAY_PD = Candidate(name="relay-pd", what="bare relay to a pair", relay_width=2)
 OURS_PD = Candidate(
@@ -64,12 +93,28 @@ OURS_TAIL = Candidate(
     what="policy conserve, pinned conversations",
     policy="conserve",
     header=_NAME,
-    is_pinned=True,
+    turns_per_name=0,
+)
+OURS_AGENT = Candidate(
+    name="ours-agent",
+    what="policy conserve, conversations of 1 first and 4 tail turns",
+    policy="conserve",
+    header=_NAME,
+    turns_per_name=5,
 )
 OURS_UNNAMED = Candidate(
     name="ours-unnamed", what="policy conserve, no name, history filed", policy="conserve"
 )
-ALL = (DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, OURS_PD, OURS_FIRST, OURS_TAIL, OURS_UNNAMED)
+OURS_AGENT_2 = replace(
+    OURS_AGENT,
+    name="ours-agent-x2",
+    what="the same with --workers 2, on the client's core too",
+    processes=2,
+)
+ALL = (
+    DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, SMG_PD,
+    OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED, OURS_AGENT_2,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +126,12 @@ class Running:
     pid: int | None
 
 
-def install_rival() -> None:
-    """Put sglang-router into its own environment, which nothing else uses."""
-    subprocess.run([sys.executable, "-m", "venv", str(RIVAL_VENV)], check=True)
-    pip = [str(RIVAL_VENV / "bin" / "pip"), "install", "--quiet", RIVAL]
-    subprocess.run(pip, check=True)
+def install_rivals() -> None:
+    """Put each rival into its own environment, which nothing else uses."""
+    for rival in (SGLANG_ROUTER, SMG):
+        subprocess.run([sys.executable, "-m", "venv", str(rival.venv)], check=True)
+        pip = [str(rival.venv / "bin" / "pip"), "install", "--quiet", rival.requirement]
+        subprocess.run(pip, check=True)
 
 
 def free_ports() -> Ports:
@@ -119,30 +165,35 @@ def up(
             port, side_port = ports.routers[2 * number : 2 * number + 2]
             argv = _argv(candidate, ports, port, side_port, folder)
             log = folder / f"{candidate.name}.log"
-            pid = stack.enter_context(running(argv, cores, log))
+            allowed = cores if candidate.processes == 1 else os.sched_getaffinity(0)
+            pid = stack.enter_context(running(argv, allowed, log))
             _wait_until_ready(candidate, port, log)
             found.append(Running(candidate=candidate, port=port, pid=pid))
         yield found
 
 
 def _argv(candidate: Candidate, ports: Ports, port: int, side_port: int, folder: Path) -> list[str]:
-    if candidate.is_rival:
-        return _rival_argv(ports, port, side_port)
+    if candidate.rival is not None:
+        return _rival_argv(candidate.rival, ports, port, side_port)
     if candidate.relay_width:
         upstreams = [ports.prefill[0], ports.decode[0]][-candidate.relay_width :]
         relay = [sys.executable, "-m", "bench.overhead.relay", str(port)]
         return [*relay, *map(str, upstreams)]
     path = folder / f"{candidate.name}.yaml"
+    keys = folder / "keys.yaml"
+    digest = hashlib.sha256(API_KEY).hexdigest()
+    keys.write_text(f"tenants: [{{name: bench, keys: ['sha256:{digest}']}}]\n")
+    keys.chmod(0o600)
     path.write_text(_tier_map(candidate, ports, port, side_port))
-    router = [sys.executable, "-m", "conserve_sglang.router"]
+    router = [sys.executable, "-m", "conserve_sglang.router", "--workers", str(candidate.processes)]
     return [*router, "--tier-map", str(path), "--log-level", "WARNING"]
 
 
-def _rival_argv(ports: Ports, port: int, side_port: int) -> list[str]:
-    python = RIVAL_VENV / "bin" / "python"
+def _rival_argv(rival: Rival, ports: Ports, port: int, side_port: int) -> list[str]:
+    python = rival.venv / "bin" / "python"
     if not python.exists():
-        raise ConfigError(f"{RIVAL} is not installed. Run with --install-rival once.")
-    argv = [str(python), "-m", "sglang_router.launch_router", "--pd-disaggregation"]
+        raise ConfigError(f"{rival.requirement} is not installed. Run with --install-rival once.")
+    argv = [str(python), "-m", *rival.launch, "--pd-disaggregation", *rival.options]
     argv += ["--policy", "round_robin", "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--prometheus-port", str(side_port), "--prometheus-host", "127.0.0.1"]
     argv += ["--log-level", "warn"]
@@ -169,7 +220,11 @@ tiers:
     count: {NUM_DECODERS}
     base_port: {ports.decode[0]}
 policy: {{name: {candidate.policy}}}
-router: {{port: {port}, control_port: {control_port}, state: {{path: {candidate.name}.sqlite}}}}
+router:
+  port: {port}
+  control_port: {control_port}
+  auth: {{keys_file: keys.yaml}}
+  state: {{path: {candidate.name}.sqlite}}
 """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.native.programs import PLACE
-from bench.overhead.candidates import Candidate, Ports, Running
+from bench.overhead.candidates import API_KEY, Candidate, Ports, Running
 from conserve_sglang.core.errors import ConfigError
 
 NUM_TURNS = 8
@@ -39,11 +39,12 @@ def _turn(
     ports: Ports,
 ) -> None:
     body = template.replace(PLACE, mark)
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", "authorization": f"Bearer {API_KEY.decode()}"}
     if candidate.header:
         name, value = candidate.header.split(": ")
-        # Pinned: one conversation for each size of body, since a growing one would move again.
-        label = f"{len(body):08x}{0 if candidate.is_pinned else int(mark, 16):08x}"
+        # One conversation for each size of body, since a growing one would move again.
+        per_name = candidate.turns_per_name or NUM_TURNS
+        label = f"{len(body):08x}{int(mark, 16) // per_name:08x}"
         headers[name] = value.replace(PLACE, label)
     connection.request("POST", "/v1/chat/completions", body, headers)
     response = connection.getresponse()
@@ -63,11 +64,11 @@ def _turn(
         raise ConfigError(f"{where}: the worker read only {prompt_tokens} tokens")
 
 
-def _expected(candidate: Candidate, num_sent: int, num_pinned: int) -> dict[str, int]:
-    if candidate.policy is None and not candidate.is_rival:
+def _expected(candidate: Candidate, num_sent: int, num_bodies: int) -> dict[str, int]:
+    if candidate.policy is None and candidate.rival is None:
         width = max(1, candidate.relay_width)
         return {"prefilled": 0, "paired": 0, "local": width * num_sent, "marked": width * num_sent}
-    num_paired = num_pinned if candidate.is_pinned else num_sent
+    num_paired = num_bodies * -(-NUM_TURNS // (candidate.turns_per_name or NUM_TURNS))
     return {
         "prefilled": num_paired,
         "paired": num_paired,

@@ -45,7 +45,9 @@ def ratios(bursts: Sequence[Burst]) -> list[dict[str, Any]]:
                     "case": case,
                     "candidate": candidate,
                     "requests_per_s": _spread(
-                        ours["requests_per_s"] / theirs["requests_per_s"] for ours, theirs in pairs
+                        ours["requests_per_s"] / theirs["requests_per_s"]
+                        for ours, theirs in pairs
+                        if theirs["requests_per_s"]  # long streams may all end outside a burst
                     ),
                     "router_cpu": _spread(
                         theirs["router_cpu_us"] / ours["router_cpu_us"] for ours, theirs in pairs

@@ -10,7 +10,15 @@ import pytest
 
 from bench import harness
 from bench.native.programs import PLACE, Load, fake_workers, send_load
-from bench.overhead.candidates import DIRECT, OURS_PD, OURS_TAIL, Candidate, Ports, free_ports
+from bench.overhead.candidates import (
+    DIRECT,
+    OURS_AGENT,
+    OURS_PD,
+    OURS_TAIL,
+    Candidate,
+    Ports,
+    free_ports,
+)
 from bench.overhead.candidates import up as candidates_up
 from bench.overhead.check import check
 from bench.overhead.process_cost import cpu_s, rss_mib, tree
@@ -120,7 +128,9 @@ def test_the_client_counts_whole_answers(
     assert counted["all_events"] == num_events * counted["ended"]
 
 
-@pytest.mark.parametrize("candidate", [DIRECT, OURS_PD, OURS_TAIL], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "candidate", [DIRECT, OURS_PD, OURS_TAIL, OURS_AGENT], ids=lambda c: c.name
+)
 def test_turns_reach_the_workers_they_should(
     ports: Ports, tmp_path: Path, candidate: Candidate
 ) -> None:
@@ -130,7 +140,7 @@ def test_turns_reach_the_workers_they_should(
         if running.pid:
             assert cpu_s(tree(running.pid)) > 0
             assert rss_mib(tree(running.pid)) > 1
-    assert seen["paired"] == {DIRECT: 0, OURS_PD: 8, OURS_TAIL: 1}[candidate]
+    assert seen["paired"] == {DIRECT: 0, OURS_PD: 8, OURS_TAIL: 1, OURS_AGENT: 2}[candidate]
 
 
 def test_a_wrong_path_of_turns_is_an_error(ports: Ports, tmp_path: Path) -> None:
