@@ -13,6 +13,8 @@ class Role(Enum):
     DECODE = "decode"
     MIXED = "mixed"
 
+    __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:

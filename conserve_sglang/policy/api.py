@@ -40,6 +40,8 @@ class PlacementReason(Enum):
     STICKY = "sticky"
     ROTATION = "rotation"
 
+    __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
+
 
 class DeferReason(Enum):
     """Why a turn has to wait."""
@@ -59,6 +61,8 @@ class RejectReason(Enum):
     RETRIES_SPENT = "retries_spent"
     CONVERSATION_ENDED = "conversation_ended"
     TOO_MANY_CONVERSATIONS = "too_many_conversations"
+
+    __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
 
 
 @dataclass(slots=True, kw_only=True)

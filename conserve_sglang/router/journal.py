@@ -31,6 +31,7 @@ MAX_FAILURES = 3
 _RECORD = struct.Struct("<IdHHBBBBIIIIfff" + "HB" * MAX_FAILURES)
 _NOBODY = 0xFFFF
 _NONE = 0xFF
+_NO_FAILURES: tuple[int, ...] = (_NOBODY, _NONE) * MAX_FAILURES
 _NEVER = -1.0
 _INTERRUPTED = len(FailureCause)
 _REASONS = {reason: n for n, reason in enumerate(PlacementReason)}
@@ -77,12 +78,14 @@ class _Noted:
 
     def pack(self) -> bytes:
         """The record."""
-        failures = ((self.failures or []) + [(_NOBODY, _NONE)] * MAX_FAILURES)[:MAX_FAILURES]
+        failures = _NO_FAILURES
+        if self.failures:
+            failures = (*(number for pair in self.failures for number in pair), *_NO_FAILURES)
         return _RECORD.pack(
             self.index, self.arrived_at_s, self.decoder, self.prefiller, self.reason, self.end,
             self.rejection, min(self.num_attempts, 255), self.input_tokens, self.prompt_tokens,
             self.cached_tokens, self.output_tokens, self.sent_s, self.first_s, self.total_s,
-            *(number for failure in failures for number in failure),
+            *failures[: len(_NO_FAILURES)],
         )  # fmt: skip
 
     @classmethod

@@ -15,7 +15,14 @@ from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.verdict import BUSY, error_in, failure_cause
 from conserve_sglang.workers.pool import Exchange
-from conserve_sglang.workers.sse import TAIL_BYTES, Usage, UsageFilter, calls_tools, usage_in
+from conserve_sglang.workers.sse import (
+    TAIL_BYTES,
+    Usage,
+    UsageFilter,
+    calls_tools,
+    usage_in,
+    usage_of,
+)
 from conserve_sglang.workers.upstream import Headers
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -235,10 +242,15 @@ class DecodeLeg:
             self._is_over = True
             self.exchange = None
             hidden = self._filter.usage if self._filter is not None else None
-            usage = hidden if self._hides_usage else usage_in(self._tail)
-            self._owner.answered(usage)
+            self._owner.answered(hidden if self._hides_usage else self._usage(data))
         if data or is_last:
             self._owner.pass_on(data, is_last)
+
+    def _usage(self, last: bytes) -> Usage | None:
+        """The token counts of an answer of which these are the last bytes."""
+        if not self._is_stream and len(last) <= TAIL_BYTES and self._tail == last:
+            return usage_of(last)
+        return usage_in(self._tail)
 
     def _keep(self, data: bytes) -> None:
         if self._kept is None:

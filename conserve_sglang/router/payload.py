@@ -25,6 +25,8 @@ class Endpoint(Enum):
     COMPLETION = "/v1/completions"
     GENERATE = "/generate"
 
+    __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
+
 
 # Fields that place a request, or tie it to state on a worker. Never taken from a client.
 FORBIDDEN = frozenset(

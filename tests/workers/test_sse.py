@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conserve_sglang.workers.sse import Usage, UsageFilter, usage_in
+from conserve_sglang.workers.sse import Usage, UsageFilter, usage_in, usage_of
 
 COUNTS = {
     "prompt_tokens": 12,
@@ -44,7 +44,7 @@ DONE = b"data: [DONE]\n\n"
     ],
 )
 def test_counts_are_read_from_the_tail(tail: bytes, usage: Usage | None) -> None:
-    assert usage_in(tail) == usage
+    assert usage_in(tail) == usage_of(tail) == usage
 
 
 def test_last_counts_win() -> None:
