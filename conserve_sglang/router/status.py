@@ -10,7 +10,10 @@ from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.reports import Reports
-from conserve_sglang.telemetry.prometheus import Gauges
+from conserve_sglang.telemetry.prometheus import BreakerReading, Gauges
+from conserve_sglang.workers.breaker import BreakerState
+
+_LEVELS = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
 class StateHealth(Protocol):
@@ -123,6 +126,12 @@ class Status:
             reports=self._reports.latest(),
             num_state_failures=0 if self.memory is None else self.memory.num_failures,
             is_state_degraded=self.memory is not None and self.memory.problem is not None,
+            breakers={
+                worker.worker_id: BreakerReading(
+                    _LEVELS[worker.breaker.state], worker.breaker.num_openings
+                )
+                for worker in self._fleet.workers()
+            },
         )
 
 

@@ -25,6 +25,14 @@ MAX_TENANTS = 50
 OTHER_TENANTS = "other"
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerReading:
+    """A worker's circuit breaker: 0 closed, 1 half open, 2 open; and how often it opened."""
+
+    level: int
+    num_openings: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """What is true at the moment of a scrape; `reports` has the workers that told their load."""
@@ -36,6 +44,7 @@ class Gauges:
     reports: Mapping[WorkerId, WorkerReport] = field(default_factory=dict)
     num_state_failures: int = 0
     is_state_degraded: bool = False
+    breakers: Mapping[WorkerId, BreakerReading] = field(default_factory=dict)
 
 
 # Reasons for which a conversation that had its KV somewhere got a new phase 1.
@@ -139,6 +148,13 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield CounterMetricFamily("conserve_router_state_failures", text, value=failures)
     for name, text, read in _WORKER_GAUGES:
         yield _worker_family(name, text, ((load, read(load)) for load in gauges.workers))
+    for name, text, show in _BREAKER_GAUGES:
+        shown = (
+            (load, show(gauges.breakers[load.worker_id]))
+            for load in gauges.workers
+            if load.worker_id in gauges.breakers
+        )
+        yield _worker_family(name, text, shown)
     for name, text, tell in _REPORTED_GAUGES:
         reported = (
             (load, tell(load, gauges.reports[load.worker_id]))
@@ -161,12 +177,19 @@ def _worker_family(
 
 
 _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerLoad], float]], ...] = (
-    ("up", "1 while the worker may be given turns", lambda load: float(load.is_up)),
+    ("up", "1 while the worker is there", lambda load: float(load.is_up)),
+    ("takes_turns", "1 while it is given turns", lambda load: float(load.takes_turns)),
     ("kv_capacity_tokens", "Size of the KV pool", lambda load: load.capacity_tokens),
     ("kv_resident_tokens", "KV of conversations, by ledger", lambda load: load.resident_tokens),
     ("kv_reserved_tokens", "KV set aside for open turns", lambda load: load.reserved_tokens),
     ("backlog_tokens", "Prompt tokens not prefilled yet", lambda load: load.backlog_tokens),
     ("conversations", "Conversations pinned here", lambda load: load.num_conversations),
+)
+
+
+_BREAKER_GAUGES: tuple[tuple[str, str, Callable[[BreakerReading], float]], ...] = (
+    ("breaker", "Circuit breaker: 0 closed, 1 half open, 2 open", lambda seen: seen.level),
+    ("breaker_openings", "How often it opened", lambda seen: seen.num_openings),
 )
 
 
