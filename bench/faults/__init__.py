@@ -1,0 +1,1 @@
+"""What becomes of turns when workers or the router fail under them?"""

@@ -1,0 +1,122 @@
+"""`python -m bench.faults [--real] [--only WORDS] [--save]`: the table of faults."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.faults.rows import CROWD, Row, fast_rows
+from bench.faults.run import Count, run_row, undisturbed
+from bench.faults.site import FastSite, Site
+from bench.faults.talk import Script
+from bench.faults.worker import Pace
+from bench.harness import save
+
+FAST_SCRIPT = Script(
+    num_conversations=4, num_turns=3, first_chars=240, later_chars=60, max_tokens=64
+)
+FAST_PACE = Pace(prefill_s=0.2, transfer_s=0.2, local_prefill_s=0.2, token_s=0.02, num_words=25)
+MANY_TOKENS = 100_000
+_COLUMNS = {
+    "turns": "turns",
+    "answered": "answered once",
+    "retried": "retried",
+    "continued": "continued",
+    "moved": "moved",
+    "asked_again": "asked again",
+    "error_events": "errors",
+    "lost": "lost",
+    "missing_tokens": "tokens missing",
+    "repeated_tokens": "repeated",
+    "recovery_s": "recovery s",
+}
+
+
+async def run_rows(site: Site, script: Script, rows: Sequence[Row]) -> list[Count]:
+    """Start a site, run rows on it one after the other, and take it down."""
+    counts = []
+    try:
+        await site.start()
+        expected = await undisturbed(site, script)
+        for number, row in enumerate(rows):
+            counts.append(await run_row(site, script, row, expected, f"row-{number}"))
+            print(f"{row.victim} {row.name}: {counts[-1].as_record()}", file=sys.stderr)
+    finally:
+        site.stop()
+    return counts
+
+
+def chosen(rows: Sequence[Row], only: str) -> list[Row]:
+    """The rows in whose name `only` stands."""
+    return [row for row in rows if only in f"{row.victim} {row.name}"]
+
+
+async def run_fast(folder: Path, only: str, pace: Pace, script: Script) -> list[Count]:
+    """All rows on fake workers; those that need small pools on a site of their own."""
+    rows = chosen(fast_rows(FastSite.prefillers[0], pace), only)
+    counts = []
+    for capacity in sorted({row.capacity or MANY_TOKENS for row in rows}):
+        own = [row for row in rows if (row.capacity or MANY_TOKENS) == capacity]
+        home = folder / f"pool-{capacity}"
+        home.mkdir()
+        site = FastSite(home, pace, capacity=capacity)
+        is_small = capacity < MANY_TOKENS
+        played = replace(script, num_conversations=CROWD) if is_small else script
+        counts += await run_rows(site, played, own)
+    return counts
+
+
+def problems(counts: Sequence[Count]) -> list[str]:
+    """What breaks the rule in any row; only a router's own end may make clients ask again."""
+    return [
+        problem
+        for count in counts
+        for problem in count.problems(clients_may_ask_again=count.victim == "router")
+    ]
+
+
+def main() -> int:
+    """0 when every turn was answered once in every row."""
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
+    parser.add_argument("--real", action="store_true", help="on real SGLang servers on the CPU")
+    parser.add_argument("--only", default="", metavar="WORDS", help="rows with these words")
+    parser.add_argument("--save", action="store_true", help="write bench/results/faults*.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.real:
+            from bench.faults.real import SCRIPT, RealSite, real_rows
+
+            rows = chosen(real_rows(), arguments.only)
+            counts = asyncio.run(run_rows(RealSite(Path(folder)), SCRIPT, rows))
+        else:
+            counts = asyncio.run(run_fast(Path(folder), arguments.only, FAST_PACE, FAST_SCRIPT))
+    show(counts)
+    found = problems(counts)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    if arguments.save:
+        name = "faults_real" if arguments.real else "faults"
+        save(name, {"rows": [count.as_record() for count in counts], "problems": found})
+    return 1 if found else 0
+
+
+def show(counts: Sequence[Count]) -> None:
+    """The table."""
+    table = Table(box=None)
+    table.add_column("fault")
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    for count in counts:
+        record = count.as_record()
+        table.add_row(f"{count.victim} {count.fault}", *(str(record[name]) for name in _COLUMNS))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

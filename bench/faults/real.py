@@ -1,0 +1,103 @@
+"""The same rows on real SGLang servers on this machine's CPU: one prefiller, two decoders.
+
+A server takes a minute to start, so a killed prefiller is started again at once while its turns
+wait; a killed decoder only when the conversations are over.
+"""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.faults.rows import (
+    DRAINED,
+    FROZEN,
+    KILLED,
+    KILLED_AND_STARTED,
+    ROUTER,
+    SLOW,
+    Row,
+    decoder_moments,
+    prefiller_moments,
+)
+from bench.faults.site import Site
+from bench.faults.talk import Script
+from tests.sglang.cluster import DECODE, MODEL, MODEL_NAME, PREFILL, Cluster
+
+# Tokens are bytes here: prompts long enough that a fault finds a prefill under way.
+SCRIPT = Script(num_conversations=2, num_turns=3, first_chars=1500, later_chars=1500, max_tokens=24)
+PREFILL_S, TRANSFER_S, LOCAL_PREFILL_S = 0.4, 0.2, 0.1
+
+
+class RealSite(Site):
+    """SGLang servers, each a process tree in a group of its own."""
+
+    prefillers = ("p0",)
+    decoders = ("d0", "d1")
+    words = False
+    well_limit_s = 300.0
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._cluster = Cluster(folder)
+
+    def tiers(self) -> list[dict[str, Any]]:
+        servers = self._cluster.servers
+        return [
+            {
+                "name": name,
+                "role": "prefill" if name in self.prefillers else "decode",
+                "gpu": "cpu",
+                "base_port": servers[name].port,
+                "bootstrap_base_port": servers[name].bootstrap_port,
+            }
+            for name in (*self.prefillers, *self.decoders)
+        ]
+
+    def model(self) -> dict[str, str]:
+        return {"path": str(MODEL), "served_name": MODEL_NAME}
+
+    def settings(self) -> dict[str, Any]:
+        health = {"stall_s": 3.0, "stall_probe_timeout_s": 6.0}
+        return {"health": health, "reserve_output_tokens": 64, "queue_timeout_s": 200.0}
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._start_servers)
+        await self.start_router()
+
+    def _start_servers(self) -> None:
+        for name in (*self.prefillers, *self.decoders):
+            role = PREFILL if name in self.prefillers else DECODE
+            self._cluster.add(name, role, is_awaited=False)
+        self._cluster.wait_ready()
+
+    def start_worker(self, name: str) -> None:
+        self._cluster.servers[name].start()
+
+    def signal(self, name: str, number: int) -> None:
+        if name in self._cluster.servers:
+            self._cluster.servers[name].signal(number)
+        else:
+            super().signal(name, number)
+
+    def kill(self, name: str) -> None:
+        if name in self._cluster.servers:
+            self._cluster.kill(name)
+        else:
+            super().kill(name)
+
+    def stop(self) -> None:
+        super().stop()
+        with suppress(ProcessLookupError):
+            self._cluster.stop()
+
+
+def real_rows() -> list[Row]:
+    """All rows but full decoders, whose place is a run on fakes: nothing in them is SGLang's."""
+    moments = decoder_moments(LOCAL_PREFILL_S)
+    rows = [Row(fault=fault, when=when) for fault in (FROZEN, SLOW, DRAINED) for when in moments]
+    rows += [Row(fault=ROUTER, when=when, victim="router") for when in moments]
+    rows += [Row(fault=KILLED, when=when) for when in moments]
+    for when in prefiller_moments(PREFILL_S, TRANSFER_S):
+        rows.append(Row(fault=KILLED_AND_STARTED, when=when, victim="p0"))
+    return rows
