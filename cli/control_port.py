@@ -2,12 +2,12 @@
 
 import http.client
 import json
-import os
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from conserve_sglang.core.errors import ConfigError, ConserveError
 from conserve_sglang.core.tier import RouterSettings
+from conserve_sglang.tiermap.secrets import admin_key
 
 _ANSWER_S = 30.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -19,8 +19,7 @@ class ControlPort:
     def __init__(self, settings: RouterSettings) -> None:
         self._host = _ANY_ADDRESS.get(settings.control_host, settings.control_host)
         self._port = settings.control_port
-        variable = getattr(settings, "admin_key_env", None)
-        self._key = os.environ.get(variable) if variable else None
+        self._key = admin_key(settings)
 
     def workers(self) -> list[dict[str, Any]]:
         """All workers as the router sees them."""
