@@ -51,7 +51,8 @@ async def test_failing_decoder_gets_no_turns_until_its_cool_down_is_over(watched
     d0 = health.json()["workers"]["d0"]
     assert (d0["state"], d0["breaker"]) == ("up", "open")
     assert "3 turns in a row failed" in d0["reason"]
-    metrics = (await watched.request("GET", "/metrics")).body.decode()
+    port = watched.service.control_port
+    metrics = (await watched.request("GET", "/metrics", port)).body.decode()
     labels = '{role="decode",tier="d0",worker="d0"}'
     for name, value in (("up", 1), ("takes_turns", 0), ("breaker", 2), ("breaker_openings", 1)):
         assert f"conserve_worker_{name}{labels} {value}.0" in metrics
