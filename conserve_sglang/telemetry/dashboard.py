@@ -127,6 +127,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         "Workers",
         (
             Panel("Up", "none", ((_worker("up"), "{{worker}}"),), most=1.0),
+            Panel("Given turns, of those up", "none", ((_worker("takes_turns"), "{{worker}}"),),
+                  "0 while draining, or while the circuit breaker is open.", most=1.0),
+            Panel("Circuit breaker", "none",
+                  ((_worker("breaker"), "{{worker}}"),
+                   (f"increase({_worker('breaker_openings')}[$__rate_interval])",
+                    "{{worker}} opened")),
+                  "0 closed, 1 half-open, 2 open."),
             Panel("Conversations pinned", "short",
                   ((_worker("conversations"), "{{worker}}"),)),
             Panel("Prefill backlog", "short", ((_worker("backlog_tokens"), "{{worker}}"),),
