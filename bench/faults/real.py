@@ -37,9 +37,10 @@ class RealSite(Site):
     words = False
     well_limit_s = 300.0
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shared: Cluster | None = None) -> None:
         super().__init__(folder)
-        self._cluster = Cluster(folder)
+        self._is_own = shared is None
+        self._cluster = Cluster(folder) if shared is None else shared
 
     def tiers(self) -> list[dict[str, Any]]:
         servers = self._cluster.servers
@@ -88,8 +89,9 @@ class RealSite(Site):
 
     def stop(self) -> None:
         super().stop()
-        with suppress(ProcessLookupError):
-            self._cluster.stop()
+        if self._is_own:
+            with suppress(ProcessLookupError):
+                self._cluster.stop()
 
 
 def real_rows() -> list[Row]:
