@@ -1,6 +1,7 @@
 """The table of live conversations, those at rest in order of idleness."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.dispatch.state import Conversation, TenantAccount
@@ -11,14 +12,17 @@ class Conversations:
 
     A conversation is at rest while it has no open turn. Those of a tenant at rest stand in two
     lines, each by the time of their last turn: `idle` may still hold KV, `lapsed` were seen to
-    hold none. What asks for the longest idle of all looks at each tenant once.
+    hold none. Who asks for the longest idle of all looks at each tenant once; `rest_floor_s` and
+    `idle_floor_s` spare that: no conversation at rest, or idle, was last active before.
     """
 
-    __slots__ = ("_accounts", "_live")
+    __slots__ = ("_accounts", "_live", "idle_floor_s", "rest_floor_s")
 
     def __init__(self) -> None:
         self._live: dict[ConversationId, Conversation] = {}
         self._accounts: dict[TenantId, TenantAccount] = {}
+        self.rest_floor_s = inf
+        self.idle_floor_s = inf
 
     def __len__(self) -> int:
         return len(self._live)
@@ -64,6 +68,7 @@ class Conversations:
     def rest(self, conversation: Conversation) -> None:
         """Its last open turn is over; it is the one idle for the shortest time."""
         conversation.tenant.idle[conversation.conversation_id] = conversation
+        self._lower(conversation.last_active_at_s)
 
     def lapse(self, conversation: Conversation) -> None:
         """An idle conversation holds no KV any more."""
@@ -81,6 +86,7 @@ class Conversations:
         line[conversation.conversation_id] = conversation
         if last is not None and last.last_active_at_s > since_s:
             tenant.is_mixed = True
+        self._lower(since_s)
 
     def drop(self, conversation: Conversation) -> None:
         """Forget a conversation."""
@@ -89,21 +95,29 @@ class Conversations:
         conversation.tenant.num_conversations -= 1
         self._leave_rest(conversation)
 
-    def longest_idle(self) -> Conversation | None:
-        """The conversation idle for the longest time among those that may hold KV."""
-        return _earliest(account.longest_idle() for account in self._accounts.values())
-
     def longest_at_rest(self) -> Conversation | None:
         """The conversation at rest for the longest time, with or without KV."""
-        return _earliest(account.longest_at_rest() for account in self._accounts.values())
+        found: Conversation | None = None
+        self.rest_floor_s = inf
+        for account in self._accounts.values():
+            resting = account.longest_at_rest()
+            if resting is not None and resting.last_active_at_s < self.rest_floor_s:
+                found, self.rest_floor_s = resting, resting.last_active_at_s
+        return found
 
     def idle_for(self, idle_s: float, now: float) -> Conversation | None:
         """One idle for `idle_s` that may hold KV: of the tenant with the largest share among those
         who have one, the longest idle."""
         found: Conversation | None = None
+        if self.idle_floor_s + idle_s > now:
+            return None
+        self.idle_floor_s = inf
         for account in self._accounts.values():
             idle = account.longest_idle()
-            if idle is None or idle.last_active_at_s + idle_s > now:
+            if idle is None:
+                continue
+            self.idle_floor_s = min(self.idle_floor_s, idle.last_active_at_s)
+            if idle.last_active_at_s + idle_s > now:
                 continue
             if found is None or _rank(idle) < _rank(found):
                 found = idle
@@ -125,20 +139,14 @@ class Conversations:
         """All live conversations, in order of their beginning."""
         return iter(self._live.values())
 
+    def _lower(self, since_s: float) -> None:
+        self.rest_floor_s = min(self.rest_floor_s, since_s)
+        self.idle_floor_s = min(self.idle_floor_s, since_s)
+
     def _leave_rest(self, conversation: Conversation) -> None:
         tenant, key = conversation.tenant, conversation.conversation_id
         if tenant.idle.pop(key, None) is None:
             tenant.lapsed.pop(key, None)
-
-
-def _earliest(conversations: Iterable[Conversation | None]) -> Conversation | None:
-    found: Conversation | None = None
-    for conversation in conversations:
-        if conversation is not None and (
-            found is None or conversation.last_active_at_s < found.last_active_at_s
-        ):
-            found = conversation
-    return found
 
 
 def _rank(conversation: Conversation) -> tuple[float, float]:

@@ -17,6 +17,7 @@ no log, so the router and a simulator drive the same object. The life of one tur
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
@@ -80,14 +81,16 @@ class Dispatcher:
 
     @property
     def next_deadline_at_s(self) -> float | None:
-        """When a `Tick` is due; None while nothing waits for time to pass."""
+        """When a `Tick` is due; None while nothing waits for time to pass. It may come out too
+        early, never too late; the `Tick` then puts it right."""
         due = []
         if (deadline := self._line.next_deadline_at_s()) is not None:
             due.append(deadline)
-        if (resting := self._conversations.longest_at_rest()) is not None:
-            due.append(resting.last_active_at_s + self._settings.conversation_ttl_s)
-        if self._line.num_waiting and (idle := self._conversations.longest_idle()) is not None:
-            due.append(idle.last_active_at_s + self._settings.reclaim_idle_s)
+        conversations, settings = self._conversations, self._settings
+        if conversations.rest_floor_s < inf:
+            due.append(conversations.rest_floor_s + settings.conversation_ttl_s)
+        if self._placer.wants_room and conversations.idle_floor_s < inf:
+            due.append(conversations.idle_floor_s + settings.reclaim_idle_s)
         return min(due, default=None)
 
     @property

@@ -33,7 +33,16 @@ from conserve_sglang.policy.api import (
 class Placer:
     """The dispatcher's hands: open turns, live conversations, the waiting line, the books."""
 
-    __slots__ = ("_policy", "_settings", "bookings", "conversations", "line", "out", "turns")
+    __slots__ = (
+        "_policy",
+        "_settings",
+        "bookings",
+        "conversations",
+        "line",
+        "out",
+        "turns",
+        "wants_room",
+    )
 
     def __init__(self, policy: PlacementPolicy, settings: DispatchSettings) -> None:
         self._policy = policy
@@ -43,6 +52,7 @@ class Placer:
         self.turns: dict[TurnId, Turn] = {}
         self.line = WaitingLine(settings)
         self.out: list[Command] = []
+        self.wants_room = False  # the line was last left for lack of KV room
 
     # beginnings
 
@@ -89,6 +99,7 @@ class Placer:
         A turn that finds no KV room may be passed by other tenants' turns, within bounds.
         """
         order = self.line.order
+        self.wants_room = False
         if not order.num_waiting:
             return
         while (turn := order.first()) is not None:
@@ -112,6 +123,7 @@ class Placer:
             return False
         if self._reclaim_one(now):
             return True
+        self.wants_room = True
         return self.line.order.step_aside(self.bookings.ledger.largest_pool)
 
     def ask(self, turn: Turn) -> Answer:

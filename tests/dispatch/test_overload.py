@@ -272,6 +272,15 @@ def test_conversation_that_made_room_lets_a_waiting_turn_go() -> None:
     assert sent(desk.tell(of(A, 3, 100))) == [2, 3]
 
 
+def test_idle_kv_is_no_reason_to_look_again_while_turns_wait_for_a_prefiller() -> None:
+    desk = a_full_prefiller()
+    finish(desk, 0)
+    desk.now = 100.0
+    desk.tell(of(A, 1))
+    desk.tell(of(A, 2))
+    assert desk.dispatcher.next_deadline_at_s == 160.0, "the deadline of the turn that waits"
+
+
 # with one tenant nothing changes
 
 script = st.lists(

@@ -90,6 +90,7 @@ def test_a_restored_conversation_that_woke_rests_as_the_youngest() -> None:
     desk.tell(restored("a", D0, 90.0))
     sends(desk)
     desk.tell(TurnDone(turn_id=TurnId(1), prompt_tokens=1100, output_tokens=1, cached_tokens=0))
+    desk.tell(Tick())
     assert desk.dispatcher.next_deadline_at_s == 990.0 + 100.0
 
 
