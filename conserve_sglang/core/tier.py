@@ -109,6 +109,23 @@ class AuthSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """The certificate, with those between it and its root, and its key: PEM files."""
+
+    cert_file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTlsSettings:
+    """Workers speak TLS. Theirs must be certificates of `ca_file`, or of the system's authorities
+    where that is None; `verify` False takes any."""
+
+    ca_file: str | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateSettings:
     """Where the router keeps its conversations: in the SQLite file `path`, by default one of its
     own in the user's state folder, or, shared by replicas, in Redis under `namespace`."""
@@ -148,6 +165,7 @@ class RouterSettings:
     its own. `worker_api_key_env` and `admin_key_env` name environment variables: with the API key
     the workers ask for, and with the key the control port asks for. `state` None: conversations are
     forgotten when the router ends. `processes` serve clients; if several, another decides.
+    `tls` is for both ports, `worker_tls` towards the workers.
     """
 
     host: str = "127.0.0.1"
@@ -170,6 +188,8 @@ class RouterSettings:
     worker_api_key_env: str | None = None
     state: StateSettings | None = field(default_factory=StateSettings)
     admin_key_env: str | None = None
+    tls: TlsSettings | None = None
+    worker_tls: WorkerTlsSettings | None = None
     processes: int = 1
 
 

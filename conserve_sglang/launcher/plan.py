@@ -32,7 +32,8 @@ class ProcessKind(Enum):
 class ProcessSpec:
     """One process: its command, what its environment adds to ours, and how it shows its health.
 
-    `health_host` and `health_port` answer `GET /health` with 200 once it is ready. `listens` are
+    `health_host` and `health_port` answer `GET /health` with 200 once it is ready, over TLS if
+    `health_tls`. `listens` are
     the (host, port) pairs that must be free before it starts. `secret_flags` are flags whose
     values stand in environment variables of ours and are told in private; `withheld` are
     variables of ours that it must not inherit.
@@ -47,17 +48,22 @@ class ProcessSpec:
     listens: tuple[tuple[str, int], ...]
     secret_flags: Mapping[str, str] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
+    health_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
-    """Everything one launcher starts; `notices` is what its user should know beforehand."""
+    """Everything one launcher starts; `notices` is what its user should know beforehand.
+
+    `control` is the router's control port, `control_cert` the certificate it shows.
+    """
 
     workers: tuple[ProcessSpec, ...]
     router: ProcessSpec | None
     control: tuple[str, int]
     url: str
     notices: tuple[str, ...]
+    control_cert: str | None = None
 
 
 def make_plan(
@@ -77,12 +83,14 @@ def make_plan(
             " Say which of them this is with --host"
         )
     settings = tier_map.router
+    scheme = "http" if settings.tls is None else "https"
     return LaunchPlan(
         workers=tuple(worker_spec(tier_map, worker, python=python) for worker in here),
         router=router_spec(tier_map, python=python, with_state=with_state) if with_router else None,
         control=(_reach(settings.control_host), settings.control_port),
-        url=f"http://{_reach(settings.host)}:{settings.port}",
+        url=f"{scheme}://{_reach(settings.host)}:{settings.port}",
         notices=notices(tier_map),
+        control_cert=None if settings.tls is None else settings.tls.cert_file,
     )
 
 
@@ -102,6 +110,7 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
         listens=tuple((bound, port) for port in ports),
         secret_flags={} if api_key is None else {"api-key": api_key},
         withheld=tuple(name for name in (api_key, admin_key) if name is not None),
+        health_tls=bool(tier_map.tier_of(worker).sglang_flags.get("ssl-certfile")),
     )
 
 
@@ -119,6 +128,7 @@ def router_spec(tier_map: TierMap, *, python: str, with_state: bool = True) -> P
         health_host=_reach(settings.control_host),
         health_port=settings.control_port,
         listens=((settings.host, settings.port), (settings.control_host, settings.control_port)),
+        health_tls=settings.tls is not None,
     )
 
 

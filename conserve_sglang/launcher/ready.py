@@ -2,23 +2,35 @@
 
 import asyncio
 import contextlib
+import ssl
+from pathlib import Path
 from urllib.parse import quote
 
 _MOST_HEADER_BYTES = 64 * 1024
 
 
-async def is_healthy(host: str, port: int, *, timeout_s: float) -> bool:
-    """Whether `GET /health` answers 200 within the time allowed."""
-    return await _status("GET", host, port, "/health", timeout_s=timeout_s) == 200
+async def is_healthy(host: str, port: int, *, timeout_s: float, is_tls: bool = False) -> bool:
+    """Whether `GET /health` answers 200 within the time allowed.
+
+    With TLS any certificate will do: nothing is told that is not for everybody.
+    """
+    tls = _unverified() if is_tls else None
+    return await _status(_request("GET", "/health", host, port), host, port, timeout_s, tls) == 200
 
 
 async def wait_healthy(
-    host: str, port: int, *, timeout_s: float, interval_s: float, probe_timeout_s: float
+    host: str,
+    port: int,
+    *,
+    timeout_s: float,
+    interval_s: float,
+    probe_timeout_s: float,
+    is_tls: bool = False,
 ) -> bool:
     """Ask until it is healthy; False when `timeout_s` has passed before."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while not await is_healthy(host, port, timeout_s=probe_timeout_s):
+    while not await is_healthy(host, port, timeout_s=probe_timeout_s, is_tls=is_tls):
         if loop.time() + interval_s > deadline:
             return False
         await asyncio.sleep(interval_s)
@@ -32,32 +44,60 @@ async def tell_router(
     *,
     timeout_s: float,
     admin_key: str | None = None,
+    cert_file: str | None = None,
 ) -> bool:
-    """Tell the router that a worker is `lost` or `up`; whether it took the news."""
+    """Tell the router that a worker is `lost` or `up`; whether it took the news.
+
+    With `cert_file` it speaks TLS and shows that very certificate, or is told nothing.
+    """
     path = f"/admin/workers/{quote(worker, safe='')}/{what}"
-    status = await _status("POST", *control, path, timeout_s=timeout_s, key=admin_key)
+    request = _request("POST", path, *control, key=admin_key)
+    tls = None if cert_file is None else _unverified()
+    status = await _status(request, *control, timeout_s, tls, cert_file)
     return status is not None and 200 <= status < 300
 
 
+def _unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _request(method: str, path: str, host: str, port: int, *, key: str | None = None) -> bytes:
+    name = f"[{host}]" if ":" in host else host
+    authorization = "" if key is None else f"Authorization: Bearer {key}\r\n"
+    return (
+        f"{method} {path} HTTP/1.1\r\nHost: {name}:{port}\r\nContent-Length: 0\r\n"
+        f"{authorization}Connection: close\r\n\r\n"
+    ).encode()
+
+
 async def _status(
-    method: str, host: str, port: int, path: str, *, timeout_s: float, key: str | None = None
+    request: bytes,
+    host: str,
+    port: int,
+    timeout_s: float,
+    tls: ssl.SSLContext | None,
+    cert_file: str | None = None,
 ) -> int | None:
     """The status of one request on a connection of its own; None without an HTTP answer."""
     try:
-        return await asyncio.wait_for(_exchange(method, host, port, path, key), timeout_s)
+        return await asyncio.wait_for(_exchange(request, host, port, tls, cert_file), timeout_s)
     except (OSError, ValueError, EOFError, asyncio.TimeoutError):
         return None
 
 
-async def _exchange(method: str, host: str, port: int, path: str, key: str | None) -> int:
-    reader, writer = await asyncio.open_connection(host, port, limit=_MOST_HEADER_BYTES)
+async def _exchange(
+    request: bytes, host: str, port: int, tls: ssl.SSLContext | None, cert_file: str | None
+) -> int:
+    reader, writer = await asyncio.open_connection(host, port, limit=_MOST_HEADER_BYTES, ssl=tls)
     try:
-        name = f"[{host}]" if ":" in host else host
-        authorization = "" if key is None else f"Authorization: Bearer {key}\r\n"
-        writer.write(
-            f"{method} {path} HTTP/1.1\r\nHost: {name}:{port}\r\nContent-Length: 0\r\n"
-            f"{authorization}Connection: close\r\n\r\n".encode()
-        )
+        if cert_file is not None:
+            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            if shown != _first_certificate(cert_file):
+                raise ValueError("another certificate than the router's")
+        writer.write(request)
         await writer.drain()
         protocol, status, *_ = (await reader.readline()).decode("latin-1").split() or ("", "")
         if not protocol.startswith("HTTP/"):
@@ -67,3 +107,10 @@ async def _exchange(method: str, host: str, port: int, path: str, key: str | Non
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+def _first_certificate(cert_file: str) -> bytes:
+    end = "-----END CERTIFICATE-----"
+    pem = Path(cert_file).read_text(encoding="ascii")
+    start = pem.index("-----BEGIN CERTIFICATE-----")
+    return ssl.PEM_cert_to_DER_cert(pem[start : pem.index(end, start) + len(end)])

@@ -121,6 +121,7 @@ class Supervisor:
                 timeout_s=timeout_s,
                 interval_s=settings.probe_interval_s,
                 probe_timeout_s=settings.probe_timeout_s,
+                is_tls=child.spec.health_tls,
             )
         )
         ended = asyncio.create_task(child.wait())
@@ -209,7 +210,12 @@ class Supervisor:
         if self._plan.router is None or spec.kind is not ProcessKind.WORKER:
             return
         is_told = await tell_router(
-            self._plan.control, spec.name, what, admin_key=self._admin_key, timeout_s=2.0
+            self._plan.control,
+            spec.name,
+            what,
+            admin_key=self._admin_key,
+            cert_file=self._plan.control_cert,
+            timeout_s=2.0,
         )
         if not is_told:
             logger.warning("the router did not take the news that %s is %s", spec.name, what)

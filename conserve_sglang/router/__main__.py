@@ -73,7 +73,7 @@ async def _run(tier_map: TierMap, arguments: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told_to_stop.set)
     service = _service(tier_map, arguments)
-    if tier_map.router.auth.keys_file is not None:
+    if tier_map.router.auth.keys_file is not None or tier_map.router.tls is not None:
         loop.add_signal_handler(signal.SIGHUP, service.reload_keys)
     await service.start()
     settle_memory()

@@ -46,11 +46,15 @@ class Asker(Protocol):
 
 
 class ClientConnection(asyncio.Protocol):
-    """Reads requests, hands them to `serve` one at a time, and writes their answers."""
+    """Reads requests, hands them to `serve` one at a time, and writes their answers.
+
+    It is one of `clients` from the end of its TLS handshake on, and as long as it is open.
+    """
 
     __slots__ = (
         "_backlog",
         "_backlog_bytes",
+        "_clients",
         "_head",
         "_held",
         "_held_bytes",
@@ -61,7 +65,6 @@ class ClientConnection(asyncio.Protocol):
         "_num_quiet_sweeps",
         "_num_request_sweeps",
         "_num_stuck_sweeps",
-        "_on_lost",
         "_outbox",
         "_reader",
         "_request",
@@ -79,12 +82,12 @@ class ClientConnection(asyncio.Protocol):
     def __init__(
         self,
         serve: "Callable[[Request, ClientConnection], None]",
-        on_lost: "Callable[[ClientConnection], None]",
+        clients: "set[ClientConnection]",
         max_body_bytes: int,
         held: HeldBytes,
     ) -> None:
         self._serve = serve
-        self._on_lost = on_lost
+        self._clients = clients
         self._reader = RequestReader(max_body_bytes)
         self._held = held  # of all connections
         self._held_bytes = 0  # of this one
@@ -116,13 +119,14 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._outbox = Outbox(transport)
+        self._clients.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
         self._backlog.clear()
         self._reader.ready.clear()
         self._hold(0)
-        self._on_lost(self)
+        self._clients.discard(self)
         asker, self.asker = self.asker, None
         if asker is not None:
             asker.client_gone()

@@ -18,6 +18,7 @@ from conserve_sglang.router.front import Front
 from conserve_sglang.router.keyring import read_keyring
 from conserve_sglang.router.listeners import turn_listeners
 from conserve_sglang.router.ports import About, BrainPort, FleetView
+from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.telemetry.metrics import RouterMetrics
 
 logger = logging.getLogger(__name__)
@@ -40,16 +41,26 @@ class Door:
         self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
         self.front = Front(tier_map, self.executor, brain.hashing, fleet, about)
         self._held = HeldBytes(self._settings.overload.max_held_bytes)
+        tls = tier_map.router.tls
+        self._tls = None if tls is None else ServerTls(tls)
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def num_clients(self) -> int:
+        """Client connections that are open."""
+        return len(self._clients)
 
     async def listen(self, bound: socket.socket) -> None:
         """Take clients on a socket that is bound."""
         self._weigh_tenants()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._new_client, sock=bound, backlog=LISTEN_BACKLOG
+            self._new_client,
+            sock=bound,
+            backlog=LISTEN_BACKLOG,
+            **({} if self._tls is None else self._tls.listening),
         )
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
@@ -74,10 +85,11 @@ class Door:
             listener.stop()
 
     def reload_keys(self) -> None:
-        """Read the key file again; a file that is wrong changes nothing.
+        """Read the key file and the certificate again; a file that is wrong changes nothing.
 
         Connections that are open ask again with their next request.
         """
+        reload_tls(self._tls)
         try:
             self.front.keyring = read_keyring(self._settings.auth)
         except ConfigError as error:
@@ -100,7 +112,8 @@ class Door:
         if len(self._clients) >= settings.overload.max_connections:
             return TurnedAway()
         client = ClientConnection(
-            self.front.serve, self._clients.discard, settings.max_body_bytes, self._held
+            self.front.serve, self._clients, settings.max_body_bytes, self._held
         )
-        self._clients.add(client)
+        if self._tls is None:  # else a handshake comes first, and nobody hears if that fails
+            self._clients.add(client)
         return client

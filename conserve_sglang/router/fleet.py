@@ -22,6 +22,7 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.policy.api import PhaseOneCause
 from conserve_sglang.router.watch import Watch
 from conserve_sglang.router.worker import Admission, Worker, WorkerState
+from conserve_sglang.workers.access import PLAIN, WorkerAccess
 from conserve_sglang.workers.breaker import CircuitBreaker
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.probe import WorkerFacts
@@ -58,9 +59,9 @@ class Fleet:
         tier_map: TierMap,
         *,
         trusts_decoders: bool = False,
-        worker_api_key: str | None = None,
+        access: WorkerAccess = PLAIN,
     ) -> None:
-        self._worker_api_key = worker_api_key
+        self._access = access
         self._health = tier_map.router.health
         self._rng = random.Random()
         needs_plugin = not (trusts_decoders or tier_map.policy.name in _WITHOUT_LOCAL_TURNS)
@@ -287,7 +288,7 @@ class Fleet:
             self._health,
             CircuitBreaker(self._health.breaker, self._rng),
             self._connection_refused,
-            self._worker_api_key,
+            self._access,
         )
 
     def _connection_refused(self, worker: Worker) -> None:

@@ -15,6 +15,7 @@ from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import Dispatcher, dispatch_settings
 from conserve_sglang.policy.registry import make_policy
 from conserve_sglang.router.about import AboutBrain
+from conserve_sglang.router.access import worker_access
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.door import Door
@@ -23,11 +24,12 @@ from conserve_sglang.router.listening import bound
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
+from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.state import StateStore
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.prometheus import Exporter
-from conserve_sglang.tiermap.secrets import admin_key, worker_api_key
+from conserve_sglang.tiermap.secrets import admin_key
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class BrainService(ABC):
             dispatch_settings(settings),
         )
         self.fleet = Fleet(
-            tier_map, trusts_decoders=trusts_decoders, worker_api_key=worker_api_key(settings)
+            tier_map, trusts_decoders=trusts_decoders, access=worker_access(settings)
         )
         self.reports = Reports(self.fleet, settings.observe.report_interval_s)
         if secret is None:
@@ -83,6 +85,7 @@ class BrainService(ABC):
         self.about = AboutBrain(self.brain, status)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
         control = ControlEndpoints(self.brain, workers, status, exporter)
+        self._tls = None if settings.tls is None else ServerTls(settings.tls)
         self._control_app = control_app(control, admin_key(settings))
         self.port, self.control_port = settings.port, settings.control_port
         self._control_server: _ControlServer | None = None
@@ -92,9 +95,9 @@ class BrainService(ABC):
     def metrics(self) -> RouterMetrics:
         """What has been counted where clients are served."""
 
-    @abstractmethod
     def reload_keys(self) -> None:
-        """Read the key file again; a file that is wrong changes nothing."""
+        """Read the key file and the certificate again; a file that is wrong changes nothing."""
+        reload_tls(self._tls)
 
     @abstractmethod
     def _bind(self) -> socket.socket:
@@ -126,6 +129,8 @@ class BrainService(ABC):
         config = uvicorn.Config(
             self._control_app, log_config=None, access_log=False, lifespan="off"
         )
+        config.load()
+        config.ssl = None if self._tls is None else self._tls.context
         self._control_server = _ControlServer(config)
         self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
         self.fleet.start()
@@ -176,6 +181,7 @@ class RouterService(BrainService):
 
     def reload_keys(self) -> None:
         """See `Door.reload_keys`."""
+        super().reload_keys()
         self.door.reload_keys()
 
     def _bind(self) -> socket.socket:

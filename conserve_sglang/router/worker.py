@@ -8,6 +8,7 @@ from functools import partial
 from conserve_sglang.core.health import HealthSettings
 from conserve_sglang.core.tier import WorkerPlan
 from conserve_sglang.core.worker import Role
+from conserve_sglang.workers.access import PLAIN, WorkerAccess
 from conserve_sglang.workers.bootstrap import prefiller_fields
 from conserve_sglang.workers.breaker import BreakerState, CircuitBreaker
 from conserve_sglang.workers.pool import ConnectionPool
@@ -40,7 +41,7 @@ class Worker:
         health: HealthSettings,
         breaker: CircuitBreaker,
         on_refused: Callable[["Worker"], None],
-        api_key: str | None = None,
+        access: WorkerAccess = PLAIN,
     ) -> None:
         self.plan = plan
         self.worker_id = plan.worker_id
@@ -48,7 +49,7 @@ class Worker:
             ConnectionPool,
             plan.host,
             plan.port,
-            api_key=api_key,
+            access=access,
             unacknowledged_s=health.stall_s + health.stall_probe_timeout_s,
             on_refused=lambda: on_refused(self),
         )

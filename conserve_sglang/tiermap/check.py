@@ -146,6 +146,12 @@ def _keys(tier_map: TierMap) -> Iterator[str]:
                         f"tiers[{index}].sglang_flags.{name}: set by router.worker_api_key_env;"
                         " remove one of the two"
                     )
+    for index, tier in enumerate(tier_map.tiers):
+        if tier.sglang_flags.get("ssl-certfile") and router.worker_tls is None:
+            yield (
+                f"tiers[{index}].sglang_flags.ssl-certfile: these workers speak TLS, and the"
+                " router would not; set router.worker_tls"
+            )
 
 
 def _is_loopback(host: str) -> bool:

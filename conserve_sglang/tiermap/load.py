@@ -31,6 +31,15 @@ from conserve_sglang.tiermap.schema import (
 )
 from conserve_sglang.tiermap.strict import WITH_PATH, explain, read_text, read_yaml, suggest
 
+# Files the router's sections name, relative to the tier map.
+_ROUTER_FILES = (
+    ("auth", "keys_file"),
+    ("state", "path"),
+    ("tls", "cert_file"),
+    ("tls", "key_file"),
+    ("worker_tls", "ca_file"),
+)
+
 
 def load_tier_map(path: Path) -> TierMap:
     """Read `path`. Raises TierMapError with the file and the field that is wrong."""
@@ -83,10 +92,10 @@ def _to_domain(decoded: TierMapFile, source: str, folder: Path) -> TierMap:
 
 def _router(router: RouterFile, folder: Path) -> RouterSettings:
     values = msgspec.to_builtins(router)
-    if router.auth.keys_file is not None:
-        values["auth"]["keys_file"] = _absolute(router.auth.keys_file, folder)
-    if router.state is not None and router.state.path is not None:
-        values["state"]["path"] = _absolute(router.state.path, folder)
+    for section, name in _ROUTER_FILES:
+        path = (values[section] or {}).get(name)
+        if path is not None:
+            values[section][name] = _absolute(path, folder)
     return msgspec.convert(values, RouterSettings)
 
 

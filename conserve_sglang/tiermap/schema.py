@@ -223,6 +223,30 @@ class StateFile(_Strict, frozen=True, kw_only=True):
     ] = "conserve"
 
 
+class TlsFile(_Strict, frozen=True, kw_only=True):
+    """The router's certificate on both its ports; paths are relative to this file."""
+
+    cert_file: Annotated[
+        FileName, Meta(description="PEM: the certificate, then those between it and its root.")
+    ]
+    key_file: Annotated[FileName, Meta(description="PEM: its private key, without a passphrase.")]
+
+
+class WorkerTlsFile(_Strict, frozen=True, kw_only=True):
+    """Workers speak TLS (ssl-certfile and ssl-keyfile in sglang_flags)."""
+
+    ca_file: Annotated[
+        FileName | None,
+        Meta(
+            description="PEM: who may have signed their certificates, relative to this file; by"
+            " default the system's authorities."
+        ),
+    ] = None
+    verify: Annotated[
+        bool, Meta(description="false: any certificate will do; somebody could step between.")
+    ] = True
+
+
 class RouterFile(_Strict, frozen=True, kw_only=True):
     """How the router listens, identifies conversations and bounds its work."""
 
@@ -261,6 +285,10 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
         Variable | None,
         Meta(description="Environment variable with the key that the control port asks for."),
     ] = None
+    tls: Annotated[TlsFile | None, Meta(description="null: plain HTTP for clients.")] = None
+    worker_tls: Annotated[
+        WorkerTlsFile | None, Meta(description="null: plain HTTP to the workers.")
+    ] = None
     processes: Annotated[
         Count,
         Meta(description="Processes that serve clients; another one decides if N > 1."),
@@ -297,6 +325,8 @@ PARTS: dict[str, type[msgspec.Struct]] = {
     "router.health": HealthFile,
     "router.health.breaker": BreakerFile,
     "router.auth": AuthFile,
+    "router.tls": TlsFile,
+    "router.worker_tls": WorkerTlsFile,
     "router.state": StateFile,
 }
 """The struct at each path of the file, list indices left out."""

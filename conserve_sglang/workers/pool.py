@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 
 from conserve_sglang.core.errors import TimedOut, Unreachable, WorkerError
+from conserve_sglang.workers.access import PLAIN, WorkerAccess
 from conserve_sglang.workers.upstream import Pieces, ResponseSink, UpstreamConnection
 
 logger = logging.getLogger(__name__)
@@ -105,7 +107,7 @@ class ConnectionPool:
         host: str,
         port: int,
         *,
-        api_key: str | None = None,
+        access: WorkerAccess = PLAIN,
         connect_timeout_s: float = 5.0,
         unacknowledged_s: float = 15.0,
         on_refused: Callable[[], None] | None = None,
@@ -114,8 +116,9 @@ class ConnectionPool:
         self.port = port
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.head_lines = f"host: {authority}\r\n".encode()
-        if api_key is not None:
-            self.head_lines += f"authorization: Bearer {api_key}\r\n".encode()
+        if access.api_key is not None:
+            self.head_lines += f"authorization: Bearer {access.api_key}\r\n".encode()
+        self._tls = access.tls
         self._connect_timeout_s = connect_timeout_s
         self._unacknowledged_s = unacknowledged_s
         self._on_refused = on_refused
@@ -149,7 +152,7 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         try:
             await asyncio.wait_for(
-                loop.create_connection(lambda: connection, self.host, self.port),
+                loop.create_connection(lambda: connection, self.host, self.port, ssl=self._tls),
                 self._connect_timeout_s,
             )
         except asyncio.TimeoutError as error:
@@ -158,7 +161,8 @@ class ConnectionPool:
             # Anything else may be our own trouble: no descriptors or no ports left.
             if isinstance(error, ConnectionRefusedError) and self._on_refused is not None:
                 self._on_refused()
-            raise Unreachable(f"no connection to {where}: {error}") from error
+            todo = "; see router.worker_tls" if isinstance(error, ssl.SSLError) else ""
+            raise Unreachable(f"no connection to {where}: {error}{todo}") from error
         self._open.add(connection)
         connection.expect_life(self._unacknowledged_s)
         return connection

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -104,13 +105,17 @@ class Cluster:
     def __init__(self, service: RouterService, workers: dict[str, FakeWorker]) -> None:
         self.service = service
         self.workers = workers
+        self.tls: ssl.SSLContext | None = None  # what clients connect with
         self._clients: list[Client] = []
 
     def __getitem__(self, name: str) -> FakeWorker:
         return self.workers[name]
 
     async def connect(self) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.service.port))
+        return await self._client(self.service.port)
+
+    async def _client(self, port: int) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", port, ssl=self.tls))
         self._clients.append(client)
         return client
 
@@ -137,8 +142,7 @@ class Cluster:
         port: int | None = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        client = Client(*await asyncio.open_connection("127.0.0.1", port or self.service.port))
-        self._clients.append(client)
+        client = await self._client(port or self.service.port)
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         client.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
         return await client.answer()
@@ -216,6 +220,7 @@ async def a_cluster(
     params: dict[str, Any] | None = None,
     secret: bytes | None = None,
     worker_api_key: str | None = None,
+    worker_context: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A router over fake workers, p + 2 d unless told otherwise; stopped in order."""
@@ -223,7 +228,11 @@ async def a_cluster(
     modes = modes or {"p0": "prefill", "d0": "decode", "d1": "decode"}
     workers = {
         name: FakeWorker(
-            mode, rendezvous, has_plugin=name not in without_plugin, api_key=worker_api_key
+            mode,
+            rendezvous,
+            has_plugin=name not in without_plugin,
+            api_key=worker_api_key,
+            tls=worker_context,
         )
         for name, mode in modes.items()
     }

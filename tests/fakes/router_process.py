@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ class RouterProcess:
         self.tier_map = folder / f"{name}.yaml"
         self.log = folder / f"{name}.log"
         self.write(workers, **router)
+        self.tls: ssl.SSLContext | None = None  # what clients connect with
         self._process: asyncio.subprocess.Process | None = None
 
     def write(self, workers: Mapping[str, FakeWorker], **router: Any) -> None:
@@ -83,7 +85,7 @@ class RouterProcess:
         return await self._process.wait()
 
     async def get(self, path: str) -> Answer:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls))
         try:
             client.send(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             return await client.answer()
@@ -95,7 +97,7 @@ class RouterProcess:
         messages = [
             {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)
         ]
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls))
         headers = {} if name is None else {"x-conversation-id": name}
         try:
             body = {"model": "tiny", "messages": messages, **fields}
@@ -107,10 +109,15 @@ class RouterProcess:
 
 @asynccontextmanager
 async def a_router_process(
-    folder: Path, workers: Mapping[str, FakeWorker], name: str = "map", **router: Any
+    folder: Path,
+    workers: Mapping[str, FakeWorker],
+    name: str = "map",
+    client_tls: ssl.SSLContext | None = None,
+    **router: Any,
 ) -> AsyncIterator[RouterProcess]:
     """A running router; what is left of it at the end is killed."""
     process = RouterProcess(folder, workers, name, **router)
+    process.tls = client_tls
     await process.start()
     try:
         yield process

@@ -8,6 +8,7 @@ server. Faults are switched on by its attributes.
 
 import asyncio
 import json
+import ssl
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -71,9 +72,11 @@ class FakeWorker:
         *,
         has_plugin: bool = True,
         api_key: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.mode = mode
         self.api_key = api_key
+        self.tls = tls
         self.has_plugin = has_plugin
         self.rendezvous = rendezvous
         self.port = 0
@@ -112,7 +115,7 @@ class FakeWorker:
 
     async def start(self, port: int = 0) -> None:
         self.incarnation = uuid.uuid4().hex
-        self._server = await asyncio.start_server(self._connection, "127.0.0.1", port)
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.bootstrap_port = self.port  # only ever passed along
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.tier import TierMap
+from conserve_sglang.core.tier import TierMap, TlsSettings
 from conserve_sglang.launcher.plan import (
     ProcessSpec,
     all_commands,
@@ -115,6 +115,19 @@ def test_a_command_line_keeps_secrets_of_the_arguments() -> None:
     argv = ("python", "--api-key", "hush", "--ssl-keyfile-password", "hush", "--port", "1")
     line = command_line(replace(a_prefiller(), argv=argv, env={}))
     assert line == "python --api-key '***' --ssl-keyfile-password '***' --port 1"
+
+
+def test_processes_that_speak_tls_are_asked_so() -> None:
+    tier_map = a40_l4()
+    tls = TlsSettings(cert_file="/c.pem", key_file="/k.pem")
+    flags = {"ssl-certfile": "/w.pem", "ssl-keyfile": "/w.key"}
+    tiers = tuple(replace(tier, sglang_flags=flags) for tier in tier_map.tiers)
+    tier_map = replace(tier_map, tiers=tiers, router=replace(tier_map.router, tls=tls))
+    plan = make_plan(tier_map, is_here=lambda _: True, python="python", with_router=True)
+    assert plan.router is not None
+    assert all(spec.health_tls for spec in (*plan.workers, plan.router))
+    assert (plan.url, plan.control_cert) == ("https://127.0.0.1:30000", "/c.pem")
+    assert not a_prefiller().health_tls
 
 
 def test_workers_key_is_named_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,3 +257,20 @@ def test_key_file_is_found_from_the_tier_maps_folder() -> None:
     assert "router.auth.key_file: unknown field; did you mean keys_file?" in refusal(
         SMALL + "router: {auth: {key_file: x}}\n"
     )
+
+
+def test_certificates_are_found_from_the_tier_maps_folder() -> None:
+    router = parse(
+        SMALL + "router: {tls: {cert_file: c.pem, key_file: ../k.pem}, worker_tls: {ca_file: a}}\n"
+    ).router
+    assert router.tls is not None
+    assert (router.tls.cert_file, router.tls.key_file) == ("/maps/c.pem", "/k.pem")
+    assert router.worker_tls is not None
+    assert (router.worker_tls.ca_file, router.worker_tls.verify) == ("/maps/a", True)
+    assert "router.tls.key_file: missing" in refusal(SMALL + "router: {tls: {cert_file: c}}\n")
+
+
+def test_workers_with_a_certificate_need_a_router_that_speaks_tls() -> None:
+    text = SMALL.replace("count: 2", "count: 2, sglang_flags: {ssl-certfile: c, ssl-keyfile: k}")
+    assert "tiers[1].sglang_flags.ssl-certfile: these workers speak TLS" in refusal(text)
+    parse(text + "router: {worker_tls: {}}\n")

@@ -13,6 +13,8 @@ from conserve_sglang.core.tier import (
     Slo,
     StateSettings,
     Tier,
+    TlsSettings,
+    WorkerTlsSettings,
 )
 from conserve_sglang.tiermap.schema import (
     AuthFile,
@@ -22,6 +24,8 @@ from conserve_sglang.tiermap.schema import (
     SloFile,
     StateFile,
     TierFile,
+    TlsFile,
+    WorkerTlsFile,
     json_schema_text,
 )
 
@@ -33,6 +37,8 @@ PAIRS: list[tuple[type[msgspec.Struct], type]] = [
     (RouterFile, RouterSettings),
     (ObserveFile, ObserveSettings),
     (AuthFile, AuthSettings),
+    (TlsFile, TlsSettings),
+    (WorkerTlsFile, WorkerTlsSettings),
     (StateFile, StateSettings),
 ]
 

@@ -16,6 +16,7 @@ import uvloop
 
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.router.access import worker_access
 from conserve_sglang.router.door import Door
 from conserve_sglang.router.listening import bound
 from conserve_sglang.router.processes import talk
@@ -23,7 +24,6 @@ from conserve_sglang.router.processes.link import Link
 from conserve_sglang.router.processes.remote import RemoteAbout, RemoteBrain, RemoteFleet
 from conserve_sglang.router.tuning import raise_descriptor_limit, settle_memory
 from conserve_sglang.telemetry.logs import configure
-from conserve_sglang.tiermap.secrets import worker_api_key
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class FrontProcess:
         tier_map: TierMap = pickle.loads(welcome.tier_map)
         settings = tier_map.router
         say = self.link.say
-        self._fleet = RemoteFleet(say, settings.health, worker_api_key(settings))
+        self._fleet = RemoteFleet(say, settings.health, worker_access(settings))
         self._about = RemoteAbout(say)
         self._brain = RemoteBrain(say, welcome.secret)
         self._door = Door(tier_map, self._brain, self._fleet, self._about, welcome.number)

@@ -16,6 +16,7 @@ from conserve_sglang.router.identity import History
 from conserve_sglang.router.ports import Question, Told
 from conserve_sglang.router.processes import talk
 from conserve_sglang.router.turn import Turn
+from conserve_sglang.workers.access import WorkerAccess
 from conserve_sglang.workers.breaker import CircuitBreaker
 from conserve_sglang.workers.sse import Usage
 
@@ -103,12 +104,12 @@ def _past(history: History | None) -> tuple[list[bytes] | None, tuple[bytes, byt
 class RemoteFleet:
     """The workers as the brain says they stand, with connections of this process's own."""
 
-    def __init__(self, say: Say, health: HealthSettings, api_key: str | None) -> None:
+    def __init__(self, say: Say, health: HealthSettings, access: WorkerAccess) -> None:
         self.num_decoders_up = 0
         self.may_decode = False
         self._health = health
         self._say = say
-        self._api_key = api_key
+        self._access = access
         self._workers: dict[WorkerId, Worker] = {}
 
     def worker(self, worker_id: WorkerId) -> Worker:
@@ -155,7 +156,7 @@ class RemoteFleet:
     def _new(self, plan: WorkerPlan) -> Worker:
         # The brain's breaker decides; this one is never asked.
         breaker = CircuitBreaker(self._health.breaker, random.Random())
-        return Worker(plan, self._health, breaker, self._refused, self._api_key)
+        return Worker(plan, self._health, breaker, self._refused, self._access)
 
     def _count(self) -> None:
         decoders = [worker for worker in self._workers.values() if worker.can_decode]

@@ -43,7 +43,8 @@ class ManyProcesses(BrainService):
         return self.hub.metrics()
 
     def reload_keys(self) -> None:
-        """Have every front read the key file again."""
+        """Have every front read the key file and the certificate again."""
+        super().reload_keys()
         self.hub.tell_all(talk.ReloadKeys())
 
     def _bind(self) -> socket.socket:
