@@ -53,7 +53,7 @@ class Reports:
 
     async def _ask(self, worker: Worker) -> None:
         try:
-            self._latest[worker.worker_id] = await read_report(worker.pool, TIMEOUT_S)
+            self._latest[worker.worker_id] = await read_report(worker.control, TIMEOUT_S)
         except WorkerError as error:
             self._latest.pop(worker.worker_id, None)
             logger.debug("worker %s did not report its load: %s", worker.worker_id, error)

@@ -22,6 +22,7 @@ from conserve_sglang.core.tier import (
 from conserve_sglang.core.worker import Role
 from conserve_sglang.router.fleet import WorkerState
 from conserve_sglang.router.service import RouterService
+from conserve_sglang.state import StateStore
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 
 ROLES = {"prefill": Role.PREFILL, "decode": Role.DECODE, "null": Role.MIXED}
@@ -219,6 +220,7 @@ async def a_cluster(
     is_met: bool = True,
     params: dict[str, Any] | None = None,
     secret: bytes | None = None,
+    store: StateStore | None = None,
     worker_api_key: str | None = None,
     worker_context: ssl.SSLContext | None = None,
     **settings: Any,
@@ -241,7 +243,7 @@ async def a_cluster(
             await stack.enter_async_context(worker.serve())
         router = replace(SETTINGS, **settings)
         service = RouterService(
-            a_tier_map(workers, policy, router, **(params or {})), secret=secret
+            a_tier_map(workers, policy, router, **(params or {})), secret=secret, store=store
         )
         await service.start()
         cluster = Cluster(service, workers)
