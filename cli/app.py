@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import dashboards, doctor, keys, launch, route, simulate, tiers, trace, workers
+from . import dashboards, doctor, keys, launch, route, simulate, tiers, top, trace, workers
 
 app = typer.Typer(
     name="conserve-sglang",
@@ -19,6 +19,7 @@ app.command()(route.route)
 app.command()(doctor.doctor)
 app.command()(simulate.simulate)
 app.command()(dashboards.dashboards)
+app.command()(top.top)
 app.add_typer(keys.app, name="keys")
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(trace.app, name="trace")

@@ -1,0 +1,144 @@
+"""The state of a running router and its workers, as two scrapes of its metrics tell it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conserve_sglang.telemetry.prometheus import BREAKER_STATES
+from conserve_sglang.telemetry.scrape import Scrape, quantile, rate
+
+QUANTILES = (0.5, 0.95)
+LATENCIES = ("ttfet", "ttft", "tbt", "e2e")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterRow:
+    """The router as a whole; rates and latencies over the time between, None where not known."""
+
+    version: str
+    policy: str
+    up_s: float | None
+    num_conversations: int
+    num_open_turns: int
+    queued_turns: Mapping[str, int]
+    turns_per_s: float | None
+    prompt_tokens_per_s: float | None
+    cached_tokens_per_s: float | None
+    output_tokens_per_s: float | None
+    kv_transfers_per_s: float | None
+    retries_per_s: float | None
+    rejections_per_s: float | None
+    latency_s: Mapping[str, tuple[float | None, float | None]]  # p50 and p95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """One worker; None where it does not tell. `watts` needs a meter, which there is not yet."""
+
+    name: str
+    role: str
+    tier: str
+    is_up: bool
+    takes_turns: bool
+    is_draining: bool
+    breaker: str | None
+    capacity_tokens: int
+    resident_tokens: int
+    reserved_tokens: int
+    held_tokens: int | None
+    backlog_tokens: int
+    num_conversations: int
+    num_running: int | None
+    num_waiting: int | None
+    watts: float | None
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if not self.is_up:
+            return "down"
+        if self.is_draining:
+            return "draining"
+        return "up" if self.takes_turns else "no turns"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What `conserve-sglang top` shows."""
+
+    router: RouterRow
+    workers: tuple[WorkerRow, ...]
+
+
+def overview(before: Scrape | None, after: Scrape, wall_s: float) -> Overview:
+    """Of a scrape, with rates since an earlier one; `wall_s` is the time of day of the later."""
+    names = [labels["worker"] for labels, _ in after.each("conserve_worker_up")]
+    rows = tuple(_worker(after, name) for name in names)
+    return Overview(router=_router(before, after, wall_s), workers=rows)
+
+
+def _router(before: Scrape | None, after: Scrape, wall_s: float) -> RouterRow:
+    build = next((labels for labels, _ in after.each("conserve_router_build_info")), {})
+    started_s = after.total("process_start_time_seconds")
+
+    def per_s(name: str) -> float | None:
+        return None if before is None else rate(before, after, f"conserve_router_{name}_total")
+
+    return RouterRow(
+        version=build.get("version", "?"),
+        policy=build.get("policy", "?"),
+        up_s=None if started_s is None else max(0.0, wall_s - started_s),
+        num_conversations=int(after.total("conserve_router_conversations") or 0),
+        num_open_turns=int(after.total("conserve_router_open_turns") or 0),
+        queued_turns={
+            labels["phase"]: int(value)
+            for labels, value in after.each("conserve_router_queued_turns")
+        },
+        turns_per_s=per_s("turns"),
+        prompt_tokens_per_s=per_s("prompt_tokens"),
+        cached_tokens_per_s=per_s("cached_tokens"),
+        output_tokens_per_s=per_s("output_tokens"),
+        kv_transfers_per_s=per_s("kv_transfers"),
+        retries_per_s=per_s("retries"),
+        rejections_per_s=per_s("rejections"),
+        latency_s={name: _latency(before, after, name) for name in LATENCIES},
+    )
+
+
+def _latency(before: Scrape | None, after: Scrape, name: str) -> tuple[float | None, float | None]:
+    p50, p95 = (
+        quantile(before, after, f"conserve_router_{name}_seconds", share) for share in QUANTILES
+    )
+    return p50, p95
+
+
+def _worker(scrape: Scrape, name: str) -> WorkerRow:
+    def told(metric: str) -> float | None:
+        return scrape.total(f"conserve_worker_{metric}", worker=name)
+
+    def count(metric: str) -> int | None:
+        value = told(metric)
+        return None if value is None else int(value)
+
+    labels = next(labels for labels, _ in scrape.each("conserve_worker_up", worker=name))
+    breaker = None
+    for state in BREAKER_STATES:
+        if scrape.total("conserve_worker_breaker_state", worker=name, state=state):
+            breaker = state
+    return WorkerRow(
+        name=name,
+        role=labels["role"],
+        tier=labels["tier"],
+        is_up=bool(told("up")),
+        takes_turns=bool(told("takes_turns")),
+        is_draining=bool(told("draining")),
+        breaker=breaker,
+        capacity_tokens=count("kv_capacity_tokens") or 0,
+        resident_tokens=count("kv_resident_tokens") or 0,
+        reserved_tokens=count("kv_reserved_tokens") or 0,
+        held_tokens=count("kv_held_tokens"),
+        backlog_tokens=count("backlog_tokens") or 0,
+        num_conversations=count("conversations") or 0,
+        num_running=count("running_turns"),
+        num_waiting=count("waiting_turns"),
+        watts=told("power_watts"),
+    )
