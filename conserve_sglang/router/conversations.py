@@ -37,6 +37,7 @@ class Conversation:
         "first_turns",
         "header_line",
         "key",
+        "last_turn_seen",
         "last_turns",
         "name",
         "num_open_turns",
@@ -57,6 +58,7 @@ class Conversation:
         self.first_turns = self.last_turns = b""  # the journal's
         # Arrival of turn 1, until the user has had an answer that calls no tool.
         self.began_at_s: float | None = None
+        self.last_turn_seen = 0
 
 
 UNIDENTIFIED = Conversation(ConversationId(""), DEFAULT_TENANT.tenant_id, b"")

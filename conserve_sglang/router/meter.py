@@ -37,10 +37,20 @@ class Meter:
         self.metrics.placements[command.reason] += 1
         if command.attempt > 1:
             self.metrics.num_retries += 1
-        if command.turn_index == 1:
-            turn.conversation.began_at_s = turn.arrived_at_s
+        if command.attempt == 1:
+            self._note_beginning(turn, command)
         for listener in self.listeners:
             listener.sent(turn, command)
+
+    @staticmethod
+    def _note_beginning(turn: Turn, command: SendTurn) -> None:
+        """Remember when turn 1 arrived, as long as all turns come to this process."""
+        conversation, index = turn.conversation, command.turn_index
+        if index == 1:
+            conversation.began_at_s = turn.arrived_at_s
+        elif index != conversation.last_turn_seen + 1:
+            conversation.began_at_s = None
+        conversation.last_turn_seen = index
 
     def began(self, turn: Turn) -> None:
         """The first byte is there."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from conserve_sglang.core.tenant import DEFAULT_TENANT
 from tests.fakes.router_cluster import Cluster, a_cluster
 
 TOOL_CALL = '"finish_reason":"tool_calls"'
@@ -94,3 +95,15 @@ async def test_retries_and_tenants_are_counted() -> None:
         assert metrics.num_retries == 1
         assert metrics.tenants["default"].turns == 1
         assert metrics.tenants["default"].output_tokens == len("the answer")
+
+
+async def test_ttfet_is_not_told_where_a_turn_went_to_another_process() -> None:
+    async with a_cluster(modes={"p0": "prefill", "d0": "decode"}) as cluster:
+        cluster["d0"].finish_reason = "tool_calls"
+        await cluster.chat("hi")
+        conversation = cluster.service.brain.conversations.find(DEFAULT_TENANT.tenant_id, b"c")
+        assert conversation is not None
+        conversation.last_turn_seen = 0  # as if turn 1 had been the other's
+        cluster["d0"].finish_reason = "stop"
+        await cluster.chat("hi", "the answer", "tool says")
+        assert histogram(cluster, "ttfet", "decode") == (0, 0.0)
