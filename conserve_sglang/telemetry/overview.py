@@ -90,7 +90,7 @@ def _router(before: Scrape | None, after: Scrape, wall_s: float) -> RouterRow:
         num_conversations=int(after.total("conserve_router_conversations") or 0),
         num_open_turns=int(after.total("conserve_router_open_turns") or 0),
         queued_turns={
-            labels["phase"]: int(value)
+            labels["queue"]: int(value)
             for labels, value in after.each("conserve_router_queued_turns")
         },
         turns_per_s=per_s("turns"),
