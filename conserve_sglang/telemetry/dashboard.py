@@ -134,6 +134,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                    (f"increase({_worker('breaker_openings')}[$__rate_interval])",
                     "{{worker}} opened")),
                   "0 closed, 1 half-open, 2 open."),
+            Panel("KV of other replicas", "short",
+                  ((_worker("kv_foreign_tokens"), "{{worker}}"),)),
             Panel("Conversations pinned", "short",
                   ((_worker("conversations"), "{{worker}}"),)),
             Panel("Prefill backlog", "short", ((_worker("backlog_tokens"), "{{worker}}"),),

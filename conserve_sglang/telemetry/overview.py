@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from conserve_sglang.telemetry.prometheus import BREAKER_STATES
 from conserve_sglang.telemetry.scrape import Scrape, quantile, rate
 
+BREAKERS = ("closed", "half_open", "open")  # by conserve_worker_breaker
 QUANTILES = (0.5, 0.95)
 LATENCIES = ("ttfet", "ttft", "tbt", "e2e")
 
@@ -39,7 +39,6 @@ class WorkerRow:
     tier: str
     is_up: bool
     takes_turns: bool
-    is_draining: bool
     breaker: str | None
     capacity_tokens: int
     resident_tokens: int
@@ -56,8 +55,6 @@ class WorkerRow:
         """In a word."""
         if not self.is_up:
             return "down"
-        if self.is_draining:
-            return "draining"
         return "up" if self.takes_turns else "no turns"
 
 
@@ -120,18 +117,14 @@ def _worker(scrape: Scrape, name: str) -> WorkerRow:
         return None if value is None else int(value)
 
     labels = next(labels for labels, _ in scrape.each("conserve_worker_up", worker=name))
-    breaker = None
-    for state in BREAKER_STATES:
-        if scrape.total("conserve_worker_breaker_state", worker=name, state=state):
-            breaker = state
+    level = count("breaker")
     return WorkerRow(
         name=name,
         role=labels["role"],
         tier=labels["tier"],
         is_up=bool(told("up")),
         takes_turns=bool(told("takes_turns")),
-        is_draining=bool(told("draining")),
-        breaker=breaker,
+        breaker=None if level is None else BREAKERS[level],
         capacity_tokens=count("kv_capacity_tokens") or 0,
         resident_tokens=count("kv_resident_tokens") or 0,
         reserved_tokens=count("kv_reserved_tokens") or 0,

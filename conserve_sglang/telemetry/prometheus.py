@@ -181,6 +181,7 @@ _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerLoad], float]], ...] = (
     ("takes_turns", "1 while it is given turns", lambda load: float(load.takes_turns)),
     ("kv_capacity_tokens", "Size of the KV pool", lambda load: load.capacity_tokens),
     ("kv_resident_tokens", "KV of conversations, by ledger", lambda load: load.resident_tokens),
+    ("kv_foreign_tokens", "KV of other replicas' turns", lambda load: load.foreign_tokens),
     ("kv_reserved_tokens", "KV set aside for open turns", lambda load: load.reserved_tokens),
     ("backlog_tokens", "Prompt tokens not prefilled yet", lambda load: load.backlog_tokens),
     ("conversations", "Conversations pinned here", lambda load: load.num_conversations),

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conserve_sglang.core.ids import WorkerId
-from conserve_sglang.telemetry.prometheus import Exporter, WorkerStanding
+from conserve_sglang.telemetry.prometheus import BreakerReading, Exporter
 from tests.cli.conftest import RunCli
 from tests.telemetry.test_metrics import GAUGES, LOAD, REPORT, counted
 
@@ -31,13 +31,13 @@ class _Router(BaseHTTPRequestHandler):
         if self.headers["authorization"] != f"Bearer {KEY}":
             self.send_error(401)
             return
-        standing = WorkerStanding(breaker="open", num_openings=1, is_draining=False)
+        standing = BreakerReading(2, 1)
         second = replace(LOAD, worker_id=WorkerId("d1"), is_up=False, takes_turns=False)
         gauges = replace(
             GAUGES,
             workers=(LOAD, second),
             reports={WorkerId("d0"): REPORT},
-            standings={WorkerId("d0"): standing},
+            breakers={WorkerId("d0"): standing},
         )
         body = Exporter(counted, lambda: gauges, "conserve").text()
         self.send_response(200)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from conserve_sglang.telemetry.overview import overview
-from conserve_sglang.telemetry.prometheus import Exporter, WorkerStanding
+from conserve_sglang.telemetry.prometheus import BreakerReading, Exporter
 from conserve_sglang.telemetry.scrape import quantile, rate, read_scrape
 from tests.telemetry.test_metrics import GAUGES, REPORT, counted
 
@@ -48,9 +48,9 @@ def test_an_observation_beyond_the_last_bound_counts_as_that_bound() -> None:
 
 
 def test_the_overview_reads_what_the_router_exports() -> None:
-    standing = WorkerStanding(breaker="half_open", num_openings=1, is_draining=False)
+    standing = BreakerReading(1, 1)
     name = GAUGES.workers[0].worker_id
-    gauges = replace(GAUGES, reports={name: REPORT}, standings={name: standing})
+    gauges = replace(GAUGES, reports={name: REPORT}, breakers={name: standing})
     metrics, texts = counted(), []
     for more_tokens in (0, 400):
         metrics.output_tokens += more_tokens
