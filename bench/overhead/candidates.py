@@ -19,6 +19,7 @@ NUM_PREFILLERS, NUM_DECODERS = 2, 4
 MODEL = "bench-model"
 API_KEY = b"none"  # what the client of native/ sends to everybody
 START_UP_S = 60.0
+UNBOUNDED_TOKENS = 10**9  # 32 prompts at once are seconds of prefill; these fakes take no time
 ROOT = Path(__file__).parents[2]
 _NAME = f"x-conversation-id: bench-{PLACE}"
 
@@ -224,6 +225,7 @@ router:
   port: {port}
   control_port: {control_port}
   auth: {{keys_file: keys.yaml}}
+  overload: {{max_prefill_backlog_tokens: {UNBOUNDED_TOKENS}}}
   state: {{path: {candidate.name}.sqlite}}
 """
 
