@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from conserve_sglang.router.brain import Brain
+from conserve_sglang.router.place import Placements
 from conserve_sglang.router.ports import Question, Subject, Told
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
@@ -18,18 +19,23 @@ UNKNOWN_CONVERSATION = Problem(
 
 
 class AboutBrain:
-    """Answers at once."""
+    """Answers at once; only a place may have to be waited for."""
 
-    def __init__(self, brain: Brain, status: Status) -> None:
+    def __init__(self, brain: Brain, status: Status, placements: Placements) -> None:
         self._brain = brain
         self._status = status
+        self._placements = placements
 
     def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
         """See `About`."""
-        hear(self.answer(question))
+        if question.subject is Subject.PLACE:
+            self._placements.ask(question, hear)
+        elif question.subject is Subject.PLACED:
+            self._placements.report(question, hear)
+        else:
+            hear(self._answer(question))
 
-    def answer(self, question: Question) -> Told:
-        """The answer."""
+    def _answer(self, question: Question) -> Told:
         if question.subject in (Subject.HEALTH, Subject.STATUS):
             status, body = self._status.health(is_brief=question.subject is Subject.STATUS)
             return Told(status, _JSON, msgspec.json.encode(body))

@@ -89,6 +89,7 @@ class Brain:
         self.hashing = HistoryHash(secret)
         self.estimate = LengthEstimate()
         self.carry_out: Callable[[Command], None] = _nobody
+        self.carry_out_placed: Callable[[Command], None] = _nobody
         self._fleet = fleet
         self._clock = clock
         self._inbox: deque[Event] = deque()
@@ -121,6 +122,8 @@ class Brain:
                 for command in commands:
                     if isinstance(command, ReleaseConversation):
                         self._release(command)
+                    elif command.turn_id < 0:  # of a turn that its client sends by itself
+                        self.carry_out_placed(command)
                     else:
                         self.carry_out(command)
         finally:

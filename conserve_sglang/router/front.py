@@ -14,7 +14,12 @@ from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesC
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.errand import Errand
 from conserve_sglang.router.executor import Executor
-from conserve_sglang.router.headers import DEADLINE_HEADER, END_HEADER, split_request_headers
+from conserve_sglang.router.headers import (
+    CONVERSATION_HEADER,
+    DEADLINE_HEADER,
+    END_HEADER,
+    split_request_headers,
+)
 from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
 from conserve_sglang.router.keyring import CREDENTIALS, read_keyring
@@ -27,7 +32,7 @@ from conserve_sglang.router.payload import (
     text_field,
 )
 from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
-from conserve_sglang.router.problem import NO_WORKER, OWN_FAULT, Problem
+from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
@@ -39,6 +44,7 @@ _TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _TRANSLATED: dict[bytes, Callable[[], Translation]] = {b"/v1/messages": MessagesCall}
 _COUNT_TOKENS = b"/v1/messages/count_tokens"
 _CONVERSATIONS = b"/v1/conversations/"
+_PLACES = {b"/v1/place": Subject.PLACE, b"/v1/place/report": Subject.PLACED}
 _ABOUT_CONVERSATION = {"GET": Subject.CONVERSATION, "DELETE": Subject.END}
 _JSON = [(b"content-type", b"application/json")]
 
@@ -192,6 +198,8 @@ class Front:
             self._translated(_TRANSLATED[path](), request, client)
         elif path.startswith(_CONVERSATIONS):
             self._conversation(request.method, path[len(_CONVERSATIONS) :], client)
+        elif path in _PLACES:
+            self._place(_PLACES[path], request, client)
         elif path == _COUNT_TOKENS:
             self._count_tokens(request, client)
         elif path.startswith(model_list.PATH + b"/"):
@@ -236,6 +244,16 @@ class Front:
         tenant = client.tenant.tenant_id
         self._inquire(Question(subject, tenant, unquote_to_bytes(escaped)), client)
 
+    def _place(self, subject: Subject, request: Request, client: ClientConnection) -> None:
+        if request.method != "POST":
+            client.answer_problem(_wrong_method(request.method, "POST"))
+        elif not client.tenant.may_place:
+            client.answer_problem(NOT_TRUSTED)
+        else:
+            name = client.last_split[1].get(CONVERSATION_HEADER, b"")
+            tenant = client.tenant.tenant_id
+            self._inquire(Question(subject, tenant, name, request.body), client)
+
 
 class _Inquirer:
     """A client that waits to be told something about the router."""
@@ -246,7 +264,10 @@ class _Inquirer:
     def hear(self, told: Told) -> None:
         client = self._client
         if client is not None:
-            client.answer(told.status, [(b"content-type", told.content_type)], told.body)
+            headers = [(b"content-type", told.content_type)]
+            if told.retry_after_s is not None:
+                headers.append((b"retry-after", b"%d" % told.retry_after_s))
+            client.answer(told.status, headers, told.body)
 
     def client_gone(self) -> None:
         self._client = None

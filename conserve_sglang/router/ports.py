@@ -71,24 +71,29 @@ class Subject(Enum):
     STATUS = "status"
     CONVERSATION = "conversation"
     END = "end"
+    PLACE = "place"
+    PLACED = "placed"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about the router; the last two subjects name a tenant's conversation."""
+    """What a client asks of the brain: about the router, about the tenant's conversation `name`,
+    or, with a `body`, for a place."""
 
     subject: Subject
     tenant: TenantId = DEFAULT_TENANT.tenant_id
     name: bytes = b""
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the router says about itself, as an HTTP answer."""
+    """What the brain says, as an HTTP answer."""
 
     status: int
     content_type: bytes
     body: bytes
+    retry_after_s: int | None = None
 
 
 class About(Protocol):

@@ -14,6 +14,7 @@ REASONS = {
     200: "OK",
     400: "Bad Request",
     401: "Unauthorized",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
@@ -87,6 +88,11 @@ ENDED = Problem(
     status=409,
     code="conversation_ended",
     message="The conversation was ended while this turn was under way.",
+)
+NOT_TRUSTED = Problem(
+    status=403,
+    code="may_not_place",
+    message="Only tenants with `may_place: true` in the router's key file may ask for places.",
 )
 _REJECTED = {
     RejectReason.TOO_LONG: Problem(

@@ -22,6 +22,7 @@ from conserve_sglang.router.door import Door
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.listening import bound
 from conserve_sglang.router.memory import Memory
+from conserve_sglang.router.place import Placements
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import Status
 from conserve_sglang.router.tls import ServerTls, reload_tls
@@ -82,7 +83,8 @@ class BrainService(ABC):
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         status.memory = self.memory
         exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name)
-        self.about = AboutBrain(self.brain, status)
+        self.placements = Placements(self.brain, self.fleet.worker, self._clock)
+        self.about = AboutBrain(self.brain, status, self.placements)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
         control = ControlEndpoints(self.brain, workers, status, exporter)
         self._tls = None if settings.tls is None else ServerTls(settings.tls)
@@ -150,6 +152,7 @@ class BrainService(ABC):
     async def stop(self) -> None:
         """Take no more requests, give open answers a moment, then close everything."""
         await self._shut()
+        self.placements.stop()
         self.brain.stop()
         await self.reports.stop()
         await self.fleet.stop()

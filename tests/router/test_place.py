@@ -1,0 +1,192 @@
+"""Clients that ask for a place and send their turns to the workers by themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from conserve_sglang.core.tier import AuthSettings
+from conserve_sglang.router.place import LEASE_S
+from conserve_sglang.tiermap.keys import new_key
+from tests.fakes.router_cluster import Answer, Client, Cluster, a_cluster
+
+CHAT = "/v1/chat/completions"
+
+
+class Placing:
+    """A trusted client of a router that asks for keys."""
+
+    def __init__(self, cluster: Cluster, keys: dict[str, str]) -> None:
+        self.cluster = cluster
+        self.keys = keys
+
+    async def post(self, path: str, body: Any, who: str = "trusted", **more: str) -> Answer:
+        headers = {"authorization": f"Bearer {self.keys[who]}", **more}
+        return await self.cluster.post(path, body, headers)
+
+    async def place(self, name: str, input_tokens: int, **fields: Any) -> dict[str, Any]:
+        asked = {"conversation_id": name, "input_tokens": input_tokens, **fields}
+        answer = await self.post("/v1/place", asked)
+        assert answer.status == 200, answer.body
+        return dict(answer.json())
+
+    async def report(self, place: dict[str, Any], event: str, **fields: Any) -> Answer:
+        return await self.post(
+            "/v1/place/report", {"turn": place["turn"], "event": event, **fields}
+        )
+
+    async def turn(self, name: str, *said: str, path: str = CHAT) -> tuple[dict[str, Any], Answer]:
+        """Ask for a place, talk to the workers, and report."""
+        endpoint = {CHAT: "chat", "/generate": "generate"}[path]
+        place = await self.place(name, len("".join(said)), endpoint=endpoint)
+        body: dict[str, Any] = {"text": "".join(said)}
+        if path == CHAT:
+            roles = ("user", "assistant")
+            body = {"messages": [{"role": roles[n % 2], "content": s} for n, s in enumerate(said)]}
+        legs = [ask_worker(place["decoder"], path, body)]
+        if place["prefiller"]:
+            legs.append(ask_worker(place["prefiller"], path, body))
+        answer = (await asyncio.gather(*legs))[0]
+        if answer.status != 200:
+            return place, answer
+        told = answer.json()
+        usage = told.get("usage") or told["meta_info"]
+        details = usage.get("prompt_tokens_details") or usage
+        reported = await self.report(
+            place, "done",
+            prompt_tokens=usage["prompt_tokens"], output_tokens=usage["completion_tokens"],
+            cached_tokens=details["cached_tokens"],
+        )  # fmt: skip
+        assert reported.status == 200
+        return place, answer
+
+    def books(self) -> dict[str, int]:
+        loads = self.cluster.service.brain.dispatcher.worker_loads()
+        return {
+            "resident": sum(load.resident_tokens for load in loads),
+            "reserved": sum(load.reserved_tokens for load in loads),
+            "backlog": sum(load.backlog_tokens for load in loads),
+        }
+
+
+async def ask_worker(where: dict[str, Any], path: str, body: dict[str, Any]) -> Answer:
+    url = urlsplit(where["url"])
+    client = Client(*await asyncio.open_connection(url.hostname, url.port))
+    client.ask(path, {**where["fields"], **body}, where.get("headers"))
+    answer = await client.answer()
+    client.close()
+    return answer
+
+
+@pytest.fixture
+async def placing(tmp_path: Path) -> AsyncIterator[Placing]:
+    file = tmp_path / "keys.yaml"
+    keys = {name: new_key(file, name, may_place=name != "stranger")
+            for name in ("trusted", "other", "stranger")}  # fmt: skip
+    async with a_cluster(auth=AuthSettings(keys_file=str(file))) as cluster:
+        yield Placing(cluster, keys)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/generate"])
+async def test_conversation_is_served_without_a_byte_through_the_router(
+    placing: Placing, path: str
+) -> None:
+    first, answer = await placing.turn("c", "hello", path=path)
+    assert answer.status == 200
+    assert (first["reason"], first["attempt"]) == ("first_turn", 1)
+    assert first["prefiller"]["id"] == "p0"
+    second, answer = await placing.turn("c", "hello", "the answer", "more", path=path)
+    assert answer.status == 200
+    assert second["prefiller"] is None
+    assert second["decoder"]["id"] == first["decoder"]["id"]
+    decoder = placing.cluster[first["decoder"]["id"]]
+    assert len(decoder.turns) == 2
+    assert placing.books() == {
+        "resident": len("hellothe answermorethe answer"), "reserved": 0, "backlog": 0
+    }  # fmt: skip
+
+
+async def test_placed_and_relayed_turns_share_a_conversation(placing: Placing) -> None:
+    place, _ = await placing.turn("c", "hello")
+    messages = [{"role": "user", "content": "hello"}]
+    named = {"x-conversation-id": "c"}
+    relayed = await placing.post(CHAT, {"messages": messages}, "trusted", **named)
+    assert relayed.headers["x-conserve-decoder"] == place["decoder"]["id"]
+    assert relayed.headers["x-conserve-reason"] == "pinned"
+
+
+async def test_refused_turn_gets_a_place_in_phase_one(placing: Placing) -> None:
+    place, _ = await placing.turn("c", "x" * 1000)
+    placing.cluster[place["decoder"]["id"]].resident.clear()
+    place, answer = await placing.turn("c", "x" * 1000, "the answer", "more")
+    assert answer.status == 409
+    again = await placing.report(place, "failed", cause="prefix_missing")
+    assert again.status == 200
+    assert again.json()["reason"] == "prefix_missing"
+    assert again.json()["prefiller"]["id"] == "p0"
+    assert again.json()["turn"] == place["turn"]
+    assert (await placing.report(place, "abandoned")).status == 200
+    assert placing.books()["reserved"] == placing.books()["backlog"] == 0
+
+
+async def test_only_trusted_tenants_may_ask(placing: Placing) -> None:
+    answer = await placing.post("/v1/place", {"input_tokens": 5}, "stranger")
+    assert (answer.status, answer.json()["error"]["code"]) == (403, "may_not_place")
+    assert (await placing.cluster.post("/v1/place", {"input_tokens": 5})).status == 401
+
+
+async def test_anothers_turn_cannot_be_reported(placing: Placing) -> None:
+    place = await placing.place("c", 5)
+    report = {"turn": place["turn"], "event": "abandoned"}
+    unknown = await placing.post("/v1/place/report", {**report, "turn": -999}, "other")
+    foreign = await placing.post("/v1/place/report", report, "other")
+    assert foreign.status == unknown.status == 404
+    assert foreign.body == unknown.body
+    assert (await placing.report(place, "done", prompt_tokens=5, output_tokens=1)).status == 200
+    assert (await placing.report(place, "done")).status == 404
+
+
+async def test_turn_not_heard_of_is_given_up(
+    placing: Placing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await placing.place("c", 500)
+    late = await placing.place("d", 500)
+    placements = placing.cluster.service.placements
+    now = placements._clock()
+    monkeypatch.setattr(placements, "_clock", lambda: now + LEASE_S - 1)
+    placements.sweep()
+    assert len(placements) == 2
+    assert (await placing.report(late, "first_token")).status == 200
+    monkeypatch.setattr(placements, "_clock", lambda: now + LEASE_S + 1)
+    placements.sweep()
+    assert len(placements) == 1
+    assert (await placing.report(late, "done", prompt_tokens=500)).status == 200
+    assert placing.books()["reserved"] == placing.books()["backlog"] == 0
+
+
+async def test_turn_of_a_lost_decoder_is_over(placing: Placing) -> None:
+    place = await placing.place("c", 500)
+    service = placing.cluster.service
+    worker = next(w for w in service.fleet.workers() if w.worker_id == place["decoder"]["id"])
+    service.fleet.lose(worker, "told so")
+    assert (await placing.report(place, "done", prompt_tokens=500)).status == 404
+    assert placing.books() == {"resident": 0, "reserved": 0, "backlog": 0}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"input_tokens":0}', b'{"input_tokens":"x"}', b"\xff",
+             b'{"input_tokens":5,"conversation_id":"' + b"n" * 300 + b'"}']
+)  # fmt: skip
+async def test_bad_body_is_a_400(placing: Placing, body: bytes) -> None:
+    for path in ("/v1/place", "/v1/place/report"):
+        answer = await placing.post(path, body)
+        assert answer.status == 400
+        assert answer.json()["error"]["message"]
+
+
+async def test_prompt_no_decoder_can_hold_is_refused(placing: Placing) -> None:
+    answer = await placing.post("/v1/place", {"input_tokens": 10_000_000})
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
