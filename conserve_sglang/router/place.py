@@ -270,7 +270,7 @@ def _object(members: bytes) -> bytes:
 
 def _url(worker: Worker) -> str:
     host, port = worker.plan.host, worker.plan.port
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{worker.pool.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _told(problem: Problem) -> Told:

@@ -126,6 +126,11 @@ class ConnectionPool:
         self._open: set[UpstreamConnection] = set()
 
     @property
+    def scheme(self) -> str:
+        """What its URL begins with."""
+        return "http" if self._tls is None else "https"
+
+    @property
     def num_connections(self) -> int:
         """Connections that are open, idle or not."""
         return len(self._open)
