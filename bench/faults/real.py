@@ -5,9 +5,12 @@ wait; a killed decoder only when the conversations are over.
 """
 
 import asyncio
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench.faults.rows import (
     DRAINED,
@@ -16,6 +19,7 @@ from bench.faults.rows import (
     KILLED_AND_STARTED,
     ROUTER,
     SLOW,
+    Fault,
     Row,
     decoder_moments,
     prefiller_moments,
@@ -60,6 +64,7 @@ class RealSite(Site):
 
     def settings(self) -> dict[str, Any]:
         health = {"stall_s": 3.0, "stall_probe_timeout_s": 6.0}
+        health |= {"hang_s": 8.0, "hang_probe_timeout_s": 8.0}
         return {"health": health, "reserve_output_tokens": 64, "queue_timeout_s": 200.0}
 
     async def start(self) -> None:
@@ -81,6 +86,14 @@ class RealSite(Site):
         else:
             super().signal(name, number)
 
+    def signal_scheduler(self, name: str, number: int) -> None:
+        """Send a signal to the scheduler alone; the HTTP server beside it goes on answering."""
+        process = self._cluster.servers[name].process
+        assert process is not None, f"{name} does not run"
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "scheduler" in " ".join(child.cmdline()):
+                child.send_signal(number)
+
     def kill(self, name: str) -> None:
         if name in self._cluster.servers:
             self._cluster.kill(name)
@@ -94,10 +107,24 @@ class RealSite(Site):
                 self._cluster.stop()
 
 
+async def _freeze_scheduler(site: Site, victim: str) -> None:
+    assert isinstance(site, RealSite)
+    site.signal_scheduler(victim, signal.SIGSTOP)
+
+
+async def _thaw_scheduler(site: Site, victim: str) -> None:
+    assert isinstance(site, RealSite)
+    site.signal_scheduler(victim, signal.SIGCONT)
+
+
+HUNG = Fault(name="scheduler frozen", strike=_freeze_scheduler, heal=_thaw_scheduler)
+
+
 def real_rows() -> list[Row]:
     """All rows but full decoders, whose place is a run on fakes: nothing in them is SGLang's."""
     moments = decoder_moments(LOCAL_PREFILL_S)
     rows = [Row(fault=fault, when=when) for fault in (FROZEN, SLOW, DRAINED) for when in moments]
+    rows += [Row(fault=HUNG, when=when) for when in moments[:2]]
     rows += [Row(fault=ROUTER, when=when, victim="router") for when in moments]
     rows += [Row(fault=KILLED, when=when) for when in moments]
     for when in prefiller_moments(PREFILL_S, TRANSFER_S):

@@ -30,6 +30,10 @@ class HealthSettings:
     turns wait is asked once more, on a new connection; no sign of life for
     `stall_probe_timeout_s` from then on and it is lost. A busy server on a busy CPU was seen to
     take 10 s for an answer, so the two together should be well above that.
+
+    A scheduler may hang behind an HTTP server that answers. Where turns have waited for `hang_s`
+    without a byte, the worker is asked for its scheduler's health, twice; no good answer in
+    `hang_probe_timeout_s` each, and no byte meanwhile, and it is lost.
     """
 
     probe_interval_s: float = 1.0
@@ -37,4 +41,6 @@ class HealthSettings:
     max_missed_probes: int = 3
     stall_s: float = 5.0
     stall_probe_timeout_s: float = 10.0
+    hang_s: float = 30.0
+    hang_probe_timeout_s: float = 25.0
     breaker: BreakerSettings = field(default_factory=BreakerSettings)

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from conserve_sglang.core.errors import NotCapable, WorkerError
 from conserve_sglang.core.health import HealthSettings
@@ -15,6 +16,7 @@ from conserve_sglang.workers.probe import (
     check_model,
     check_role,
     is_ready,
+    is_scheduler_well,
     read_facts,
 )
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 # A worker that was lost to us alone may still run turns; it sees in seconds that we left them.
 FLUSH_ATTEMPTS = 12
 FLUSH_PAUSE_S = 0.5
+HANG_PROBES = 2
 
 
 class WatchOwner(Protocol):
@@ -92,15 +95,25 @@ class Watch:
             while True:
                 await asyncio.sleep(min(health.probe_interval_s, health.stall_s / 4))
                 for worker in self._owner.workers():
-                    is_silent = worker.is_up and worker.silent_s(loop.time()) >= health.stall_s
-                    if is_silent and not worker.is_asked_again:
-                        worker.is_asked_again = True
-                        task = loop.create_task(self._ask_again(worker))
+                    for question in self._questions(worker, loop.time()):
+                        task = loop.create_task(question)
                         asked.add(task)
                         task.add_done_callback(asked.discard)
         finally:
             for task in asked:
                 task.cancel()
+
+    def _questions(self, worker: Worker, now: float) -> Iterator[Coroutine[Any, Any, None]]:
+        """What there is to be asked of a worker now, beside its probes."""
+        if not worker.is_up:
+            return
+        is_silent = worker.silent_s(now) >= self._health.stall_s
+        if is_silent and not worker.is_asked_again:
+            worker.is_asked_again = True
+            yield self._ask_again(worker)
+        if now - worker.progress_at_s >= self._health.hang_s and not worker.is_examined:
+            worker.is_examined = True
+            yield self._ask_scheduler(worker)
 
     async def _ask_again(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
@@ -122,6 +135,28 @@ class Watch:
             worker.is_asked_again = False
             anew.close()
 
+    async def _ask_scheduler(self, worker: Worker) -> None:
+        """Its HTTP server answers, but no turn has come on for long: is there anything behind?"""
+        loop = asyncio.get_running_loop()
+        since_s = loop.time()
+        waited_s = since_s - worker.progress_at_s
+        try:
+            for _ in range(HANG_PROBES):
+                with suppress(WorkerError):
+                    if await is_scheduler_well(worker.control, self._health.hang_probe_timeout_s):
+                        worker.progress_at_s = loop.time()
+                        return
+                worker.silent_s(loop.time())
+                if not worker.is_up or worker.progress_at_s >= since_s:
+                    return
+            self._owner.lose(
+                worker,
+                f"it answers, but no turn has come on for {waited_s:.1f} s, and its scheduler did"
+                f" not answer GET /health {HANG_PROBES} times",
+            )
+        finally:
+            worker.is_examined = False
+
     async def _probe(self, worker: Worker) -> None:
         ready = await is_ready(worker.control, self._health.probe_timeout_s)
         worker.heard_at_s = asyncio.get_running_loop().time()
@@ -141,6 +176,7 @@ class Watch:
         if worker.was_met_before and worker.can_decode:
             await self._empty(worker)
         worker.was_met_before = True
+        worker.progress_at_s = asyncio.get_running_loop().time()
         self._owner.met(worker, facts)
 
     async def _empty(self, worker: Worker) -> None:

@@ -68,8 +68,10 @@ class Worker:
         self.kv_bytes_per_token: float | None = None
         self.num_missed_probes = 0
         self.num_answers_seen = 0
-        self.heard_at_s = 0.0
+        self.heard_at_s = 0.0  # a byte of any kind
+        self.progress_at_s = 0.0  # a byte of a turn, or no turn waited
         self.is_asked_again = False
+        self.is_examined = False
         self.was_met_before = False
         self.wake = asyncio.Event()
         self.was_probed = asyncio.Event()
@@ -116,7 +118,7 @@ class Worker:
         """For how long turns have waited without a byte from the worker; to be asked often."""
         is_awaited, was_heard = self.look()
         if was_heard or not is_awaited:
-            self.heard_at_s = now
+            self.heard_at_s = self.progress_at_s = now
         return now - self.heard_at_s
 
     def close(self) -> None:

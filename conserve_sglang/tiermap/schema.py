@@ -189,6 +189,13 @@ class HealthFile(_Strict, frozen=True, kw_only=True):
     stall_probe_timeout_s: Annotated[
         Positive, Meta(description="Silent for so long from then on, it is lost.")
     ] = 10.0
+    hang_s: Annotated[
+        Positive,
+        Meta(description="Turns waited so long without a byte: its scheduler's health is asked,"),
+    ] = 30.0
+    hang_probe_timeout_s: Annotated[
+        Positive, Meta(description="twice, each for so long; then it is lost.")
+    ] = 25.0
     breaker: BreakerFile = BreakerFile()
 
 

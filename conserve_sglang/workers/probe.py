@@ -159,6 +159,15 @@ def check_model(facts: WorkerFacts, model: Model) -> None:
         )
 
 
+async def is_scheduler_well(pool: ConnectionPool, timeout_s: float) -> bool:
+    """Whether something has come out of a worker's scheduler since it was asked.
+
+    An idle server generates a token for it; a busy one waits for whatever comes next.
+    """
+    status, _ = await fetch(pool, "GET", "/health", timeout_s=timeout_s)
+    return status < 500
+
+
 async def is_ready(pool: ConnectionPool, timeout_s: float) -> bool:
     """Whether a worker answers and takes requests; cheap, runs no model step.
 

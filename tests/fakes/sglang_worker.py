@@ -97,6 +97,7 @@ class FakeWorker:
         self.probes: list[str] = []
         self.closed_sessions: list[str] = []
         self.num_flushes = 0
+        self.health_status = 200
         self.resident: dict[str, str] = {}
         self.num_connections = 0
         self.num_written = 0
@@ -220,6 +221,8 @@ class FakeWorker:
     def _about(self, path: str) -> tuple[int, bytes]:
         if path == "/ready":
             return 200, b""
+        if path == "/health":
+            return self.health_status, b""
         if path == "/v1/loads?include=core":
             return 200, json.dumps({"loads": [self.load]}).encode()
         if path != "/server_info":

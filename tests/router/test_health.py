@@ -198,3 +198,27 @@ async def test_turn_does_not_wait_where_every_decoder_was_refused() -> None:
         await cluster.until(lambda: cluster.state_of("d1") is WorkerState.REFUSED)
         answer = await cluster.chat("hello")
         assert answer.json()["error"]["code"] == "no_worker"
+
+
+async def test_scheduler_that_hangs_behind_a_server_that_answers_is_found_out() -> None:
+    health = HealthSettings(
+        probe_interval_s=0.05, stall_s=0.2, hang_s=0.3, hang_probe_timeout_s=0.2
+    )
+    async with a_cluster(health=health) as cluster:
+        cluster["d0"].faults.delay_s = 60.0
+        cluster["d0"].health_status = 503
+        answer = await asyncio.wait_for(cluster.chat("hello"), 5)
+        assert (answer.status, answer.headers["x-conserve-decoder"]) == (200, "d1")
+        reasons = (await cluster.request("GET", "/health")).json()["workers"]
+        assert reasons["d1"]["state"] == "up"
+
+
+async def test_scheduler_that_is_well_may_take_its_time() -> None:
+    health = HealthSettings(
+        probe_interval_s=0.05, stall_s=0.2, hang_s=0.2, hang_probe_timeout_s=0.2
+    )
+    async with a_cluster(health=health) as cluster:
+        cluster["d0"].faults.delay_s = cluster["d1"].faults.delay_s = 1.2
+        assert (await cluster.chat("hello")).status == 200
+        assert cluster["d0"].probes.count("/health") > 1
+        assert len(cluster["d0"].turns) == 1

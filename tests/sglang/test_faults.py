@@ -20,6 +20,7 @@ pytestmark = pytest.mark.sglang
 PLAYED = (
     "decoder frozen (SIGSTOP) before the first token",
     "decoder frozen (SIGSTOP) mid-stream",
+    "decoder scheduler frozen mid-stream",
     "decoder slow (a tenth) mid-stream",
     "decoder drained mid-stream",
     "router killed and restarted mid-stream",
