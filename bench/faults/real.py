@@ -5,12 +5,11 @@ wait; a killed decoder only when the conversations are over.
 """
 
 import asyncio
+import os
 import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from bench.faults.rows import (
     DRAINED,
@@ -90,9 +89,11 @@ class RealSite(Site):
         """Send a signal to the scheduler alone; the HTTP server beside it goes on answering."""
         process = self._cluster.servers[name].process
         assert process is not None, f"{name} does not run"
-        for child in psutil.Process(process.pid).children(recursive=True):
-            if "scheduler" in " ".join(child.cmdline()):
-                child.send_signal(number)
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                pid = int(entry.parent.name)
+                if os.getpgid(pid) == process.pid and b"scheduler" in entry.read_bytes():
+                    os.kill(pid, number)
 
     def kill(self, name: str) -> None:
         if name in self._cluster.servers:
