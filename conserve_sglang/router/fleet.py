@@ -22,6 +22,7 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.policy.api import PhaseOneCause
 from conserve_sglang.router.watch import Watch
 from conserve_sglang.router.worker import Admission, Worker, WorkerState
+from conserve_sglang.telemetry.logs import told
 from conserve_sglang.workers.access import PLAIN, WorkerAccess
 from conserve_sglang.workers.breaker import CircuitBreaker
 from conserve_sglang.workers.fetch import fetch
@@ -128,7 +129,8 @@ class Fleet:
     def add(self, plan: WorkerPlan) -> Worker:
         """A worker joins; it is given turns once it was met. Its name must not be taken."""
         worker = self._workers[plan.worker_id] = self._new(plan)
-        logger.info("worker %s added at %s:%d", plan.worker_id, plan.host, plan.port)
+        where = f"{plan.host}:{plan.port}"
+        logger.info("worker %s added at %s", plan.worker_id, where, extra=_told("added", worker))
         if self._is_running:
             worker.watching = self._spawn(self._watch.probe_for_ever(worker))
         return worker
@@ -143,7 +145,7 @@ class Fleet:
         del self._workers[worker.worker_id]
         self.tell(WorkerRemoved(worker_id=worker.worker_id))
         worker.close()
-        logger.info("worker %s removed", worker.worker_id)
+        logger.info("worker %s removed", worker.worker_id, extra=_told("removed", worker))
 
     def remove_when_idle(self, worker: Worker) -> asyncio.Task[None]:
         """A worker leaves as soon as no turn runs there, unless it is undrained before."""
@@ -159,7 +161,7 @@ class Fleet:
     def drain(self, worker: Worker) -> None:
         """Give a worker no new turns, until `undrain`, also when it goes and comes back."""
         if not worker.is_draining:
-            logger.info("worker %s is draining", worker.worker_id)
+            logger.info("worker %s is draining", worker.worker_id, extra=_told("draining", worker))
         worker.is_draining = True
         self._admit(worker)
 
@@ -191,7 +193,11 @@ class Fleet:
         worker.breaker.reset()
         self.num_decoders_up += worker.can_decode
         logger.info(
-            "worker %s up: %s, %d KV tokens", worker.worker_id, facts.mode, facts.kv_capacity_tokens
+            "worker %s up: %s, %d KV tokens",
+            worker.worker_id,
+            facts.mode,
+            facts.kv_capacity_tokens,
+            extra=_told("up", worker),
         )
         spec = WorkerSpec(
             worker_id=worker.worker_id,
@@ -214,7 +220,9 @@ class Fleet:
         worker.reason = reason
         worker.num_missed_probes = 0
         if was_up:
-            logger.warning("worker %s lost: %s", worker.worker_id, reason)
+            logger.warning(
+                "worker %s lost: %s", worker.worker_id, reason, extra=_told("lost", worker)
+            )
             self.num_decoders_up -= worker.can_decode
             self.tell(WorkerLost(worker_id=worker.worker_id))
             worker.close()
@@ -224,7 +232,9 @@ class Fleet:
         if worker.is_up:
             self.lose(worker, reason)
         if worker.state is not WorkerState.REFUSED or worker.reason != reason:
-            logger.error("worker %s refused: %s", worker.worker_id, reason)
+            logger.error(
+                "worker %s refused: %s", worker.worker_id, reason, extra=_told("refused", worker)
+            )
         worker.state = WorkerState.REFUSED
         worker.reason = reason
 
@@ -245,7 +255,12 @@ class Fleet:
             return
         self._count_answers(worker)
         if worker.breaker.failed(asyncio.get_running_loop().time(), why):
-            logger.warning("worker %s gets no turns: %s", worker_id, worker.breaker.reason)
+            logger.warning(
+                "worker %s gets no turns: %s",
+                worker_id,
+                worker.breaker.reason,
+                extra=_told("breaker_open", worker),
+            )
             self._admit(worker)
 
     def connection_refused(self, worker_id: WorkerId) -> None:
@@ -324,3 +339,8 @@ class Fleet:
             self.tell(WorkerAdmitted(worker_id=worker_id, num_turns=max(0, left)))
         else:
             self.tell(WorkerAdmitted(worker_id=worker_id))
+
+
+def _told(event: str, worker: Worker) -> dict[str, Any]:
+    """For the JSON log: what became of a worker, and what it has to say for itself."""
+    return told(f"worker_{event}", worker=worker.worker_id, **worker.standing)

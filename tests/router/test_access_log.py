@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.telemetry.logs import ACCESS_LOGGER, JsonFormatter
 from tests.fakes.router_cluster import a_cluster
 
@@ -76,3 +77,18 @@ async def test_no_word_of_prompts_names_or_headers_is_logged(
     lines = [JsonFormatter().format(record) for record in caplog.records]
     assert any('"turn_failed"' in line for line in lines)
     assert not [line for line in lines if SECRET in line]
+
+
+async def test_what_becomes_of_workers_has_names_that_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with a_cluster() as cluster:
+        await cluster["d1"].stop()
+        await cluster.until(lambda: not cluster.service.fleet.is_up(WorkerId("d1")))
+    told = [record.__dict__ for record in caplog.records if "fields" in record.__dict__]
+    up = {each["fields"]["worker"] for each in told if each["event"] == "worker_up"}
+    assert up == {"p0", "d0", "d1"}
+    (lost,) = [each["fields"] for each in told if each["event"] == "worker_lost"]
+    assert (lost["worker"], lost["state"]) == ("d1", "lost")
+    assert lost["reason"]
