@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import ssl
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from conserve_sglang.core.errors import ConfigError, ConserveError
 from conserve_sglang.core.tier import RouterSettings
+from conserve_sglang.launcher.pinned import any_certificate, is_shown
 from conserve_sglang.tiermap.secrets import admin_key
 
 _ANSWER_S = 30.0
@@ -20,6 +22,7 @@ class ControlPort:
         self._host = _ANY_ADDRESS.get(settings.control_host, settings.control_host)
         self._port = settings.control_port
         self._key = admin_key(settings)
+        self._cert_file = None if settings.tls is None else settings.tls.cert_file
 
     def workers(self) -> list[dict[str, Any]]:
         """All workers as the router sees them."""
@@ -36,8 +39,9 @@ class ControlPort:
         headers = {"content-type": "application/json"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=waits_s + _ANSWER_S)
+        connection = self._connection(waits_s + _ANSWER_S)
         try:
+            self._connect(connection)
             raw = None if body is None else json.dumps(body)
             connection.request(method, path, raw, headers)
             answer = connection.getresponse()
@@ -52,6 +56,26 @@ class ControlPort:
         if status >= 400:
             raise ConfigError(_words(data) or f"the router answered {status} to {method} {path}")
         return status, json.loads(data)
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self._cert_file is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=timeout_s, context=any_certificate()
+        )
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        """With TLS, to the router's own certificate alone: the key is not for others."""
+        connection.connect()
+        if self._cert_file is None:
+            return
+        sock = connection.sock
+        shown = sock.getpeercert(binary_form=True) if isinstance(sock, ssl.SSLSocket) else None
+        if not is_shown(self._cert_file, shown):
+            raise ConserveError(
+                f"what listens on {self._host}:{self._port} shows another certificate than"
+                f" {self._cert_file}. If it was renewed, send the router a SIGHUP."
+            )
 
 
 def worker_path(worker_id: str, what: str = "") -> str:

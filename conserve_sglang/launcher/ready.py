@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import ssl
-from pathlib import Path
 from urllib.parse import quote
+
+from conserve_sglang.launcher.pinned import any_certificate, is_shown
 
 _MOST_HEADER_BYTES = 64 * 1024
 
@@ -14,7 +15,7 @@ async def is_healthy(host: str, port: int, *, timeout_s: float, is_tls: bool = F
 
     With TLS any certificate will do: nothing is told that is not for everybody.
     """
-    tls = _unverified() if is_tls else None
+    tls = any_certificate() if is_tls else None
     return await _status(_request("GET", "/health", host, port), host, port, timeout_s, tls) == 200
 
 
@@ -52,16 +53,9 @@ async def tell_router(
     """
     path = f"/admin/workers/{quote(worker, safe='')}/{what}"
     request = _request("POST", path, *control, key=admin_key)
-    tls = None if cert_file is None else _unverified()
+    tls = None if cert_file is None else any_certificate()
     status = await _status(request, *control, timeout_s, tls, cert_file)
     return status is not None and 200 <= status < 300
-
-
-def _unverified() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _request(method: str, path: str, host: str, port: int, *, key: str | None = None) -> bytes:
@@ -95,7 +89,7 @@ async def _exchange(
     try:
         if cert_file is not None:
             shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            if shown != _first_certificate(cert_file):
+            if not is_shown(cert_file, shown):
                 raise ValueError("another certificate than the router's")
         writer.write(request)
         await writer.drain()
@@ -107,10 +101,3 @@ async def _exchange(
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-def _first_certificate(cert_file: str) -> bytes:
-    end = "-----END CERTIFICATE-----"
-    pem = Path(cert_file).read_text(encoding="ascii")
-    start = pem.index("-----BEGIN CERTIFICATE-----")
-    return ssl.PEM_cert_to_DER_cert(pem[start : pem.index(end, start) + len(end)])

@@ -304,7 +304,8 @@ def _unknown_path(path: bytes) -> Problem:
     served = ", ".join(each.decode() for each in (*_TURNS, *_TRANSLATED, _COUNT_TOKENS))
     message = (
         f"There is nothing at {shown}. POST is served at {served}; GET at /v1/models,"
-        " /v1/conversations/ID, /health and /metrics. The workers' other endpoints, embeddings and"
-        " rerank among them, belong to no conversation: ask a worker itself."
+        " /v1/conversations/ID and /health, metrics on the control port. The workers' other"
+        " endpoints, embeddings and rerank among them, belong to no conversation: ask a worker"
+        " itself."
     )
     return Problem(status=404, code="unknown_path", message=message)
