@@ -57,7 +57,7 @@ class Door:
         self._weigh_tenants()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._new_client,
+            self.new_client,
             sock=bound,
             backlog=LISTEN_BACKLOG,
             **({} if self._tls is None else self._tls.listening),
@@ -107,7 +107,8 @@ class Door:
             client.sweep()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
 
-    def _new_client(self) -> ClientConnection | TurnedAway:
+    def new_client(self) -> ClientConnection | TurnedAway:
+        """What serves a connection that has just come in."""
         settings = self._settings
         if len(self._clients) >= settings.overload.max_connections:
             return TurnedAway()

@@ -18,6 +18,7 @@ from conserve_sglang.router.headers import (
     CONVERSATION_HEADER,
     DEADLINE_HEADER,
     END_HEADER,
+    ours_if_no_other_differs,
     split_request_headers,
 )
 from conserve_sglang.router.history import HistoryHash
@@ -109,9 +110,15 @@ class Front:
 
     def _let_in(self, request: Request, client: ClientConnection) -> Problem | None:
         """Find out whose the request is, and take its headers apart; why not, if it may not in."""
-        keyring = self.keyring
-        if request.headers == client.last_headers and client.judged_by is keyring:
-            return None  # most clients repeat themselves
+        keyring, last = self.keyring, client.last_headers
+        if last is not None and client.judged_by is keyring:  # most clients repeat themselves
+            if request.headers == last:
+                return None
+            ours = ours_if_no_other_differs(request.headers, last)
+            if ours is not None:
+                client.last_split = client.last_split[0], ours
+                client.last_headers = request.headers
+                return None
         client.last_headers = None
         if keyring is not None:
             verdict = keyring.tenant_of(request.headers)

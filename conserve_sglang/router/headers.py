@@ -97,6 +97,25 @@ def split_request_headers(
     return b"".join(forward), ours
 
 
+def ours_if_no_other_differs(headers: Headers, last: Headers) -> dict[bytes, bytes] | None:
+    """The headers read by the router, if they are all that tells two requests' headers apart.
+
+    None of them goes on to the workers, so what does is the same.
+    """
+    if len(headers) != len(last):
+        return None
+    ours: dict[bytes, bytes] = {}
+    for header, before in zip(headers, last, strict=True):
+        name = header[0]
+        if name in _OURS:
+            ours[name] = header[1]
+            if name != before[0]:
+                return None
+        elif header != before:
+            return None
+    return ours
+
+
 def content_length(headers: Headers) -> int | None:
     """The declared length of an answer, if it has one."""
     for name, value in headers:
