@@ -58,15 +58,3 @@ def test_fronts_stop_serving_when_the_brain_is_gone(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert is_refused(port)
-
-
-def test_second_router_does_not_join_the_port(tmp_path: Path) -> None:
-    port = free_port()
-    process = start(tmp_path, port)
-    until_listening(process, port)
-    second = start(tmp_path, port)
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == 2
-    assert f"router.port: cannot listen on 127.0.0.1:{port}" in said
-    process.terminate()
-    process.communicate(timeout=30)
