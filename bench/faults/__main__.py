@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.faults.rows import CROWD, Row, fast_rows
-from bench.faults.run import Count, run_row, undisturbed
+from bench.faults.run import Count, Expected, run_row, undisturbed
 from bench.faults.site import FastSite, Site
 from bench.faults.talk import Script
 from bench.faults.worker import Pace
@@ -43,9 +43,12 @@ async def run_rows(site: Site, script: Script, rows: Sequence[Row]) -> list[Coun
     counts = []
     try:
         await site.start()
-        expected = await undisturbed(site, script)
+        expected: dict[Script, Expected] = {}
         for number, row in enumerate(rows):
-            counts.append(await run_row(site, script, row, expected, f"row-{number}"))
+            played = row.script or script
+            if played not in expected:
+                expected[played] = await undisturbed(site, played)
+            counts.append(await run_row(site, played, row, expected[played], f"row-{number}"))
             print(f"{row.victim} {row.name}: {counts[-1].as_record()}", file=sys.stderr)
     finally:
         site.stop()

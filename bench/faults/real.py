@@ -29,7 +29,11 @@ from tests.sglang.cluster import DECODE, MODEL, MODEL_NAME, PREFILL, Cluster
 
 # Tokens are bytes here: prompts long enough that a fault finds a prefill under way.
 SCRIPT = Script(num_conversations=2, num_turns=3, first_chars=1500, later_chars=1500, max_tokens=24)
-PREFILL_S, TRANSFER_S, LOCAL_PREFILL_S = 0.4, 0.2, 0.1
+# One conversation whose prefill takes the CPU seconds; each chunk is sent when it is done.
+LONG_SCRIPT = Script(
+    num_conversations=1, num_turns=2, first_chars=8000, later_chars=100, max_tokens=24
+)
+PREFILL_S, TRANSFER_S, LOCAL_PREFILL_S = 0.3, 0.6, 0.1
 
 
 class RealSite(Site):
@@ -129,5 +133,5 @@ def real_rows() -> list[Row]:
     rows += [Row(fault=ROUTER, when=when, victim="router") for when in moments]
     rows += [Row(fault=KILLED, when=when) for when in moments]
     for when in prefiller_moments(PREFILL_S, TRANSFER_S):
-        rows.append(Row(fault=KILLED_AND_STARTED, when=when, victim="p0"))
+        rows.append(Row(fault=KILLED_AND_STARTED, when=when, victim="p0", script=LONG_SCRIPT))
     return rows

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from bench.faults.site import Site
-from bench.faults.talk import Seen
+from bench.faults.talk import Script, Seen
 from bench.faults.worker import Pace
 
 Deed = Callable[[Site, str], Awaitable[None]]
@@ -43,11 +43,15 @@ class When:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A fault at a moment. `victim`: "decoder" is that of conversation 0, else a name."""
+    """A fault at a moment. `victim`: "decoder" is that of conversation 0, else a name.
+
+    `script` is what is played where that is not what the other rows play.
+    """
 
     fault: Fault
     when: When
     victim: str = "decoder"
+    script: Script | None = None
     capacity: int | None = None  # KV tokens of each decoder; needs a site of its own
 
     @property

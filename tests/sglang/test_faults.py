@@ -10,8 +10,8 @@ from itertools import count
 import pytest
 
 from bench.faults.real import SCRIPT, RealSite, real_rows
-from bench.faults.rows import Row
 from bench.faults.run import Expected, run_row, undisturbed
+from bench.faults.talk import Script
 from tests.sglang.cluster import Cluster
 
 pytestmark = pytest.mark.sglang
@@ -32,23 +32,31 @@ _runs = count(1)
 
 
 @pytest.fixture(scope="module")
-def site(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[RealSite, Expected]]:
-    """A router over the shared cluster, and what the answers are when nothing goes wrong."""
+def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
+    """A router over the shared cluster."""
     site = RealSite(tmp_path_factory.mktemp("faults"), cluster)
     try:
         asyncio.run(site.start_router())
-        yield site, asyncio.run(undisturbed(site, SCRIPT))
+        yield site
     finally:
         site.stop()
 
 
+@pytest.fixture(scope="module")
+def expected() -> dict[Script, Expected]:
+    """What the answers are when nothing goes wrong, by script."""
+    return {}
+
+
 @pytest.mark.parametrize("name", PLAYED)
-def test_every_turn_is_answered_once(site: tuple[RealSite, Expected], name: str) -> None:
-    running, expected = site
-    row: Row = ROWS[name]
-    counted = asyncio.run(run_row(running, SCRIPT, row, expected, f"row-{next(_runs)}"))
+def test_every_turn_is_answered_once(
+    site: RealSite, expected: dict[Script, Expected], name: str
+) -> None:
+    row = ROWS[name]
+    script = row.script or SCRIPT
+    if script not in expected:
+        expected[script] = asyncio.run(undisturbed(site, script))
+    counted = asyncio.run(run_row(site, script, row, expected[script], f"row-{next(_runs)}"))
     assert counted.problems(clients_may_ask_again=row.victim == "router") == []
     if row.when.name == "mid-stream" and "slow" not in name and "drained" not in name:
         assert counted.continued + counted.asked_again > 0, "the fault met no stream"
