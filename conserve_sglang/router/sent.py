@@ -6,6 +6,7 @@ import msgspec
 
 from conserve_sglang.core.continuation import continuation_rid
 from conserve_sglang.router.payload import Endpoint
+from conserve_sglang.workers.unreadable import UNREADABLE
 
 _HEAD_BYTES = 1024
 _ID = re.compile(rb'"id":"([!#-\[\]-~]+)"')
@@ -89,7 +90,7 @@ class Sent:
         end = self._last.find(b"\n", at)
         try:
             return _generated.decode(self._last[at + 6 : end if end >= 0 else None])
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return None
 
 

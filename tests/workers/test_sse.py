@@ -94,3 +94,38 @@ def test_unfinished_last_event_is_flushed() -> None:
     filtered = UsageFilter()
     assert filtered.feed(TOKEN + b"data: x") == TOKEN
     assert filtered.flush() == b"data: x"
+
+
+def marked(content: object, mark: bytes) -> bytes:
+    return event(content)[:-1] + b":=" + mark + b"\n\n"
+
+
+@given(
+    marks=st.lists(st.sampled_from([b"", b"7", b"1;2,3"]), min_size=1, max_size=6),
+    cuts=st.lists(st.integers(0, 600), max_size=8),
+    hides_usage=st.booleans(),
+)
+def test_told_ids_are_cut_out_however_events_are_split(
+    marks: list[bytes], cuts: list[int], hides_usage: bool
+) -> None:
+    contents = [{"choices": [{"delta": {"content": f"x\n:={n}"}}]} for n in range(len(marks))]
+    body = b"".join(map(marked, contents, marks)) + COUNTED[:-1] + b":=\n\n" + DONE
+    told: list[bytes] = []
+    filtered = UsageFilter(told, hides_usage=hides_usage)
+    places = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
+    passed = b"".join(filtered.feed(body[a:b]) for a, b in pairwise(places)) + filtered.flush()
+    counted = b"" if hides_usage else COUNTED
+    assert passed == b"".join(map(event, contents)) + counted + DONE
+    assert told == [*marks, b""]
+    assert (filtered.usage == USAGE) is hides_usage
+
+
+def test_event_too_long_to_hold_ends_the_telling() -> None:
+    told: list[bytes] = []
+    filtered = UsageFilter(told, hides_usage=False)
+    first = marked({"choices": []}, b"1")
+    long = marked({"choices": ["y" * 2_000_000]}, b"2")
+    assert filtered.feed(first) == event({"choices": []})
+    assert told == [b"1"]
+    assert filtered.feed(long[:1_500_000]) + filtered.feed(long[1_500_000:]) == long
+    assert told == []
