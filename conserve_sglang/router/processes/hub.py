@@ -285,4 +285,4 @@ class Hub:
 
 
 def _standing(worker: Worker) -> talk.Standing:
-    return talk.Standing(worker.plan, worker.state, worker.kv_bytes_per_token)
+    return talk.Standing(worker.plan, worker.state, worker.kv_bytes_per_token, worker.can_continue)

@@ -131,6 +131,7 @@ class RemoteFleet:
         if worker is None:
             worker = self._workers[plan.worker_id] = self._new(plan)
         worker.kv_bytes_per_token = standing.kv_bytes_per_token
+        worker.can_continue = standing.can_continue
         if not worker.is_up and standing.state is not WorkerState.UP:
             worker.close()
         worker.state = standing.state

@@ -126,6 +126,7 @@ class Standing(msgspec.Struct, array_like=True, tag="s"):
     plan: WorkerPlan
     state: WorkerState
     kv_bytes_per_token: float | None
+    can_continue: bool
 
 
 class Gone(msgspec.Struct, array_like=True, tag="g"):

@@ -129,3 +129,18 @@ async def test_open_answers_are_finished_before_the_end() -> None:
         await stopping
         assert family.num_open_turns == 0
         assert not family.many.family.pids()
+
+
+async def test_stream_goes_on_elsewhere_whichever_front_serves_it() -> None:
+    async with a_family() as family:
+        family["d0"].answer = family["d1"].answer = "one two three four"
+        family["d0"].faults.cut_after_events = 2
+        answers = await asyncio.gather(
+            *(family.chat("hello", name=f"c{number}", stream=True) for number in range(8))
+        )
+        for answer in answers:
+            assert answer.events[-1] == "[DONE]"
+            choices = [choice for event in answer.events[:-1] for choice in event["choices"]]
+            text = "".join(choice["delta"].get("content") or "" for choice in choices)
+            assert text == "one two three four"
+        assert any(answer.headers["x-conserve-decoder"] == "d0" for answer in answers)
