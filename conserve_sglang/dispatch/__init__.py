@@ -2,6 +2,7 @@
 
 from conserve_sglang.dispatch.commands import (
     AbortTurn,
+    BlameWorker,
     Command,
     RejectTurn,
     ReleaseConversation,
@@ -35,6 +36,7 @@ from conserve_sglang.dispatch.state import ConversationView, WorkerLoad
 
 __all__ = [
     "AbortTurn",
+    "BlameWorker",
     "Command",
     "ConversationEnded",
     "ConversationRestored",

@@ -5,9 +5,8 @@ Every number added to the ledger is remembered where it came from (a conversatio
 so that it is taken out exactly once and never from a worker that has been lost since.
 """
 
-from conserve_sglang.core.ids import ConversationId, WorkerId
+from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.dispatch.commands import ReleaseConversation
-from conserve_sglang.dispatch.events import FailureCause
 from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
 from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
 from conserve_sglang.policy.api import PhaseOneCause, Placement
@@ -98,15 +97,6 @@ class Bookings:
         if self.pin_of(conversation) is turn.decoder:  # it was not lost meanwhile
             conversation.cause = None
         return True
-
-    @staticmethod
-    def at_fault(turn: Turn, cause: FailureCause) -> tuple[WorkerId, ...]:
-        """The worker of a sent turn that failed it, if one did."""
-        if cause is FailureCause.DECODER_FAILED and turn.decoder is not None:
-            return (turn.decoder.spec.worker_id,)
-        if cause is FailureCause.PREFILLER_FAILED and turn.prefiller is not None:
-            return (turn.prefiller.spec.worker_id,)
-        return ()
 
     @staticmethod
     def count_answer(turn: Turn) -> None:

@@ -59,4 +59,11 @@ class ReleaseConversation:
     worker_id: WorkerId
 
 
-Command = SendTurn | RejectTurn | AbortTurn | ReleaseConversation
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlameWorker:
+    """Count a turn's failure against a worker; see `blame`."""
+
+    worker_id: WorkerId
+
+
+Command = SendTurn | RejectTurn | AbortTurn | ReleaseConversation | BlameWorker

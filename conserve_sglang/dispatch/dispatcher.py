@@ -21,7 +21,7 @@ from math import inf
 from typing import Any
 
 from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
-from conserve_sglang.dispatch import events, restoring
+from conserve_sglang.dispatch import blame, events, restoring
 from conserve_sglang.dispatch.commands import AbortTurn, Command
 from conserve_sglang.dispatch.events import Event, FailureCause
 from conserve_sglang.dispatch.placer import Placer
@@ -135,16 +135,6 @@ class Dispatcher:
         state = self._bookings.ledger.known(worker_id)
         return 0 if state is None else state.num_answered
 
-    def at_fault(self, event: events.TurnFailed | events.TurnInterrupted) -> WorkerId | None:
-        """The worker that failed a turn, to be asked before the event is handled."""
-        turn = self._sent(event.turn_id)
-        if turn is None or turn.conversation.is_ended:
-            return None
-        cause = FailureCause.DECODER_FAILED
-        if isinstance(event, events.TurnFailed):
-            cause = event.cause
-        return next(iter(self._bookings.at_fault(turn, cause)), None)
-
     def running_turns(self) -> Counter[WorkerId]:
         """How many turns each worker has to do with now; looks at every open turn."""
         running: Counter[WorkerId] = Counter()
@@ -191,6 +181,8 @@ class Dispatcher:
         turn = self._sent(event.turn_id)
         if turn is None:
             return
+        if turn.suspects:
+            self._placer.out += blame.answered(turn)
         was_in_backlog = turn.backlog_tokens > 0
         if self._bookings.prefilled(turn):
             self._placer.let_held_go(turn.conversation, now)
@@ -203,6 +195,8 @@ class Dispatcher:
         if turn is None:
             return
         bookings, conversation = self._bookings, turn.conversation
+        if turn.suspects:
+            self._placer.out += blame.answered(turn)
         bookings.prefilled(turn)
         bookings.count_answer(turn)
         conversation.prompt_tokens = event.prompt_tokens
@@ -218,7 +212,7 @@ class Dispatcher:
         if turn is None:
             return
         bookings, conversation, cause = self._bookings, turn.conversation, event.cause
-        turn.avoids += bookings.at_fault(turn, cause)
+        self._placer.out += blame.failed(turn, cause, by_answer=event.by_answer)
         bookings.take_back(turn)
         if cause is FailureCause.PREFIX_MISSING:
             bookings.set_resident(conversation, 0)
@@ -233,7 +227,7 @@ class Dispatcher:
             return
         bookings, conversation = self._bookings, turn.conversation
         decoder, epoch = turn.decoder, turn.decoder_epoch
-        turn.avoids += bookings.at_fault(turn, FailureCause.DECODER_FAILED)
+        self._placer.out += blame.failed(turn, FailureCause.DECODER_FAILED)
         bookings.take_back(turn)
         if bookings.pin_of(conversation) is decoder and conversation.decoder_epoch == epoch:
             self._placer.release(conversation)

@@ -100,10 +100,14 @@ class TurnDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFailed:
-    """A turn came back before its first byte reached the client; it may be tried elsewhere."""
+    """A turn came back before its first byte reached the client; it may be tried elsewhere.
+
+    `by_answer`: its worker answered with an error, for which the request may be the reason.
+    """
 
     turn_id: TurnId
     cause: FailureCause
+    by_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,15 @@ class Conversation:
     is_ended: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A worker that answered an attempt with an error, and the other worker of that attempt."""
+
+    worker_id: WorkerId
+    partner: WorkerState | None
+    partner_epoch: int
+
+
 @dataclass(slots=True, eq=False)
 class Turn:
     """A turn that arrived and is not over. It is sent while `decoder` is set, else it waits.
@@ -110,6 +119,7 @@ class Turn:
     num_continuations: int = 0
     cause: PhaseOneCause | None = None
     avoids: tuple[WorkerId, ...] = ()  # workers at which an attempt failed
+    suspects: tuple[Suspect, ...] = ()  # those that answered one with an error
     is_waiting: bool = False
     is_over: bool = False
 

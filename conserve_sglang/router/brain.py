@@ -11,6 +11,7 @@ from typing import Protocol
 
 from conserve_sglang.core.ids import TenantId, TurnId
 from conserve_sglang.dispatch import (
+    BlameWorker,
     Command,
     ConversationEnded,
     Dispatcher,
@@ -19,8 +20,6 @@ from conserve_sglang.dispatch import (
     Tick,
     TurnArrived,
     TurnDone,
-    TurnFailed,
-    TurnInterrupted,
 )
 from conserve_sglang.router.conversations import Conversation, ConversationTable
 from conserve_sglang.router.estimate import Counted, LengthEstimate
@@ -30,7 +29,6 @@ from conserve_sglang.router.journal import Journal
 from conserve_sglang.workers.sse import Usage
 
 SWEEP_INTERVAL_S = 1.0
-_FAILURES = frozenset({TurnFailed, TurnInterrupted})
 
 
 class Past(Protocol):
@@ -115,13 +113,13 @@ class Brain:
         try:
             while inbox:
                 happened, now = inbox.popleft(), self._clock()
-                if happened.__class__ in _FAILURES:
-                    self._blame(happened)
                 commands = self.dispatcher.handle(happened, now)
                 self.journal.note(happened, commands, now)
                 for command in commands:
                     if isinstance(command, ReleaseConversation):
                         self._release(command)
+                    elif isinstance(command, BlameWorker):
+                        self._fleet.failed(command.worker_id, "see the router's log")
                     elif command.turn_id < 0:  # of a turn that its client sends by itself
                         self.carry_out_placed(command)
                     else:
@@ -130,13 +128,6 @@ class Brain:
             self._is_telling = False
         if self._timer is None or self.dispatcher.num_queued:
             self._set_timer()
-
-    def _blame(self, event: Event) -> None:
-        """Let the fleet know of the worker through which a turn failed."""
-        if isinstance(event, TurnFailed | TurnInterrupted):
-            worker_id = self.dispatcher.at_fault(event)
-            if worker_id is not None:
-                self._fleet.failed(worker_id, "see the router's log")
 
     # turns
 

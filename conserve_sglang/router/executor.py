@@ -8,6 +8,7 @@ from conserve_sglang.core.continuation import TELL_LINE
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import (
     AbortTurn,
+    BlameWorker,
     Command,
     FailureCause,
     FirstToken,
@@ -114,7 +115,7 @@ class Executor:
     def _give_up(self, command: Command) -> None:
         """One command failed through a fault of ours: the other turns' go on."""
         logger.exception("the router could not carry out %s", command)
-        if isinstance(command, ReleaseConversation):
+        if isinstance(command, ReleaseConversation | BlameWorker):
             return  # not ours to carry out
         turn = self._turns.get(command.turn_id)
         if turn is None:
@@ -207,10 +208,12 @@ class Executor:
             asyncio.get_running_loop().call_soon(self._file, turn, turn.decode_leg.kept_answer)
         turn.forget_legs()
 
-    def turn_failed(self, turn: Turn, cause: FailureCause, why: str) -> None:
+    def turn_failed(
+        self, turn: Turn, cause: FailureCause, why: str, *, by_answer: bool = False
+    ) -> None:
         self.meter.failed(turn, cause)
         _log_turn("turn_failed", turn, cause.value, why)
-        self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause))
+        self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause, by_answer=by_answer))
 
     def turn_interrupted(self, turn: Turn, num_tokens: int, why: str) -> None:
         logger.warning(

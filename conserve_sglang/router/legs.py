@@ -46,8 +46,11 @@ class LegOwner(Protocol):
         """The decoder's answer is whole."""
         ...
 
-    def failed(self, cause: FailureCause, why: str) -> None:
-        """A worker failed before the first byte; the turn may be tried elsewhere."""
+    def failed(self, cause: FailureCause, why: str, *, by_answer: bool = False) -> None:
+        """A worker failed before the first byte; the turn may be tried elsewhere.
+
+        `by_answer`: it answered with an error.
+        """
         ...
 
     def refused(self, problem: Problem) -> None:
@@ -219,7 +222,7 @@ class DecodeLeg:
         if cause is None:
             self._owner.refused(from_worker(status, body))
         else:
-            self._owner.failed(cause, _why(status, body))
+            self._owner.failed(cause, _why(status, body), by_answer=True)
 
     def _pass(self, data: bytes, is_last: bool) -> None:
         if self._filter is not None:
@@ -322,7 +325,7 @@ class PrefillLeg:
         self.abort()
         if status >= 500 and status not in BUSY:
             why = _why(status, body)
-            self._owner.failed(FailureCause.PREFILLER_FAILED, why)
+            self._owner.failed(FailureCause.PREFILLER_FAILED, why, by_answer=True)
         else:
             self._owner.refused(from_worker(status, body))
 

@@ -143,7 +143,7 @@ class Placements:
             turn.hear = hear
             self._renew(turn)
             cause = FailureCause(report.cause)
-            self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause))
+            self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause, by_answer=True))
             return
         if report.event == "first_token":
             self._renew(turn)

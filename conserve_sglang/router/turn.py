@@ -31,7 +31,9 @@ class Desk(Protocol):
         """The answer is whole."""
         ...
 
-    def turn_failed(self, turn: "Turn", cause: FailureCause, why: str) -> None:
+    def turn_failed(
+        self, turn: "Turn", cause: FailureCause, why: str, *, by_answer: bool = False
+    ) -> None:
         """The attempt failed; the turn stays open."""
         ...
 
@@ -200,10 +202,10 @@ class Turn:
     def answered(self, usage: Usage | None) -> None:
         self._desk.turn_answered(self, usage)
 
-    def failed(self, cause: FailureCause, why: str) -> None:
+    def failed(self, cause: FailureCause, why: str, *, by_answer: bool = False) -> None:
         if not self._is_answering and not self.is_over:
             self.stop_legs()
-            self._desk.turn_failed(self, cause, why)
+            self._desk.turn_failed(self, cause, why, by_answer=by_answer)
 
     def refused(self, problem: Problem) -> None:
         if self._is_answering or self.is_over:

@@ -172,3 +172,24 @@ async def test_without_keys_a_clients_own_goes_on_to_the_workers(cluster: Cluste
     headers = {"authorization": "Bearer of-the-client"}
     await cluster.post(CHAT, {"messages": OPENING}, headers)
     assert cluster["d0"].turns[0].headers["authorization"] == "Bearer of-the-client"
+
+
+async def test_request_that_makes_every_worker_fail_costs_other_tenants_none(
+    tenants: Tenants,
+) -> None:
+    cluster = tenants.cluster
+    decoders = ("d0", "d1")
+    for number in range(12):
+        for name in decoders:
+            cluster[name].faults.statuses = [500] * 10
+        poisoned = await tenants.turn("a", name=f"p{number}")
+        assert poisoned.status in {502, 503}
+    for name in decoders:
+        cluster[name].faults.statuses.clear()
+    health = (await cluster.request("GET", "/health")).json()
+    assert health["status"] == "ok"
+    ran_on = {
+        (await tenants.turn("b", name=f"g{number}")).headers["x-conserve-decoder"]
+        for number in range(4)
+    }
+    assert ran_on == set(decoders)

@@ -10,6 +10,7 @@ from typing import Any
 from conserve_sglang.core.ids import TenantId, TurnId, WorkerId
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import (
+    BlameWorker,
     Command,
     Event,
     RejectTurn,
@@ -233,7 +234,7 @@ class Hub:
 
     def carry_out(self, command: Command) -> None:
         """Send a command to the front that holds the turn."""
-        if isinstance(command, ReleaseConversation):
+        if isinstance(command, ReleaseConversation | BlameWorker):
             return
         seat = self._seats.get(command.turn_id >> PROCESS_SHIFT)
         if seat is not None:
