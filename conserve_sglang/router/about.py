@@ -1,14 +1,16 @@
 """What clients may ask about the router itself, answered from the brain."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from conserve_sglang.router.brain import Brain
+from conserve_sglang.router.brain import Brain, Sharing
 from conserve_sglang.router.place import Placements
 from conserve_sglang.router.ports import Question, Subject, Told
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
+from conserve_sglang.state import SavedConversation
 
 _JSON = b"application/json"
 UNKNOWN_CONVERSATION = Problem(
@@ -19,7 +21,7 @@ UNKNOWN_CONVERSATION = Problem(
 
 
 class AboutBrain:
-    """Answers at once; only a place may have to be waited for."""
+    """Answers at once; what other replicas know, and places, may have to be waited for."""
 
     def __init__(self, brain: Brain, status: Status, placements: Placements) -> None:
         self._brain = brain
@@ -32,22 +34,50 @@ class AboutBrain:
             self._placements.ask(question, hear)
         elif question.subject is Subject.PLACED:
             self._placements.report(question, hear)
-        else:
-            hear(self._answer(question))
-
-    def _answer(self, question: Question) -> Told:
-        if question.subject in (Subject.HEALTH, Subject.STATUS):
+        elif question.subject in (Subject.HEALTH, Subject.STATUS):
             status, body = self._status.health(is_brief=question.subject is Subject.STATUS)
-            return Told(status, _JSON, msgspec.json.encode(body))
-        return self._conversation(question)
+            hear(Told(status, _JSON, msgspec.json.encode(body)))
+        elif self._brain.sharing is not None:
+            self._shared(self._brain.sharing, question, hear)
+        else:
+            hear(self._conversation(question))
+
+    def _shared(self, sharing: Sharing, question: Question, hear: Callable[[Told], None]) -> None:
+        """About a conversation that another replica may have."""
+        table = self._brain.conversations
+        conversation = table.find(question.tenant, question.name)
+        if question.subject is Subject.END:
+            conversation = conversation or table.named(question.tenant, question.name)
+
+            def answer(_: object) -> None:
+                hear(self._conversation(question))
+                table.forget_if_gone(conversation)
+
+            sharing.claim(conversation, answer)
+        elif conversation is not None and self._status.conversation(conversation) is not None:
+            hear(self._conversation(question))
+        else:
+
+            def tell(saved: SavedConversation | None) -> None:
+                hear(_not_found() if saved is None else _ok(self._status.elsewhere(saved)))
+
+            sharing.read(table.key_of(question.tenant, question.name), tell)
 
     def _conversation(self, question: Question) -> Told:
         conversation = self._brain.conversations.find(question.tenant, question.name)
         body = None if conversation is None else self._status.conversation(conversation)
         if conversation is None or body is None:
-            problem = UNKNOWN_CONVERSATION
-            return Told(problem.status, _JSON, problem.to_json())
+            return _not_found()
         if question.subject is Subject.END:
             self._brain.end_conversation(conversation)
             body = {"id": body["id"], "object": "conversation", "deleted": True}
-        return Told(200, _JSON, msgspec.json.encode(body))
+        return _ok(body)
+
+
+def _ok(body: dict[str, Any]) -> Told:
+    return Told(200, _JSON, msgspec.json.encode(body))
+
+
+def _not_found() -> Told:
+    problem = UNKNOWN_CONVERSATION
+    return Told(problem.status, _JSON, problem.to_json())

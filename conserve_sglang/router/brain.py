@@ -7,9 +7,9 @@ Whoever holds turns and sockets tells it what happened; the commands it answers 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from conserve_sglang.core.ids import TenantId, TurnId
+from conserve_sglang.core.ids import ConversationId, TenantId, TurnId
 from conserve_sglang.dispatch import (
     BlameWorker,
     Command,
@@ -17,6 +17,7 @@ from conserve_sglang.dispatch import (
     Dispatcher,
     Event,
     ReleaseConversation,
+    SendTurn,
     Tick,
     TurnArrived,
     TurnDone,
@@ -70,8 +71,39 @@ class Arrival(Protocol):
         ...
 
 
+class Sharing(Protocol):
+    """The other replicas, who may know a conversation better than this one."""
+
+    def arrive(self, turn: Arrival) -> None:
+        """Find a turn's conversation and have it placed, now or later."""
+        ...
+
+    def dropped(self, turn: Arrival) -> bool:
+        """A turn is over; True if it was not placed yet."""
+        ...
+
+    def holds(self, command: Command) -> bool:
+        """Whether a command is kept for now, until all replicas agree on the pin."""
+        ...
+
+    def ended(self, key: ConversationId) -> None:
+        """A conversation's client ended it."""
+        ...
+
+    def claim(self, conversation: Conversation, then: Callable[[Any], None]) -> None:
+        """Have what another replica may know of a conversation, then go on."""
+        ...
+
+    def read(self, key: ConversationId, then: Callable[[Any], None]) -> None:
+        """Tell what another replica said of a conversation last; None for nothing."""
+        ...
+
+
 class Brain:
-    """Owns the dispatcher and the conversations. `carry_out` is set before the first event."""
+    """Owns the dispatcher and the conversations. `carry_out` is set before the first event.
+
+    `sharing` is None for a router without replicas, which never waits.
+    """
 
     def __init__(
         self,
@@ -88,6 +120,8 @@ class Brain:
         self.estimate = LengthEstimate()
         self.carry_out: Callable[[Command], None] = _nobody
         self.carry_out_placed: Callable[[Command], None] = _nobody
+        self.on_identified: Callable[[Arrival], None] = lambda turn: None  # one without a name
+        self.sharing: Sharing | None = None
         self._fleet = fleet
         self._clock = clock
         self._inbox: deque[Event] = deque()
@@ -120,6 +154,8 @@ class Brain:
                         self._release(command)
                     elif isinstance(command, BlameWorker):
                         self._fleet.failed(command.worker_id, "see the router's log")
+                    elif self.sharing is not None and self.sharing.holds(command):
+                        continue
                     elif command.turn_id < 0:  # of a turn that its client sends by itself
                         self.carry_out_placed(command)
                     else:
@@ -129,10 +165,20 @@ class Brain:
         if self._timer is None or self.dispatcher.num_queued:
             self._set_timer()
 
+    def pass_on(self, command: SendTurn) -> None:
+        """Have a command carried out that was held."""
+        if command.turn_id < 0:
+            self.carry_out_placed(command)
+        else:
+            self.carry_out(command)
+
     # turns
 
     def arrive(self, turn: Arrival) -> None:
         """A turn came in."""
+        if self.sharing is not None:
+            self.sharing.arrive(turn)
+            return
         self.identify(turn)
         self.place(turn)
 
@@ -146,8 +192,14 @@ class Brain:
             turn.history.taken_from = taken_from
         else:
             conversation = table.new(turn.tenant)
+        self.belongs(turn, conversation)
+
+    def belongs(self, turn: Arrival, conversation: Conversation) -> None:
+        """A turn is one of this conversation's."""
         turn.conversation = conversation
         conversation.num_open_turns += 1
+        if turn.name is None:
+            self.on_identified(turn)
 
     def place(self, turn: Arrival) -> None:
         """Have an identified turn placed."""
@@ -185,6 +237,8 @@ class Brain:
 
     def unanswered(self, turn: Arrival) -> None:
         """A turn is over without a whole answer."""
+        if self.sharing is not None and self.sharing.dropped(turn):
+            return
         conversation, history = turn.conversation, turn.history
         self._close(conversation)
         if history is not None and history.taken_from is not None:
@@ -202,6 +256,8 @@ class Brain:
         """The client said it is over."""
         self.tell(ConversationEnded(conversation_id=conversation.key))
         self.conversations.forget_if_gone(conversation)
+        if self.sharing is not None:
+            self.sharing.ended(conversation.key)
 
     def stop(self) -> None:
         """Let go of the timer."""

@@ -8,7 +8,7 @@ client calls a conversation stays here. Entries go when the dispatcher has let g
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 
 from conserve_sglang.core.ids import ConversationId, TenantId
@@ -81,6 +81,14 @@ class ConversationTable:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def keys(self) -> Iterable[str]:
+        """Of all of them."""
+        return self._by_key.keys()
+
+    def key_of(self, tenant: TenantId, name: bytes) -> ConversationId:
+        """The key of what a tenant calls `name`, known here or not."""
+        return conversation_key(self._secret, tenant, name)
+
     def named(self, tenant: TenantId, name: bytes) -> Conversation:
         """The conversation a tenant calls `name`; a new one if it is unknown."""
         return self.find(tenant, name) or self._add(tenant, name)
@@ -122,7 +130,7 @@ class ConversationTable:
         return conversation
 
     def _add(self, tenant: TenantId, name: bytes) -> Conversation:
-        return self.restore(conversation_key(self._secret, tenant, name), tenant, name)
+        return self.restore(self.key_of(tenant, name), tenant, name)
 
     def refile(self, conversation: Conversation, at: FiledAt | None) -> None:
         """File a conversation under its new history, and no longer under the old one."""

@@ -10,7 +10,7 @@ nobody, so no client can aim at another's history. The tenant comes next: what o
 another's request cannot find. A history is hashed once: its trail goes on with the answer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -127,6 +127,21 @@ class HistoryHash:
         return start.copy()
 
 
+def beginnings(trail: Trail, lengths: Callable[[bytes], Iterable[int]]) -> Iterator[FiledAt]:
+    """Where a conversation may be filed that this trail goes on with, the longest first.
+
+    `lengths` tells of a block after how many bytes prompts ended behind it.
+    """
+    if isinstance(trail, PromptTrail):
+        for number, (block, _) in reversed(list(enumerate(trail.links))):
+            for num_bytes in sorted(lengths(block), reverse=True):
+                if num_bytes <= len(trail.prompt):
+                    yield FiledAt(trail.beginning(number, num_bytes), block, num_bytes)
+    else:
+        for digest in reversed(trail.digests):
+            yield FiledAt(digest)
+
+
 class HistoryIndex:
     """Histories of the conversations at rest, each to the conversations that ended there."""
 
@@ -153,25 +168,11 @@ class HistoryIndex:
 
     def take(self, trail: Trail) -> tuple[str, FiledAt] | None:
         """The conversation that the longest known beginning of a trail belongs to."""
-        if isinstance(trail, PromptTrail):
-            return self._take_by_prompt(trail)
-        for digest in reversed(trail.digests):
-            if digest in self._ends:
-                at = FiledAt(digest)
-                return self._take(at), at
-        return None
-
-    def _take_by_prompt(self, trail: PromptTrail) -> tuple[str, FiledAt] | None:
-        if not self._lengths:
+        if isinstance(trail, PromptTrail) and not self._lengths:
             return None
-        for number, (block, _) in reversed(list(enumerate(trail.links))):
-            for num_bytes in sorted(self._lengths.get(block, ()), reverse=True):
-                if num_bytes > len(trail.prompt):
-                    continue
-                digest = trail.beginning(number, num_bytes)
-                if digest in self._ends:
-                    at = FiledAt(digest, block, num_bytes)
-                    return self._take(at), at
+        for at in beginnings(trail, lambda block: self._lengths.get(block, ())):
+            if at.digest in self._ends:
+                return self._take(at), at
         return None
 
     def _take(self, at: FiledAt) -> str:

@@ -109,7 +109,7 @@ class Memory:
             conversation = self._brain.conversations.restore(
                 ConversationId(saved.key), TenantId(saved.tenant), saved.name
             )
-            _recall(conversation, saved)
+            recall(conversation, saved)
             if saved.filed_at is not None:
                 at = FiledAt(saved.filed_at, saved.filed_block, saved.filed_bytes)
                 self._brain.conversations.refile(conversation, at)
@@ -210,7 +210,8 @@ def describe(brain: Brain, fleet: Fleet, key: str, wall_s: float) -> SavedConver
     )
 
 
-def _recall(conversation: Conversation, saved: SavedConversation) -> None:
+def recall(conversation: Conversation, saved: SavedConversation) -> None:
+    """Go on with the last prompt that was counted."""
     if saved.counted_bytes is not None and saved.counted_tokens is not None:
         conversation.counted = Counted(saved.counted_bytes, saved.counted_tokens)
 

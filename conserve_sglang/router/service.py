@@ -7,6 +7,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import uvicorn
 
@@ -24,15 +25,27 @@ from conserve_sglang.router.listening import bound
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.place import Placements
 from conserve_sglang.router.reports import Reports
-from conserve_sglang.router.status import Status
+from conserve_sglang.router.status import StateHealth, Status
 from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
-from conserve_sglang.state import StateStore
+from conserve_sglang.state import StateStore, Store
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.prometheus import Exporter
 from conserve_sglang.tiermap.secrets import admin_key
 
 logger = logging.getLogger(__name__)
+
+
+class Keeper(StateHealth, Protocol):
+    """Keeps conversations in a file, or in Redis."""
+
+    async def restore(self) -> None:
+        """Go on with what is kept; awaited before clients are served."""
+        ...
+
+    async def stop(self) -> None:
+        """Keep what is left, and let go."""
+        ...
 
 
 class _ControlServer(uvicorn.Server):
@@ -57,7 +70,7 @@ class BrainService(ABC):
         *,
         trusts_decoders: bool = False,
         secret: bytes | None = None,
-        store: StateStore | None = None,
+        store: Store | None = None,
     ) -> None:
         settings = tier_map.router
         self._settings = settings
@@ -75,9 +88,7 @@ class BrainService(ABC):
         self.secret = secret
         explained = settings.observe.explained_turns
         self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained)
-        self.memory = None
-        if store is not None:
-            self.memory = Memory(store, self.brain, self.fleet, settings.conversation_ttl_s)
+        self.memory = None if store is None else self._keeper(store)
         self.fleet.tell = self.brain.tell
         self.fleet.books = dispatcher
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
@@ -92,6 +103,13 @@ class BrainService(ABC):
         self.port, self.control_port = settings.port, settings.control_port
         self._control_server: _ControlServer | None = None
         self._control_task: asyncio.Task[None] | None = None
+
+    def _keeper(self, store: Store) -> Keeper:
+        if isinstance(store, StateStore):
+            return Memory(store, self.brain, self.fleet, self._settings.conversation_ttl_s)
+        from conserve_sglang.router.replica import Replica  # needs an extra
+
+        return Replica(store, self.brain, self.fleet)
 
     @abstractmethod
     def metrics(self) -> RouterMetrics:
@@ -172,7 +190,7 @@ class RouterService(BrainService):
         *,
         trusts_decoders: bool = False,
         secret: bytes | None = None,
-        store: StateStore | None = None,
+        store: Store | None = None,
     ) -> None:
         super().__init__(tier_map, trusts_decoders=trusts_decoders, secret=secret, store=store)
         self.door = Door(tier_map, self.brain, self.fleet, self.about)

@@ -10,6 +10,7 @@ from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.reports import Reports
+from conserve_sglang.state import SavedConversation
 from conserve_sglang.telemetry.prometheus import BreakerReading, Gauges
 from conserve_sglang.workers.breaker import BreakerState
 
@@ -111,6 +112,22 @@ class Status:
             "open_turns": view.num_open_turns,
             "placements": placements,
             "placements_left_out": max(0, view.num_turns - len(placements)),
+        }
+
+    @staticmethod
+    def elsewhere(saved: SavedConversation) -> dict[str, Any]:
+        """A conversation as the replica that serves it wrote it down; it has the placements."""
+        return {
+            "id": saved.name.decode("utf-8", "replace"),
+            "object": "conversation",
+            "key": saved.key,
+            "decoder": saved.worker,
+            "resident_tokens": saved.resident_tokens,
+            "turns": saved.num_turns,
+            "kv_transfers": saved.num_kv_transfers,
+            "open_turns": 0,
+            "placements": [],
+            "placements_left_out": saved.num_turns,
         }
 
     def gauges(self) -> Gauges:

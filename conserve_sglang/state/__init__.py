@@ -4,7 +4,7 @@ from conserve_sglang.state.place import default_path, open_store
 from conserve_sglang.state.reconcile import MetWorker, Reconciled, reconcile
 from conserve_sglang.state.record import SavedConversation
 from conserve_sglang.state.sqlite import SqliteStore
-from conserve_sglang.state.store import StateStore
+from conserve_sglang.state.store import StateStore, Store
 
 __all__ = [
     "MetWorker",
@@ -12,6 +12,7 @@ __all__ = [
     "SavedConversation",
     "SqliteStore",
     "StateStore",
+    "Store",
     "default_path",
     "open_store",
     "reconcile",

@@ -3,9 +3,14 @@
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.state.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from conserve_sglang.state.shared import SharedStore
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +22,7 @@ def default_path(tier_map: TierMap) -> Path:
     return Path(folder).expanduser() / "conserve-sglang" / name
 
 
-def open_store(tier_map: TierMap) -> SqliteStore | None:
+def open_store(tier_map: TierMap) -> "SqliteStore | SharedStore | None":
     """The store a tier map asks for, None for none. Raises ConfigError for a file not fit.
 
     Where no file is named and the default one's folder cannot be written, there is none.
@@ -25,6 +30,14 @@ def open_store(tier_map: TierMap) -> SqliteStore | None:
     settings = tier_map.router.state
     if settings is None:
         return None
+    if settings.redis is not None:
+        try:
+            from conserve_sglang.state.shared import SharedStore  # an extra
+        except ImportError as error:
+            raise ConfigError(
+                "router.state.redis needs a package: pip install 'conserve-sglang[redis]'"
+            ) from error
+        return SharedStore(settings.redis, settings.namespace, tier_map.router.conversation_ttl_s)
     if settings.path is not None:
         return SqliteStore(Path(settings.path))
     path = default_path(tier_map)

@@ -1,11 +1,15 @@
 """Where conversations are kept between two lives of a router."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
 
 from conserve_sglang.state.record import SavedConversation
 
+if TYPE_CHECKING:
+    from conserve_sglang.state.shared import SharedStore
 
+
+@runtime_checkable
 class StateStore(Protocol):
     """Blocks, so it is called before the router serves, and then from one thread beside it."""
 
@@ -24,3 +28,7 @@ class StateStore(Protocol):
     def close(self) -> None:
         """Let go of it."""
         ...
+
+
+Store = Union[StateStore, "SharedStore"]
+"""Of one router alone, or of replicas."""

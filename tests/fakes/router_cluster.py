@@ -22,7 +22,7 @@ from conserve_sglang.core.tier import (
 from conserve_sglang.core.worker import Role
 from conserve_sglang.router.fleet import WorkerState
 from conserve_sglang.router.service import RouterService
-from conserve_sglang.state import StateStore
+from conserve_sglang.state import Store
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 
 ROLES = {"prefill": Role.PREFILL, "decode": Role.DECODE, "null": Role.MIXED}
@@ -220,7 +220,7 @@ async def a_cluster(
     is_met: bool = True,
     params: dict[str, Any] | None = None,
     secret: bytes | None = None,
-    store: StateStore | None = None,
+    store: Store | None = None,
     worker_api_key: str | None = None,
     worker_context: ssl.SSLContext | None = None,
     **settings: Any,

@@ -7,7 +7,7 @@ import pytest
 
 from conserve_sglang.core.errors import TierMapError
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.state import default_path, open_store
+from conserve_sglang.state import SqliteStore, default_path, open_store
 from conserve_sglang.tiermap import parse_tier_map
 
 TEXT = """
@@ -33,7 +33,7 @@ def test_by_default_each_map_and_port_has_a_file_in_the_users_state_folder(
     expected = tmp_path / "home/.local/state/conserve-sglang/fleet-30007.sqlite"
     assert default_path(a_map(tmp_path)) == expected
     store = open_store(a_map(tmp_path))
-    assert store is not None
+    assert isinstance(store, SqliteStore)
     assert store.path == expected
     store.close()
 
@@ -44,7 +44,7 @@ def test_a_path_is_relative_to_the_tier_map_and_may_begin_at_home(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for said, meant in (("../s.db", tmp_path / "s.db"), ("~/s.db", tmp_path / "home/s.db")):
         store = open_store(a_map(tmp_path / "maps", f"state: {{path: {said}}}"))
-        assert store is not None
+        assert isinstance(store, SqliteStore)
         assert store.path == meant
         store.close()
 

@@ -19,7 +19,7 @@ from conserve_sglang.dispatch import (
     WorkerLost,
     WorkerUp,
 )
-from conserve_sglang.router.brain import Brain
+from conserve_sglang.router.brain import Arrival, Brain
 from conserve_sglang.router.conversations import UNIDENTIFIED
 from conserve_sglang.router.executor import PROCESS_SHIFT
 from conserve_sglang.router.fleet import Fleet, Worker
@@ -114,13 +114,7 @@ class FrontSeat:
         hub = self._hub
         turn = _Turn(arrived, hub.past(arrived))
         self.open[turn.turn_id] = turn
-        hub.brain.identify(turn)
-        if turn.name is None:
-            conversation = turn.conversation
-            self.say(
-                talk.Identified(turn.turn_id, turn.tenant, conversation.key, conversation.name)
-            )
-        hub.brain.place(turn)
+        hub.brain.arrive(turn)
 
     def _answered(self, answered: talk.Answered) -> None:
         turn = self.open.pop(TurnId(answered.turn_id), None)
@@ -164,6 +158,7 @@ class Hub:
 
     def __init__(self, tier_map: TierMap, brain: Brain, fleet: Fleet, secret: bytes) -> None:
         self.brain = brain
+        brain.on_identified = self._identified
         self.port = 0
         self._fleet = fleet
         self._tier_map = pickle.dumps(tier_map)
@@ -239,6 +234,13 @@ class Hub:
         seat = self._seats.get(command.turn_id >> PROCESS_SHIFT)
         if seat is not None:
             seat.carry_out(command)
+
+    def _identified(self, turn: Arrival) -> None:
+        seat, conversation = self._seats.get(turn.turn_id >> PROCESS_SHIFT), turn.conversation
+        if seat is not None:
+            seat.say(
+                talk.Identified(turn.turn_id, turn.tenant, conversation.key, conversation.name)
+            )
 
     def fleet_event(self, event: Event) -> None:
         """Let the fronts know of workers before the commands that follow from it reach them."""

@@ -11,7 +11,7 @@ from conserve_sglang.router.processes import talk
 from conserve_sglang.router.processes.family import Family
 from conserve_sglang.router.processes.hub import Hub
 from conserve_sglang.router.service import BrainService
-from conserve_sglang.state import StateStore
+from conserve_sglang.state import Store
 from conserve_sglang.telemetry.metrics import RouterMetrics
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class ManyProcesses(BrainService):
         *,
         trusts_decoders: bool = False,
         secret: bytes | None = None,
-        store: StateStore | None = None,
+        store: Store | None = None,
         front_arguments: Sequence[str] = (),
     ) -> None:
         super().__init__(tier_map, trusts_decoders=trusts_decoders, secret=secret, store=store)

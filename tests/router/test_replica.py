@@ -1,0 +1,234 @@
+"""Several replicas of the router in front of the same workers, with a real Redis between them."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from conserve_sglang.core.tier import StateSettings
+from conserve_sglang.router.service import RouterService
+from conserve_sglang.state import open_store
+from tests.fakes.redis_server import RedisServer, a_redis_server
+from tests.fakes.router_cluster import SETTINGS, Answer, Cluster, a_tier_map
+from tests.fakes.sglang_worker import FakeWorker, Rendezvous
+
+SAID = ("a long first message", "the answer", "and the next", "the answer", "and the last")
+MODES = {"p0": "prefill", "d0": "decode", "d1": "decode", "d2": "decode"}
+
+
+class Site:
+    """Workers, Redis, and as many replicas as a test starts."""
+
+    def __init__(self, stack: AsyncExitStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+        self.redis: RedisServer
+        self.workers: dict[str, FakeWorker] = {}
+
+    async def open(self) -> None:
+        self.redis = await self._stack.enter_async_context(a_redis_server(self._folder))
+        rendezvous = Rendezvous()
+        for name, mode in MODES.items():
+            worker = self.workers[name] = FakeWorker(mode, rendezvous)
+            await self._stack.enter_async_context(worker.serve())
+
+    @asynccontextmanager
+    async def a_replica(self, **settings: Any) -> AsyncIterator[Cluster]:
+        state = StateSettings(redis=self.redis.url, namespace="test")
+        router = replace(SETTINGS, state=state, **settings)
+        tier_map = a_tier_map(self.workers, "conserve", router)
+        service = RouterService(tier_map, store=open_store(tier_map))
+        await service.start()
+        cluster = Cluster(service, self.workers)
+        try:
+            await cluster.until_met()
+            yield cluster
+        finally:
+            await cluster.hang_up()
+            await service.stop()
+
+    async def replica(self, **settings: Any) -> Cluster:
+        return await self._stack.enter_async_context(self.a_replica(**settings))
+
+    def prefilled(self) -> int:
+        return len(self.workers["p0"].turns)
+
+
+@asynccontextmanager
+async def a_site(folder: Path) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        site = Site(stack, folder)
+        await site.open()
+        yield site
+
+
+def why(answer: Answer) -> str:
+    assert answer.status == 200, answer.body
+    return answer.headers["x-conserve-reason"]
+
+
+async def settled() -> None:
+    """Longer than a client needs to come back with its next turn."""
+    await asyncio.sleep(0.02)
+
+
+async def test_turns_of_a_conversation_may_go_to_any_replica(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        first = await one.chat(SAID[0])
+        assert why(first) == "first_turn"
+        await settled()
+        second = await two.chat(*SAID[:3])
+        await settled()
+        third = await one.chat(*SAID)
+        decoders = {each.headers["x-conserve-decoder"] for each in (first, second, third)}
+        assert (why(second), why(third), len(decoders)) == ("pinned", "pinned", 1)
+        cached = third.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert cached == sum(map(len, SAID[:4]))
+        assert site.prefilled() == 1
+        about = (await one.request("GET", "/v1/conversations/c")).json()
+        assert (about["turns"], about["kv_transfers"]) == (3, 1)
+
+
+async def test_a_history_is_found_whichever_replica_saw_it_last(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        first = await one.chat(SAID[0], name=None)
+        await settled()
+        second = await two.chat(*SAID[:3], name=None)
+        await settled()
+        third = await one.chat(*SAID, name=None)
+        names = {each.headers["x-conversation-id"] for each in (first, second, third)}
+        assert (why(second), why(third), len(names)) == ("pinned", "pinned", 1)
+
+
+async def test_hundreds_of_first_turns_at_two_replicas_are_pinned_once_each(
+    tmp_path: Path,
+) -> None:
+    async with a_site(tmp_path) as site:
+        site.workers["p0"].faults.delay_s = 0.05
+        replicas = [await site.replica(), await site.replica()]
+        answers = await asyncio.gather(
+            *(
+                replica.chat(f"hello {number}", name=f"c{number}")
+                for number in range(300)
+                for replica in replicas
+            )
+        )
+        assert {answer.status for answer in answers} == {200}
+        decoders: dict[str, set[str]] = {}
+        for answer in answers:
+            name = answer.headers["x-conversation-id"]
+            decoders.setdefault(name, set()).add(answer.headers["x-conserve-decoder"])
+        assert len(decoders) == 300
+        assert [name for name, found in decoders.items() if len(found) != 1] == []
+
+
+def kv_elsewhere(cluster: Cluster) -> int:
+    return sum(load.foreign_tokens for load in cluster.service.brain.dispatcher.worker_loads())
+
+
+def kv_here(cluster: Cluster) -> int:
+    return sum(load.resident_tokens for load in cluster.service.brain.dispatcher.worker_loads())
+
+
+async def test_what_a_replica_has_on_the_workers_counts_for_the_others_until_it_dies(
+    tmp_path: Path,
+) -> None:
+    async with a_site(tmp_path) as site:
+        one = await site.replica()
+        async with site.a_replica() as two:
+            await two.chat("x" * 500)
+            held = kv_here(two)
+            assert held > 500
+            await one.until(lambda: kv_elsewhere(one) == held)
+            await one.chat("x" * 500, "the answer", "mine now")
+            await one.until(lambda: kv_here(two) == 0 and kv_elsewhere(one) == 0)
+            assert kv_here(one) > held
+            await two.chat("y" * 300, name="other")
+            await one.until(lambda: kv_elsewhere(one) == kv_here(two) > 0)
+        await one.until(lambda: kv_elsewhere(one) == 0)
+
+
+async def test_a_conversation_that_one_replica_ends_has_ended_for_all(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        decoder = (await one.chat(SAID[0])).headers["x-conserve-decoder"]
+        await settled()
+        assert (await two.request("GET", "/v1/conversations/c")).json()["decoder"] == decoder
+        assert (await two.request("DELETE", "/v1/conversations/c")).status == 200
+        await two.until(lambda: len(site.workers[decoder].closed_sessions) == 1)
+        await one.until(lambda: one.service.brain.dispatcher.num_conversations == 0)
+        for each in (one, two):
+            assert (await each.request("GET", "/v1/conversations/c")).status == 404
+            assert (await each.request("DELETE", "/v1/conversations/c")).status == 404
+        assert why(await one.chat(*SAID[:3])) == "first_turn"
+
+
+async def test_a_moved_pin_is_seen_by_the_others(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        decoder = (await one.chat(SAID[0])).headers["x-conserve-decoder"]
+        await settled()
+        await site.workers[decoder].stop()
+        moved = await two.chat(*SAID[:3])
+        assert why(moved) == "decoder_lost"
+        await settled()
+        last = await one.chat(*SAID)
+        assert why(last) == "pinned"
+        assert last.headers["x-conserve-decoder"] == moved.headers["x-conserve-decoder"]
+
+
+async def test_without_redis_turns_are_served_and_it_is_said_and_squared_afterwards(
+    tmp_path: Path,
+) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        known = await one.chat(SAID[0])
+        await settled()
+        await site.redis.kill()
+        await one.until(lambda: is_degraded(one) and is_degraded(two))
+        again = await one.chat(*SAID[:3])
+        assert why(again) == "pinned"
+        assert why(await one.chat("new", name="n")) == "first_turn"
+        health = (await one.request("GET", "/health")).json()
+        assert health["status"] == "degraded"
+        assert "Redis is gone" in health["state"]
+        metrics = await one.request("GET", "/metrics", one.service.control_port)
+        assert b"conserve_router_state_degraded 1.0" in metrics.body
+        await site.redis.start()
+        await one.until(lambda: not (is_degraded(one) or is_degraded(two)))
+        await asyncio.sleep(0.1)
+        last = await two.chat(*SAID)
+        assert why(last) == "pinned"
+        assert last.headers["x-conserve-decoder"] == known.headers["x-conserve-decoder"]
+        assert why(await two.chat("new", "the answer", "more", name="n")) == "pinned"
+        assert "state" not in (await one.request("GET", "/health")).json()
+
+
+async def test_redis_that_hangs_delays_turns_for_a_second_at_most(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one = await site.replica()
+        assert why(await one.chat(SAID[0])) == "first_turn"
+        site.redis.send(signal.SIGSTOP)
+        began = time.monotonic()
+        answers = await asyncio.gather(
+            one.chat(*SAID[:3]), *(one.chat("new", name=f"n{n}") for n in range(20))
+        )
+        assert {answer.status for answer in answers} == {200}
+        assert time.monotonic() - began < 3.0
+        assert is_degraded(one)
+        began = time.monotonic()
+        assert why(await one.chat("new", name="m")) == "first_turn"
+        assert time.monotonic() - began < 0.5
+        site.redis.send(signal.SIGCONT)
+        await one.until(lambda: not is_degraded(one))
+
+
+def is_degraded(cluster: Cluster) -> bool:
+    kept = cluster.service.memory
+    return kept is not None and kept.problem is not None
