@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import dashboards, doctor, keys, launch, route, simulate, tiers, top, trace, workers
+from . import dashboards, doctor, energy, keys, launch, route, simulate, tiers, top, trace, workers
 
 app = typer.Typer(
     name="conserve-sglang",
@@ -20,6 +20,7 @@ app.command()(doctor.doctor)
 app.command()(simulate.simulate)
 app.command()(dashboards.dashboards)
 app.command()(top.top)
+app.command()(energy.energy)
 app.add_typer(keys.app, name="keys")
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(trace.app, name="trace")

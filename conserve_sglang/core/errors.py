@@ -8,6 +8,7 @@ ConserveError
 │   ├── Unreachable        no connection, or the connection broke
 │   ├── TimedOut           no answer within the time allowed
 │   └── NotCapable         it answers, but cannot serve the role it was given
+├── MeterError             energy cannot be read on this machine, or of this device
 ├── LaunchError            a deployment could not be started or kept up
 └── PluginError            the plugin refuses to serve inside this SGLang
     ├── UnsupportedSglang  no manifest for this version, or its source differs from the manifest
@@ -47,6 +48,10 @@ class TimedOut(WorkerError):
 
 class NotCapable(WorkerError):
     """The worker answers but cannot serve the role it was given."""
+
+
+class MeterError(ConserveError):
+    """Energy cannot be read: no bindings, no driver, no such device, a bad recording."""
 
 
 class LaunchError(ConserveError):

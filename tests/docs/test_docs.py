@@ -38,7 +38,7 @@ def test_every_command_shown_is_accepted(command: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(COMMAND), *argv], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
-    allowed = {0, 1} if argv[0] == "doctor" else {0}
+    allowed = {0, 1} if argv[0] in ("doctor", "energy") else {0}  # no GPU, no SGLang: said so
     assert done.returncode in allowed, done.stdout + done.stderr
 
 

@@ -1,0 +1,16 @@
+"""What machines draw: meters, each number with where it comes from."""
+
+from conserve_sglang.energy.meter import Device, Kind, Meter, Origin, Reading, Window
+from conserve_sglang.energy.nvml import NvmlMeter
+from conserve_sglang.energy.replay import ReplayMeter
+
+__all__ = [
+    "Device",
+    "Kind",
+    "Meter",
+    "NvmlMeter",
+    "Origin",
+    "Reading",
+    "ReplayMeter",
+    "Window",
+]
