@@ -23,22 +23,41 @@ BODIES = [
     _body(prompt=[1, 2, 3], stream=False),
     _body(text="once", sampling_params={"max_new_tokens": 3}, stream=True),
     _body(input_ids=[5, 6, 7], session_params={"id": "z"}),
-    _body(
-        model="tiny",
-        max_tokens=5,
-        system=[{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}],
-        messages=[
-            {"role": "user", "content": "q"},
-            {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f",
-                                               "input": {"a": 1}}]},
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t",
-                                          "content": [{"type": "text", "text": "r"}]}]},
-        ],
-        tools=[{"name": "f", "input_schema": {"type": "object"}}],
-        tool_choice={"type": "auto"},
-        metadata={"user_id": "user_1_account__session_2"},
-        stream=True,
-    ),
+]
+_IMAGES = [
+    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}},
+    {"type": "image", "source": {"type": "url", "url": "http://x/y.png"}},
+]
+_BLOCKS = [
+    {"role": "user", "content": [{"type": "text", "text": "q"}, *_IMAGES]},
+    {"role": "assistant", "content": [
+        {"type": "thinking", "thinking": "hm", "signature": ""},
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "text", "text": "a"},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {"a": "Rome"}},
+        {"type": "tool_use", "id": "u", "name": "f", "input": {}},
+    ]},
+    {"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "r"}]},
+        {"type": "tool_result", "tool_use_id": "u", "content": "no", "is_error": True},
+        {"type": "text", "text": "Go on."},
+    ]},
+]  # fmt: skip
+_TOOLS = [{"name": "f", "description": "d", "input_schema": {"type": "object"}, "strict": True}]
+_SYSTEM = [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}},
+           {"type": "text", "text": "x-anthropic-billing-header: 1\nt"}]  # fmt: skip
+MESSAGES = [
+    _body(model="tiny", max_tokens=5, messages=[{"role": "user", "content": "hé"}]),
+    _body(model="tiny", max_tokens=5, system=_SYSTEM, messages=_BLOCKS, tools=_TOOLS,
+          tool_choice={"type": "auto", "disable_parallel_tool_use": True}, stream=True,
+          metadata={"user_id": "user_1_account__session_2"}, stop_sequences=["END"]),
+    _body(model="tiny", max_tokens=5, messages=_BLOCKS[:2], temperature=0.5, top_p=0.9, top_k=4,
+          metadata={"user_id": json.dumps({"session_id": "s"})}, tools=_TOOLS,
+          tool_choice={"type": "tool", "name": "f"}, thinking={"type": "enabled"}),
+    _body(model="tiny", max_tokens=5, system="s", messages=[
+              {"role": "user", "content": "q"}, {"role": "assistant", "content": "The"}],
+          output_config={"effort": "high",
+                         "format": {"type": "json_schema", "schema": {"type": "object"}}}),
 ]  # fmt: skip
 PATHS = [b"/v1/chat/completions", b"/v1/completions", b"/generate", b"/v1/messages", b"/health",
          b"/v1/conversations/c", b"/v1/models"]  # fmt: skip
@@ -58,7 +77,7 @@ def _chunked(path: bytes, body: bytes) -> bytes:
 
 
 REQUESTS = [
-    *(_request(path, body) for path in PATHS[:4] for body in BODIES),
+    *(_request(path, body) for path in PATHS[:4] for body in (*BODIES, MESSAGES[1])),
     *(_chunked(PATHS[0], body) for body in BODIES),
     _request(PATHS[0], BODIES[1], b"x-conversation-id: c", b"authorization: Bearer k"),
     _request(PATHS[0], BODIES[1], b"expect: 100-continue", b"connection: close, x-a"),
@@ -77,18 +96,47 @@ _DELTAS: list[dict[str, Any]] = [
 ]
 
 
+_THOUGHTS: list[dict[str, Any]] = [
+    {"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}], "usage": _USAGE},
+    *_DELTAS[:2],
+    {"choices": [{"index": 0, "delta": {"content": "\n"}}]},
+    {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 1, **_CALL}]}}]},
+    {
+        "choices": [
+            {"index": 0, "delta": {"tool_calls": [{"index": 1, "function": {"arguments": "{"}}]}}
+        ]
+    },
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "matched_stop": "END"}]},
+]
+
+
 def _events(*datas: dict[str, Any]) -> bytes:
     return b"".join(b"data: " + _body(**data) + b"\n\n" for data in datas) + b"data: [DONE]\n\n"
 
 
 ANSWERS = [
     _events(*({**_CHUNK, **delta} for delta in _DELTAS)),
+    _events(*({**_CHUNK, **delta} for delta in _THOUGHTS)),
     _events({"error": {"message": "conserve-refused reason=prefix_missing", "code": 409}}),
     _events(
         {"text": "a", "output_ids": [1, 2], "meta_info": {"finish_reason": None}},
         {"text": "", "meta_info": {"finish_reason": {"type": "abort", "status_code": 500}}},
     ),
     _body(choices=[{"index": 0, "message": {"role": "assistant", "content": "a"}}], usage=_USAGE),
+    _body(
+        choices=[
+            {
+                "index": 0,
+                "message": {
+                    "content": None,
+                    "reasoning_content": "hm",
+                    "tool_calls": [_CALL, _CALL],
+                },
+                "finish_reason": "tool_calls",
+            }
+        ],
+        usage=_USAGE,
+    ),
     _body(choices=[{"index": 0, "text": "a"}], usage=_USAGE),
     _body(text="a", output_ids=[1], meta_info={"prompt_tokens": 1, "cached_tokens": 0}),
     _body(error={"message": "m", "code": 409, "param": None}),

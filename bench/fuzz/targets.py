@@ -4,8 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Callable
 
-from bench.fuzz.seeds import ANSWERS, BODIES, REQUESTS
+from bench.fuzz.seeds import ANSWERS, BODIES, MESSAGES, REQUESTS
 from conserve_sglang.core.tenant import DEFAULT_TENANT
+from conserve_sglang.router.anthropic import CountCall, MessagesCall
 from conserve_sglang.router.headers import split_request_headers
 from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
@@ -13,12 +14,15 @@ from conserve_sglang.router.messages import chat_answer, completion_answer, gene
 from conserve_sglang.router.payload import FORBIDDEN, BadBody, Endpoint, Payload, read_payload
 from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.request_reader import RequestReader
+from conserve_sglang.router.translation import UnreadableAnswer
 from conserve_sglang.router.verdict import error_in, failure_cause
 from conserve_sglang.router.wire import request
 from conserve_sglang.workers.sse import UsageFilter, usage_in
 
 MAX_BODY_BYTES = 64 * 1024
 _ENDPOINTS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
+_WHOLE = b'{"model":"tiny","max_tokens":1,"messages":[]}'
+_STREAMED = b'{"stream":true,' + _WHOLE[1:]
 _HASH = HistoryHash(b"secret")
 Outcomes = Counter[str]
 
@@ -98,8 +102,75 @@ def read_answer(data: bytes) -> str:
     return "error" if error else "counted" if usage else "read"
 
 
+def read_message(data: bytes) -> str:
+    """The body of an Anthropic message, translated and opened as the turn it becomes."""
+    call = MessagesCall()
+    try:
+        chat = read_payload(Endpoint.CHAT, call.read(data))
+        History(chat, DEFAULT_TENANT.tenant_id, _HASH)
+    except BadBody as refused:
+        told = json.loads(call.problem(refused.problem))
+        assert told["error"]["message"]
+        return f"refused {refused.problem.status} {told['error']['type']}"
+    _check_sent(chat, b"", data)
+    json.loads(CountCall().read(data))  # whatever can be asked can be counted
+    return "stream" if chat.is_stream else "whole"
+
+
+def tell_message(data: bytes) -> str:
+    """A worker's answer, told as an Anthropic message: event by event, and as a whole."""
+    step = 1 + (data[-1] if data else 0)
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
+    stream = MessagesCall()
+    stream.read(_STREAMED)
+    told = b"".join(stream.feed(piece, False) for piece in pieces) + stream.feed(b"", True)
+    ended = _check_events(told)
+    whole = MessagesCall()
+    whole.read(_WHOLE)
+    assert whole.feed(data, False) == b""
+    try:
+        message = json.loads(whole.feed(b"", True))
+    except UnreadableAnswer as unreadable:
+        _refusal(unreadable.problem)
+        return ended
+    assert message["content"]
+    assert message["stop_reason"]
+    return "whole"
+
+
+def _check_events(told: bytes) -> str:
+    """A stream is one message whose blocks are opened and closed in turn, or ends in an error."""
+    assert told.endswith(b"\n\n")
+    is_begun, open_at, num_blocks = False, None, 0
+    events = told[:-2].split(b"\n\n")
+    for number, event in enumerate(events):
+        name, _, data = event.partition(b"\ndata: ")
+        fields = json.loads(data)
+        assert name == b"event: " + fields["type"].encode()
+        if fields["type"] in ("message_stop", "error"):
+            assert number == len(events) - 1
+            assert open_at is None or fields["type"] == "error"
+        elif fields["type"] == "message_start":
+            assert not is_begun
+            is_begun = True
+        elif fields["type"] == "content_block_start":
+            assert (open_at, fields["index"]) == (None, num_blocks)
+            open_at, num_blocks = num_blocks, num_blocks + 1
+        elif fields["type"] == "content_block_stop":
+            assert open_at == fields["index"]
+            open_at = None
+        elif fields["type"] == "content_block_delta":
+            assert is_begun
+            assert fields["index"] < num_blocks
+    ended: str = fields["type"]
+    assert ended in ("message_stop", "error")
+    return ended
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], str], list[bytes]]] = {
     "request": (read_request, REQUESTS),
     "body": (read_body, BODIES),
     "answer": (read_answer, ANSWERS),
+    "message": (read_message, MESSAGES),
+    "told": (tell_message, ANSWERS),
 }

@@ -162,6 +162,7 @@ def read_counted(body: bytes) -> Counted:
 
 def _decoded(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
     try:
+        body.decode()  # what is copied unread would keep bytes that are not UTF-8
         return decoder.decode(body)
     except UNREADABLE as error:
         why = str(error) or type(error).__name__

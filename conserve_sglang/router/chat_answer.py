@@ -84,6 +84,7 @@ class Chat(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
+_QUOTE = ord('"')
 _chat = msgspec.json.Decoder(Chat)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -129,12 +130,24 @@ def _read(data: bytes) -> Chat | Problem | None:
     if data.strip() == b"[DONE]":
         return None
     try:
+        if not data.isascii():
+            data.decode()  # what is copied unread would keep bytes that are not UTF-8
         chat = _chat.decode(data)
     except UNREADABLE:
+        return UNREADABLE_ANSWER
+    if any(not _is_text(choice.delta) for choice in chat.choices):
         return UNREADABLE_ANSWER
     if not chat.choices and bytes(chat.error) not in NOTHING:
         return from_worker(_status_in(chat.error), data)
     return chat
+
+
+def _is_text(delta: Delta | None) -> bool:
+    """Whether what is copied unread is the text it has to be."""
+    if delta is None:
+        return True
+    said, thought = bytes(delta.content), bytes(delta.reasoning_content)
+    return (said in NOTHING or said[0] == _QUOTE) and (thought in NOTHING or thought[0] == _QUOTE)
 
 
 def _status_in(error: msgspec.Raw) -> int:

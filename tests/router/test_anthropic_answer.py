@@ -116,6 +116,9 @@ def test_white_space_between_calls_opens_no_block_but_text_does() -> None:
     [
         b"data: {nonsense\n\n",
         b'data: {"error":{"message":"too bad","code":500}}\n\n',
+        b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":{}}}]}\n\n',
+        b'data: {"choices":[{"delta":{"reasoning_content":1}}]}\n\n',
         chunk(finish_reason="abort") + b"data: [DONE]\n\n",
     ],
 )

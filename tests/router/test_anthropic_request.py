@@ -200,7 +200,14 @@ def test_what_cannot_be_served_is_named(fields: dict[str, Any], why: str) -> Non
         MessagesCall().read(json.dumps(body).encode())
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"messages":' + b"[" * 5000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"\xff", b'{"messages":' + b"[" * 5000),
+        b'{"model":"m","max_tokens":1,"messages":[{"role":"assistant","content":'
+        b'[{"type":"tool_use","id":"t","name":"f","input":{"a":"\xff"}}]}]}',
+    ],
+)
 def test_what_is_no_request_at_all_is_refused(body: bytes) -> None:
     with pytest.raises(BadBody):
         MessagesCall().read(body)
