@@ -33,7 +33,7 @@ from conserve_sglang.router.payload import (
     text_field,
 )
 from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
-from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, OWN_FAULT, Problem
+from conserve_sglang.router.problem import NO_RESPONSES, NO_WORKER, NOT_TRUSTED, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 _TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _TRANSLATED: dict[bytes, Callable[[], Translation]] = {b"/v1/messages": MessagesCall}
 _COUNT_TOKENS = b"/v1/messages/count_tokens"
+_RESPONSES = b"/v1/responses"
+_NO_RETRY = b"x-should-retry: false\r\n"  # OpenAI's clients try a 5xx again otherwise
 _CONVERSATIONS = b"/v1/conversations/"
 _PLACES = {b"/v1/place": Subject.PLACE, b"/v1/place/report": Subject.PLACED}
 _ABOUT_CONVERSATION = {"GET": Subject.CONVERSATION, "DELETE": Subject.END}
@@ -212,6 +214,8 @@ class Front:
         elif path.startswith(model_list.PATH + b"/"):
             name = unquote_to_bytes(path[len(model_list.PATH) + 1 :]).decode("utf-8", "replace")
             self._plain(partial(self._model_named, name), request, client)
+        elif path == _RESPONSES or path.startswith(_RESPONSES + b"/"):
+            client.answer_problem(NO_RESPONSES, _NO_RETRY)
         else:
             _give_voice(path, client)
             client.answer_problem(_unknown_path(path))
