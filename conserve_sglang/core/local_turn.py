@@ -26,7 +26,7 @@ class RefusalReason(Enum):
     APPEND_TOO_LARGE = "append_too_large"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class LocalLimits:
     """Limits of one local turn, both in tokens. Made once a turn, so frozen by agreement only.
 

@@ -5,7 +5,6 @@ Every number added to the ledger is remembered where it came from (a conversatio
 so that it is taken out exactly once and never from a worker that has been lost since.
 """
 
-from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.dispatch.commands import ReleaseConversation
 from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
 from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
@@ -124,14 +123,14 @@ class Bookings:
         """A conversation as others see it."""
         pin = self.pin_of(conversation)
         return ConversationView(
-            conversation_id=ConversationId(conversation.conversation_id),
-            decoder=None if pin is None else pin.spec.worker_id,
-            resident_tokens=conversation.resident_tokens,
-            prompt_tokens=conversation.prompt_tokens,
-            num_turns=conversation.num_turns,
-            num_kv_transfers=conversation.num_kv_transfers,
-            num_open_turns=conversation.num_open_turns,
-            last_active_at_s=conversation.last_active_at_s,
+            conversation.conversation_id,
+            None if pin is None else pin.spec.worker_id,
+            conversation.resident_tokens,
+            conversation.prompt_tokens,
+            conversation.num_turns,
+            conversation.num_kv_transfers,
+            conversation.num_open_turns,
+            conversation.last_active_at_s,
         )
 
     def loads(self) -> tuple[WorkerLoad, ...]:

@@ -1,6 +1,6 @@
 """What to do, as the dispatcher tells its executor. Imperative; carried out in order.
 
-`SendTurn` is frozen by agreement only, see `policy.api`.
+`SendTurn` is made the quick way, see `policy.api`.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.policy.api import PlacementReason, RejectReason
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class SendTurn:
     """Send a turn to its workers.
 

@@ -1,6 +1,6 @@
 """What happened, as the dispatcher is told. Past tense; times travel beside them as `now`.
 
-The three events of every turn are frozen by agreement only, see `policy.api`.
+The three events of every turn are made the quick way, see `policy.api`.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class WorkerRemoved:
     worker_id: WorkerId
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class TurnArrived:
     """A client asks for a turn. `input_tokens` is the length of the whole prompt.
 
@@ -81,14 +81,14 @@ class TurnArrived:
     deadline_s: float | None = None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class FirstToken:
     """The decoder's first output arrived: the prefill is over and the KV is where it belongs."""
 
     turn_id: TurnId
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class TurnDone:
     """A turn was answered whole. Token counts are the decoder's own."""
 

@@ -22,12 +22,12 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
         pin = None
     turn.needed_tokens = _needed_tokens(turn, bookings.ledger, settings)
     return TurnView(
-        arrival_number=turn.arrival_number,
-        input_tokens=turn.input_tokens,
-        needed_tokens=turn.needed_tokens,
-        pinned_decoder=None if pin is None else pin.spec.worker_id,
-        resident_tokens=resident,
-        phase_one_cause=turn.cause or cause,
+        turn.arrival_number,
+        turn.input_tokens,
+        turn.needed_tokens,
+        None if pin is None else pin.spec.worker_id,
+        resident,
+        turn.cause or cause,
     )
 
 
@@ -55,27 +55,25 @@ def local_limits(
     if ledger.state(placement.decoder).spec.role is not Role.DECODE:
         return None
     if placement.max_local_tokens is None:
-        return LocalLimits(max_uncached=UNBOUNDED_LOCAL_TOKENS, min_cached=0)
+        return LocalLimits(UNBOUNDED_LOCAL_TOKENS, 0)
     expected = turn.conversation.prompt_tokens - settings.prefix_slack_tokens
     if turn.input_tokens < turn.conversation.prompt_tokens:
         expected = 0  # a prompt shorter than the last one does not continue it
-    return LocalLimits(max_uncached=placement.max_local_tokens, min_cached=max(0, expected))
+    return LocalLimits(placement.max_local_tokens, max(0, expected))
 
 
 def send_turn(turn: Turn, placement: Placement, limits: LocalLimits | None) -> SendTurn:
     """The command that carries a placement out; the turn is booked by now."""
     conversation = turn.conversation
     return SendTurn(
-        turn_id=turn.turn_id,
-        conversation_id=conversation.conversation_id,
-        decoder=placement.decoder,
-        prefiller=placement.prefiller,
-        limits=limits,
-        reason=placement.reason,
-        keeps_kv=placement.keeps_kv,
-        attempt=turn.attempts,
-        turn_index=turn.turn_index,
-        resident_tokens=(
-            conversation.resident_tokens if conversation.decoder is turn.decoder else 0
-        ),
+        turn.turn_id,
+        conversation.conversation_id,
+        placement.decoder,
+        placement.prefiller,
+        limits,
+        placement.reason,
+        placement.keeps_kv,
+        turn.attempts,
+        turn.turn_index,
+        conversation.resident_tokens if conversation.decoder is turn.decoder else 0,
     )

@@ -124,9 +124,12 @@ class Turn:
     is_over: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class ConversationView:
-    """A conversation as others see it; `decoder` is None while it has no pin."""
+    """A conversation as others see it; `decoder` is None while it has no pin.
+
+    Made whenever one is stored, and so the quick way, see `policy.api`.
+    """
 
     conversation_id: ConversationId
     decoder: WorkerId | None

@@ -43,11 +43,7 @@ class Conserve:
         if cause is None and turn.pinned_decoder is not None:
             if turn.input_tokens - turn.resident_tokens < self._max_append:
                 return Placement(
-                    decoder=turn.pinned_decoder,
-                    prefiller=None,
-                    reason=PlacementReason.PINNED,
-                    keeps_kv=True,
-                    max_local_tokens=self._max_local,
+                    turn.pinned_decoder, None, PlacementReason.PINNED, True, self._max_local
                 )
             cause = PhaseOneCause.LARGE_APPEND
         reason = PlacementReason.FIRST_TURN if cause is None else PlacementReason(cause.value)

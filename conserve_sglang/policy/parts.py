@@ -53,7 +53,7 @@ def phase_one(
         return Defer(DeferReason.PREFILL_BACKLOG)
     if isinstance(decoder, Defer):
         return decoder
-    return Placement(decoder=decoder, prefiller=prefiller, reason=reason, keeps_kv=keeps_kv)
+    return Placement(decoder, prefiller, reason, keeps_kv)
 
 
 def _fits_on_pin(turn: TurnView, cluster: ClusterView, decoder: WorkerId) -> bool:

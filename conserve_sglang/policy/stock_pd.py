@@ -1,6 +1,6 @@
 """Baseline: every turn goes through a prefiller and a decoder."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from conserve_sglang.policy.api import Answer, ClusterView, PlacementReason, TurnView
 from conserve_sglang.policy.parts import phase_one
@@ -24,5 +24,8 @@ class StockPd:
     def place(self, turn: TurnView, cluster: ClusterView) -> Answer:
         """Place one turn; see the class."""
         if not self._sticky:
-            turn = replace(turn, pinned_decoder=None, resident_tokens=0)
+            turn = TurnView(
+                turn.arrival_number, turn.input_tokens, turn.needed_tokens, None, 0,
+                turn.phase_one_cause,
+            )  # fmt: skip
         return phase_one(turn, cluster, PlacementReason.EVERY_TURN, keeps_kv=self._sticky)

@@ -208,12 +208,12 @@ class Brain:
         turn.input_tokens = num_tokens or self._estimated(conversation, turn.payload.input_bytes)
         self.tell(
             TurnArrived(
-                turn_id=turn.turn_id,
-                conversation_id=conversation.key,
-                input_tokens=turn.input_tokens,
-                is_exact=num_tokens is not None,
-                tenant=turn.tenant,
-                deadline_s=turn.deadline_s,
+                turn.turn_id,
+                conversation.key,
+                turn.input_tokens,
+                num_tokens is not None,
+                turn.tenant,
+                turn.deadline_s,
             )
         )
 
@@ -226,14 +226,7 @@ class Brain:
             prompt_tokens = usage.prompt_tokens
             output_tokens, cached_tokens = usage.output_tokens, usage.cached_tokens
             self._learn(turn, prompt_tokens)
-        self.tell(
-            TurnDone(
-                turn_id=turn.turn_id,
-                prompt_tokens=prompt_tokens,
-                output_tokens=output_tokens,
-                cached_tokens=cached_tokens,
-            )
-        )
+        self.tell(TurnDone(turn.turn_id, prompt_tokens, output_tokens, cached_tokens))
 
     def unanswered(self, turn: Arrival) -> None:
         """A turn is over without a whole answer."""

@@ -137,13 +137,7 @@ class Executor:
             turn.cannot_go_on("it was placed where no answer can be continued")
             return
         sent = turn.sent if worker.can_continue else None
-        leg = DecodeLeg(
-            turn,
-            worker.worker_id,
-            is_stream=payload.is_stream,
-            hides_usage=payload.hides_usage,
-            sent=sent,
-        )
+        leg = DecodeLeg(turn, worker.worker_id, payload.is_stream, payload.hides_usage, sent)
         if turn.history is not None:
             leg.keep_answer(turn.decode_leg if turn.resumption else None)
         turn.decode_leg = leg
@@ -154,7 +148,7 @@ class Executor:
             prefiller = self._fleet.worker(command.prefiller)
             pairing = prefiller.prefiller_fields + b"%d," % next(self._rooms) + turn.resumption
             members = pairing + members
-            prefill_leg = PrefillLeg(turn, prefiller.worker_id, is_stream=payload.is_stream)
+            prefill_leg = PrefillLeg(turn, prefiller.worker_id, payload.is_stream)
             turn.prefill_leg = prefill_leg
             pieces = request(prefiller.pool.head_lines, headers, pairing, payload)
             prefill_leg.exchange = prefiller.pool.send(pieces, prefill_leg)
@@ -196,7 +190,7 @@ class Executor:
         if turn.sent is None:
             turn.payload.rest = b""  # no further attempt: the body is not needed any more
         if not is_whole:  # else TurnDone follows at once, and says as much
-            self._brain.tell(FirstToken(turn_id=turn.turn_id))
+            self._brain.tell(FirstToken(turn.turn_id))
 
     def turn_answered(self, turn: Turn, usage: Usage | None) -> None:
         self.meter.answered(turn, usage)

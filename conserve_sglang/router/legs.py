@@ -89,10 +89,9 @@ class DecodeLeg:
         self,
         owner: LegOwner,
         worker_id: WorkerId,
-        *,
         is_stream: bool,
         hides_usage: bool,
-        sent: Sent | None = None,
+        sent: Sent | None,
     ) -> None:
         self._owner = owner
         self.worker_id = worker_id
@@ -270,7 +269,7 @@ class PrefillLeg:
 
     __slots__ = ("_early", "_has_begun", "_is_stream", "_owner", "_status", "exchange", "worker_id")
 
-    def __init__(self, owner: LegOwner, worker_id: WorkerId, *, is_stream: bool) -> None:
+    def __init__(self, owner: LegOwner, worker_id: WorkerId, is_stream: bool) -> None:
         self._owner = owner
         self.worker_id = worker_id
         self.exchange: Exchange | None = None

@@ -100,7 +100,8 @@ def read_payload(endpoint: Endpoint, body: bytes) -> Payload:
     """Open a body; raises `BadBody`."""
     fields = _open(body)
     is_stream = _is_stream(fields)
-    payload = Payload(endpoint, fields, is_stream=is_stream)
+    payload = Payload(endpoint, fields)
+    payload.is_stream = is_stream
     _measure(payload)
     if not FORBIDDEN.isdisjoint(fields):
         _drop_forbidden(payload)

@@ -25,7 +25,7 @@ _USUAL = re.compile(
 )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Usage:
     """Token counts of one answer, as its worker reported them. Frozen by agreement only."""
 
@@ -64,11 +64,8 @@ def usage_of(body: bytes) -> Usage | None:
     except (msgspec.DecodeError, RecursionError):
         return usage_in(body[-TAIL_BYTES:])
     details = counts.prompt_tokens_details
-    return Usage(
-        prompt_tokens=counts.prompt_tokens,
-        output_tokens=counts.completion_tokens,
-        cached_tokens=0 if details is None else details.cached_tokens,
-    )
+    cached_tokens = 0 if details is None else details.cached_tokens
+    return Usage(counts.prompt_tokens, counts.completion_tokens, cached_tokens)
 
 
 def usage_in(tail: bytes) -> Usage | None:
@@ -82,11 +79,7 @@ def usage_in(tail: bytes) -> Usage | None:
     usual = _USUAL.match(tail, at)
     if usual is not None:  # as SGLang's OpenAI endpoints write it
         prompt_tokens, output_tokens, cached_tokens = usual.groups(b"0")
-        return Usage(
-            prompt_tokens=int(prompt_tokens),
-            output_tokens=int(output_tokens),
-            cached_tokens=int(cached_tokens),
-        )
+        return Usage(int(prompt_tokens), int(output_tokens), int(cached_tokens))
     prompt = _last_number(tail, b'"prompt_tokens":')
     if prompt is None:
         return None
