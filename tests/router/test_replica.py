@@ -229,6 +229,22 @@ async def test_redis_that_hangs_delays_turns_for_a_second_at_most(tmp_path: Path
         await one.until(lambda: not is_degraded(one))
 
 
+async def test_a_replica_that_stood_still_does_not_take_redis_for_gone(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        first = await one.chat(SAID[0])
+        await settled()
+        site.redis.send(signal.SIGSTOP)
+        turn = asyncio.ensure_future(two.chat(*SAID[:3]))
+        await asyncio.sleep(0.1)
+        site.redis.send(signal.SIGCONT)  # answers at once; here nobody is there to read it
+        time.sleep(1.2)
+        assert why(await turn) == "pinned"
+        assert (await turn).headers["x-conserve-decoder"] == first.headers["x-conserve-decoder"]
+        kept = [replica.service.memory for replica in (one, two)]
+        assert [each.num_failures for each in kept if each is not None] == [0, 0]
+
+
 def is_degraded(cluster: Cluster) -> bool:
     kept = cluster.service.memory
     return kept is not None and kept.problem is not None
