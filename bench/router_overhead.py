@@ -73,6 +73,7 @@ def _candidates(options: argparse.Namespace) -> list[Candidate]:
         candidate
         for candidate in ALL
         if (options.rival or candidate.rival is None)
+        and (options.streams or candidate.max_continuations)
         and (not options.only or candidate.name in options.only)
     ]
 

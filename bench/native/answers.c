@@ -14,7 +14,7 @@ int say_info(char *to, const struct worker *worker) {
     /* Local turns are a decoder's; a prefiller has no plugin to speak of. */
     const char *conserve = worker->role == DECODE
         ? "\"conserve\":{\"plugin_version\":\"bench\",\"sglang_version\":\"0.5.23\","
-          "\"local_prefill\":true,\"resident_tokens\":0,\"page_size\":1},"
+          "\"local_prefill\":true,\"continues\":true,\"resident_tokens\":0,\"page_size\":1},"
         : "";
     return snprintf(to, ANSWER_ROOM,
                     "{\"model_path\":\"" MODEL "\",\"served_model_name\":\"" MODEL "\","
@@ -89,8 +89,8 @@ int say_event(char *to, const struct worker *worker, const struct turn *turn, lo
                     "\"model\":\"" MODEL "\",\"choices\":[{\"index\":0,\"delta\":{\"role\":null,"
                     "\"content\":\"sent:%020lu \",\"reasoning_content\":null,\"tool_calls\":null},"
                     "\"logprobs\":null,\"finish_reason\":%s,\"matched_stop\":null}],"
-                    "\"usage\":null}\n\n",
-                    worker->port, now, finish);
+                    "\"usage\":null}\n%s\n",
+                    worker->port, now, finish, turn->tells ? ":=1234\n" : "");
 }
 
 int say_end(char *to, const struct worker *worker, const struct turn *turn) {
@@ -101,9 +101,9 @@ int say_end(char *to, const struct worker *worker, const struct turn *turn) {
                        "data: {\"id\":\"%d\",\"object\":\"chat.completion.chunk\",\"created\":1,"
                        "\"model\":\"" MODEL "\",\"choices\":[],\"usage\":{\"prompt_tokens\":%ld,"
                        "\"total_tokens\":%ld,\"completion_tokens\":%ld,"
-                       "\"prompt_tokens_details\":{\"cached_tokens\":%ld}}}\n\n",
+                       "\"prompt_tokens_details\":{\"cached_tokens\":%ld}}}\n%s\n",
                        worker->port, tokens.prompt, tokens.prompt + turn->num_chunks,
-                       turn->num_chunks, tokens.cached);
+                       turn->num_chunks, tokens.cached, turn->tells ? ":=\n" : "");
     }
     return len + snprintf(to + len, (size_t)(ANSWER_ROOM - len), "data: [DONE]\n\n");
 }

@@ -126,9 +126,11 @@ static void stream_step(struct peer *peer) {
 }
 
 static void serve_turn(struct peer *peer, const char *path, const char *body, size_t len) {
+    static const char tell[] = "x-conserve-tell: ";
     struct worker *worker = peer->worker;
     struct turn *turn = &peer->turn;
     *turn = turn_read(path, body, len);
+    turn->tells = turn->is_stream && find(path, (size_t)(body - path), tell) != NULL;
     worker->num_turns++;
     worker->num_paired += turn->is_paired;
     worker->num_local += !turn->is_paired;

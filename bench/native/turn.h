@@ -7,6 +7,7 @@
 /* One turn, as far as its answer depends on it. */
 struct turn {
     int is_generate, is_stream, is_paired, wants_usage;
+    int tells; /* asked to tell the ids of its stream (core/continuation.py) */
     size_t body_len; /* in bytes; a token is taken for four of them */
     long num_chunks; /* output tokens of a stream */
     char mark[17];   /* the 16 characters behind "mark:" in the prompt, or "" */

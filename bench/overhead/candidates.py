@@ -68,6 +68,7 @@ class Candidate:
     turns_per_name: int = 1  # a connection's turns of one name; 0: all of them
     rival: Rival | None = None
     processes: int = 1
+    max_continuations: int = 2
     relay_width: int = 0  # not a router but bench.overhead.relay, to so many workers
 
     @property
@@ -112,9 +113,16 @@ OURS_AGENT_2 = replace(
     what="the same with --workers 2, on the client's core too",
     processes=2,
 )
+OURS_UNCONTINUED = replace(
+    OURS_TAIL,
+    name="ours-uncontinued",
+    what="ours-tail, streams not to be continued",
+    max_continuations=0,
+)
 ALL = (
     DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, SMG_PD,
     OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED, OURS_AGENT_2,
+    OURS_UNCONTINUED,
 )  # fmt: skip
 
 
@@ -224,6 +232,7 @@ policy: {{name: {candidate.policy}}}
 router:
   port: {port}
   control_port: {control_port}
+  max_continuations: {candidate.max_continuations}
   auth: {{keys_file: keys.yaml}}
   overload: {{max_prefill_backlog_tokens: {UNBOUNDED_TOKENS}}}
   state: {{path: {candidate.name}.sqlite}}
