@@ -24,7 +24,8 @@ from conserve_sglang.state import MetWorker, Reconciled, SavedConversation, Stat
 logger = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.2
-BATCH = 256  # described in one go: about a millisecond of the loop's time
+BATCH = 256  # described in one go: less than a millisecond of the loop's time
+MAX_WRITTEN = 4096  # at a time: the more there are, the fewer pages are written for each
 RETRY_S = 5.0
 FIRST_MEETING_S = 5.0  # how long clients wait at most for workers that hold stored pins
 
@@ -154,20 +155,22 @@ class Memory:
                 pass
 
     async def _write_some(self) -> bool:
-        """Store up to a batch of what changed; False if that failed, and is to be tried again."""
-        keys = [self._changed.pop() for _ in range(min(BATCH, len(self._changed)))]
-        wall_s = time.time() - self._brain.now()
-        described = [(key, describe(self._brain, self._fleet, key, wall_s)) for key in keys]
-        saved = [each for _, each in described if each is not None]
-        gone = [key for key, each in described if each is None]
+        """Store what changed, or much of it; False if that failed, and is to be tried again."""
+        described: dict[str, SavedConversation | None] = {}
         loop = asyncio.get_running_loop()
         try:
+            self._describe_batch(described)
+            while self._changed and len(described) < MAX_WRITTEN:
+                await asyncio.sleep(0)
+                self._describe_batch(described)
+            saved = [each for each in described.values() if each is not None]
+            gone = [key for key, each in described.items() if each is None]
             await loop.run_in_executor(self._thread, self._store.write, saved, gone)
         except asyncio.CancelledError:
-            self._changed.update(keys)
+            self._changed.update(described)
             raise
         except Exception as error:
-            self._changed.update(keys)
+            self._changed.update(described)
             self.num_failures += 1
             if self.problem is None:
                 logger.exception("the state is not being written; trying again")
@@ -177,6 +180,14 @@ class Memory:
             logger.warning("the state is being written again")
         self.problem = None
         return True
+
+    def _describe_batch(self, described: dict[str, SavedConversation | None]) -> None:
+        """Add some that changed as they are now, None for those with nothing to go on with."""
+        wall_s = time.time() - self._brain.now()
+        for _ in range(min(BATCH, len(self._changed))):
+            key = self._changed.pop()
+            described[key] = None  # should it fail, the key is not lost
+            described[key] = describe(self._brain, self._fleet, key, wall_s)
 
 
 def describe(brain: Brain, fleet: Fleet, key: str, wall_s: float) -> SavedConversation | None:
