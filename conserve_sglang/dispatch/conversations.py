@@ -140,6 +140,8 @@ class Conversations:
         return iter(self._live.values())
 
     def _lower(self, since_s: float) -> None:
+        if self.rest_floor_s <= since_s >= self.idle_floor_s:
+            return  # the usual: what has just been active is no floor
         self.rest_floor_s = min(self.rest_floor_s, since_s)
         self.idle_floor_s = min(self.idle_floor_s, since_s)
 

@@ -96,7 +96,8 @@ class Dispatcher:
     @property
     def num_queued(self) -> int:
         """Turns that arrived and were not sent yet."""
-        return self._line.num_unsent
+        line = self._line
+        return line.order.num_waiting + line.num_held
 
     @property
     def queue_depths(self) -> dict[str, int]:
@@ -203,7 +204,8 @@ class Dispatcher:
         if turn.keeps_kv and bookings.pin_of(conversation) is turn.decoder:
             # A shorter prompt is a side request or a new beginning; what was there stays there.
             held = event.prompt_tokens + event.output_tokens
-            bookings.set_resident(conversation, max(held, conversation.resident_tokens))
+            if held > conversation.resident_tokens:
+                bookings.set_resident(conversation, held)
         self._placer.close_turn(turn, now)
         self._placer.serve_line(now)
 

@@ -90,14 +90,15 @@ class Executor:
     def carry_out(self, command: Command) -> None:
         """Do what the brain asks for; a fault of ours costs this turn and no other."""
         try:
-            self._carry_out(command)
+            if command.__class__ is SendTurn:
+                self._send(command)
+            else:
+                self._carry_out(command)
         except Exception:
             self._give_up(command)
 
     def _carry_out(self, command: Command) -> None:
-        if isinstance(command, SendTurn):
-            self._send(command)
-        elif isinstance(command, RejectTurn):
+        if isinstance(command, RejectTurn):
             turn = self._turns.get(command.turn_id)
             if turn is not None:
                 has_begun = turn.has_begun

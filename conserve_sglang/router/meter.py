@@ -35,10 +35,10 @@ class Meter:
     def sent(self, turn: Turn, command: SendTurn) -> None:
         """An attempt begins."""
         self.metrics.placements[command.reason] += 1
-        if command.attempt > 1:
-            self.metrics.num_retries += 1
         if command.attempt == 1:
             self._note_beginning(turn, command)
+        else:
+            self.metrics.num_retries += 1
         for listener in self.listeners:
             listener.sent(turn, command)
 
@@ -57,7 +57,8 @@ class Meter:
         now = turn.first_byte_at_s = self.clock()
         command = turn.command
         if command is not None:
-            self._timings_of(command).ttft.observe(now - turn.arrived_at_s)
+            timings = turn.timings = self._timings_of(command)
+            timings.ttft.observe(now - turn.arrived_at_s)
             if command.prefiller is not None:
                 self.metrics.num_kv_transfers += 1
         for listener in self.listeners:
@@ -65,10 +66,9 @@ class Meter:
 
     def answered(self, turn: Turn, usage: Usage | None) -> None:
         """The last byte is there; `usage` is what the decoder counted."""
-        command, now = turn.command, self.clock()
-        if command is None:
+        command, timings, now = turn.command, turn.timings, self.clock()
+        if command is None or timings is None:
             return
-        timings = self._timings_of(command)
         timings.e2e.observe(now - turn.arrived_at_s)
         if usage is not None:
             self._count(turn, command, usage)
@@ -88,8 +88,10 @@ class Meter:
     def went_on(self, turn: Turn) -> None:
         """Another decoder goes on with an answer."""
         self.metrics.num_continuations += 1
-        if turn.command is not None and turn.command.prefiller is not None:
-            self.metrics.num_kv_transfers += 1
+        if turn.command is not None:
+            turn.timings = self._timings_of(turn.command)
+            if turn.command.prefiller is not None:
+                self.metrics.num_kv_transfers += 1
 
     def failed(self, turn: Turn, cause: FailureCause) -> None:
         """An attempt failed."""

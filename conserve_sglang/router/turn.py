@@ -15,7 +15,7 @@ from conserve_sglang.router.payload import Payload
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import UnreadableAnswer
-from conserve_sglang.telemetry.metrics import Outcome
+from conserve_sglang.telemetry.metrics import Outcome, Timings
 from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.upstream import Headers
 
@@ -74,6 +74,7 @@ class Turn:
         "resumption",
         "sent",
         "tenant",
+        "timings",
         "turn_id",
     )
 
@@ -93,6 +94,7 @@ class Turn:
         self.arrived_at_s = 0.0
         self.first_byte_at_s = 0.0
         self.command: SendTurn | None = None
+        self.timings: Timings | None = None  # the meter's, from the first byte on
         self.decode_leg: DecodeLeg | None = None
         self.prefill_leg: PrefillLeg | None = None
         self.sent: Sent | None = None  # of a stream that may go on elsewhere

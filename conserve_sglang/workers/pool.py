@@ -53,13 +53,9 @@ class Exchange:
 
     # for the pool
 
-    def start(self) -> None:
-        """Send on a kept-alive connection if there is one, else connect first."""
-        connection = self._pool.take_idle()
-        if connection is not None:
-            self._travel_on(connection)
-        else:
-            self._connector = asyncio.get_running_loop().create_task(self._connect())
+    def connect(self) -> None:
+        """Send on a connection that is to be made."""
+        self._connector = asyncio.get_running_loop().create_task(self._connect())
 
     def fail(self, error: WorkerError) -> None:
         """Tell the sink, once."""
@@ -68,7 +64,8 @@ class Exchange:
         if sink is not None:
             sink.on_broken(error)
 
-    def _travel_on(self, connection: UpstreamConnection) -> None:
+    def travel_on(self, connection: UpstreamConnection) -> None:
+        """Send on this connection."""
         if self._request is None or self._sink is None:
             return
         self._connection = connection
@@ -83,13 +80,13 @@ class Exchange:
         if self._sink is None:
             connection.abandon()
         else:
-            self._travel_on(connection)
+            self.travel_on(connection)
 
     def _lost(self, connection: UpstreamConnection, error: WorkerError) -> None:
         self._connection = None
         if connection.num_requests > 1 and not connection.has_answer_begun:
             # The worker closed an idle connection just as it was taken again.
-            self._connector = asyncio.get_running_loop().create_task(self._connect())
+            self.connect()
         else:
             self.fail(error)
 
@@ -138,7 +135,11 @@ class ConnectionPool:
     def send(self, request: Pieces, sink: ResponseSink) -> Exchange:
         """Send a request, given as byte pieces, and hand its answer to `sink`."""
         exchange = Exchange(self, request, sink)
-        exchange.start()
+        connection = self.take_idle()
+        if connection is None:
+            exchange.connect()
+        else:
+            exchange.travel_on(connection)
         return exchange
 
     def take_idle(self) -> UpstreamConnection | None:

@@ -16,6 +16,7 @@ from conserve_sglang.workers.outbox import Outbox
 
 Headers = list[tuple[bytes, bytes]]
 Pieces = Sequence[bytes | memoryview]
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class ResponseSink(Protocol):
@@ -41,7 +42,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_is_due",
         "_headers",
         "_is_complete",
-        "_is_framed",
         "_is_paused",
         "_keeps_alive",
         "_on_closed",
@@ -76,7 +76,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._head_is_due = False
         self._is_complete = False
-        self._is_framed = False
         self._is_paused = False
         self._keeps_alive = False
         self.has_answer_begun = False
@@ -171,7 +170,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
         sink = self._sink
-        has_head = self._status > 0 and not self._is_framed
+        has_head = self._status > 0 and not _FRAMING.intersection(dict(self._headers))
         if sink is not None and exc is None and self.has_answer_begun and has_head:
             self._sink = self._on_lost = None  # a body without framing ends with the connection
             sink.on_body(self._take_parts(), True)
@@ -185,13 +184,9 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._headers = []
         self._status = 0
-        self._is_framed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self._headers.append((name, value))
-        if name in (b"content-length", b"transfer-encoding"):
-            self._is_framed = True
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
