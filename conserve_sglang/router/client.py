@@ -60,7 +60,9 @@ class ClientConnection(asyncio.Protocol):
         "_held_bytes",
         "_is_chunked",
         "_is_closing",
+        "_is_judged",
         "_is_stepping",
+        "_judge",
         "_num_head_sweeps",
         "_num_quiet_sweeps",
         "_num_request_sweeps",
@@ -85,8 +87,11 @@ class ClientConnection(asyncio.Protocol):
         clients: "set[ClientConnection]",
         max_body_bytes: int,
         held: HeldBytes,
+        judge: "Callable[[bytes, Headers, ClientConnection], Problem | None] | None" = None,
     ) -> None:
         self._serve = serve
+        self._judge = judge  # says of a request by its head why it may not come in
+        self._is_judged = False  # the request that is being read
         self._clients = clients
         self._reader = RequestReader(max_body_bytes)
         self._held = held  # of all connections
@@ -175,9 +180,12 @@ class ClientConnection(asyncio.Protocol):
             if reader.ready:
                 self._request = reader.ready.popleft()
                 self._num_head_sweeps = self._num_request_sweeps = 0
+                self._is_judged = False
                 self._serve(self._request, self)
             elif reader.refusal is not None:
                 self._refuse(reader.refusal)
+            elif self._judge is not None and not self._is_judged and reader.head is not None:
+                self._judge_head(*reader.head)
             elif reader.waits_for_continue:
                 reader.owes_continue = False
                 self._outbox.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -186,6 +194,13 @@ class ClientConnection(asyncio.Protocol):
             else:
                 break
         self._is_stepping = False
+
+    def _judge_head(self, target: bytes, headers: Headers) -> None:
+        """Before more of a body is taken in, see whether its client may come in at all."""
+        self._is_judged = True
+        problem = None if self._judge is None else self._judge(target, headers, self)
+        if problem is not None:
+            self._refuse(problem)
 
     def _read_backlog(self) -> None:
         data = b"".join(self._backlog)

@@ -113,7 +113,11 @@ class Door:
         if len(self._clients) >= settings.overload.max_connections:
             return TurnedAway()
         client = ClientConnection(
-            self.front.serve, self._clients, settings.max_body_bytes, self._held
+            self.front.serve,
+            self._clients,
+            settings.max_body_bytes,
+            self._held,
+            None if settings.auth.keys_file is None else self.front.let_in,
         )
         if self._tls is None:  # else a handshake comes first, and nobody hears if that fails
             self._clients.add(client)

@@ -38,6 +38,7 @@ from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
+from conserve_sglang.workers.upstream import Headers
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +89,8 @@ class Front:
             if path == b"/health":
                 self._plain(self._health, request, client)
                 return
-            problem = self._let_in(request, client)
+            problem = self.let_in(request.target, request.headers, client)
             if problem is not None:
-                _give_voice(path, client)
                 client.answer_problem(problem)
                 return
             endpoint = _TURNS.get(path)
@@ -110,26 +110,28 @@ class Front:
                 asker.client_gone()
             client.answer_problem(OWN_FAULT)
 
-    def _let_in(self, request: Request, client: ClientConnection) -> Problem | None:
-        """Find out whose the request is, and take its headers apart; why not, if it may not in."""
+    def let_in(self, target: bytes, headers: Headers, client: ClientConnection) -> Problem | None:
+        """Find out whose a request is, and take its headers apart; why not, if it may not in."""
         keyring, last = self.keyring, client.last_headers
         if last is not None and client.judged_by is keyring:  # most clients repeat themselves
-            if request.headers == last:
+            if headers == last:
                 return None
-            ours = ours_if_no_other_differs(request.headers, last)
+            ours = ours_if_no_other_differs(headers, last)
             if ours is not None:
                 client.last_split = client.last_split[0], ours
-                client.last_headers = request.headers
+                client.last_headers = headers
                 return None
         client.last_headers = None
         if keyring is not None:
-            verdict = keyring.tenant_of(request.headers)
+            verdict = keyring.tenant_of(headers)
             if isinstance(verdict, Problem):
+                self._executor.meter.metrics.num_unauthorized += 1
+                _give_voice(target, client)
                 return verdict
             client.tenant = verdict
-        client.last_split = split_request_headers(request.headers, self._stopped)
+        client.last_split = split_request_headers(headers, self._stopped)
         client.judged_by = keyring
-        client.last_headers = request.headers
+        client.last_headers = headers
         return None
 
     # turns

@@ -115,6 +115,11 @@ class RequestReader:
         return self._has_begun and self._is_in_head
 
     @property
+    def head(self) -> tuple[bytes, Headers] | None:
+        """Target and headers of a request whose head is whole, and whose body is not."""
+        return None if self._is_in_head else (self._target, self._headers)
+
+    @property
     def is_in_request(self) -> bool:
         """A request has begun and is not whole."""
         return self._has_begun

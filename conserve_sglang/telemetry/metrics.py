@@ -97,6 +97,7 @@ _COUNTERS = (
     "num_kv_misses",
     "num_interruptions",
     "num_continuations",
+    "num_unauthorized",
     "prompt_tokens",
     "cached_tokens",
     "output_tokens",
@@ -119,6 +120,7 @@ class RouterMetrics:
         self.num_kv_misses = 0
         self.num_interruptions = 0
         self.num_continuations = 0
+        self.num_unauthorized = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0

@@ -105,6 +105,7 @@ class RouterCollector(Collector):
                 "Streams that another decoder went on with",
                 metrics.num_continuations,
             ),
+            ("unauthorized", "Requests without a key that is valid", metrics.num_unauthorized),
             ("prompt_tokens", "Prompt tokens of answered turns", metrics.prompt_tokens),
             ("cached_tokens", "Prompt tokens found in KV", metrics.cached_tokens),
             ("output_tokens", "Tokens answered", metrics.output_tokens),

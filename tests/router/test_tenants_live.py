@@ -1,5 +1,6 @@
 """Tenants over the wire: let in by key, and never into each other's conversations."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,32 @@ async def test_request_that_makes_every_worker_fail_costs_other_tenants_none(
         for number in range(4)
     }
     assert ran_on == set(decoders)
+
+
+@pytest.mark.parametrize("more", ["content-length: 150000\r\n", "transfer-encoding: chunked\r\n"])
+async def test_stranger_is_refused_before_the_body_is_taken_in(tenants: Tenants, more: str) -> None:
+    metrics = tenants.cluster.service.door.metrics
+    for expects in ("", "expect: 100-continue\r\n"):
+        client = await tenants.cluster.connect()
+        client.send(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{expects}{more}\r\n".encode())
+        answer = await client.answer()
+        assert answer.status == 401
+        assert answer.headers["connection"] == "close"
+    assert metrics.num_unauthorized == 2
+    health = await tenants.cluster.request("GET", "/metrics", tenants.cluster.service.control_port)
+    assert b"conserve_router_unauthorized_total 2.0" in health.body
+
+
+async def test_body_that_comes_late_is_waited_for_where_the_key_is_valid(tenants: Tenants) -> None:
+    client = await tenants.cluster.connect()
+    body = json.dumps({"messages": OPENING}).encode()
+    for tenant in ("a", "b"):
+        key = f"authorization: Bearer {tenants.keys[tenant]}\r\nexpect: 100-continue\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{key}content-length: {len(body)}\r\n\r\n"
+        client.send(head.encode())
+        assert (await client.head())[0] == 100
+        client.send(body)
+        answer = await client.answer()
+        assert answer.status == 200
+        name = answer.headers["x-conversation-id"]
+        assert (await tenants.look(tenant, "GET", name)).status == 200
