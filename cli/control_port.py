@@ -24,6 +24,12 @@ class ControlPort:
         self._key = admin_key(settings)
         self._cert_file = None if settings.tls is None else settings.tls.cert_file
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'http' if self._cert_file is None else 'https'}://{host}:{self._port}"
+
     def workers(self) -> list[dict[str, Any]]:
         """All workers as the router sees them."""
         _, answer = self.ask("GET", "/admin/workers")
@@ -36,16 +42,25 @@ class ControlPort:
         """Status and decoded body; ConfigError with the router's words when it refuses."""
         if query:
             path += "?" + urlencode(query)
+        raw = None if body is None else json.dumps(body).encode()
+        status, data = self.exchange(method, path, raw, waits_s + _ANSWER_S)
+        if status >= 400:
+            raise ConfigError(_words(data) or f"the router answered {status} to {method} {path}")
+        return status, json.loads(data)
+
+    def exchange(
+        self, method: str, path: str, body: bytes | None, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Status and body of an answer, whatever it says; ConserveError when there is none."""
         headers = {"content-type": "application/json"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
-        connection = self._connection(waits_s + _ANSWER_S)
+        connection = self._connection(timeout_s)
         try:
             self._connect(connection)
-            raw = None if body is None else json.dumps(body)
-            connection.request(method, path, raw, headers)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
-            status, data = answer.status, answer.read()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise ConserveError(
                 f"no answer from the control port {self._host}:{self._port} ({error}). Is the"
@@ -53,9 +68,6 @@ class ControlPort:
             ) from error
         finally:
             connection.close()
-        if status >= 400:
-            raise ConfigError(_words(data) or f"the router answered {status} to {method} {path}")
-        return status, json.loads(data)
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._cert_file is None:

@@ -7,8 +7,10 @@ import typer
 
 from .fail import clean_failure
 from .options import (
+    AccessLogOption,
     HostOption,
     JsonOption,
+    LogFormatOption,
     LogLevelOption,
     ProcessesOption,
     StateOption,
@@ -35,6 +37,8 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     ] = 900.0,
     as_json: JsonOption = False,
     log_level: LogLevelOption = "warning",
+    log_format: LogFormatOption = "text",
+    access_log: AccessLogOption = False,
 ) -> None:
     """Start every worker of this machine and the router, and keep them up until Ctrl-C."""
     from conserve_sglang.launcher.launch import LaunchOptions, describe_commands
@@ -52,11 +56,13 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             host=host,
             with_router=with_router,
             with_state=with_state,
+            log_format=log_format,
+            access_log=access_log,
             ready_timeout_s=ready_timeout_s,
         )
+        configure_logs(log_level, log_format)
         if dry_run:
             print_commands(loaded, describe_commands(loaded, options), as_json=as_json)
             return
-        configure_logs(log_level)
         with showing(as_json=as_json) as report:
             run_launch(loaded, options, report)

@@ -32,9 +32,11 @@ def route(
         configure_logs(log_level, log_format)  # here only to refuse what there is not
         loaded = load_tier_map(tier_map)
         loaded = with_processes(loaded, num_processes)
-        spec = router_spec(loaded, python=sys.executable, with_state=with_state)
+        options = ["--log-level", log_level, "--log-format", log_format]
+        if access_log:
+            options.append("--access-log")
+        if not with_state:
+            options.append("--no-state")
+        spec = router_spec(loaded, python=sys.executable, options=options)
     sys.stdout.flush()
-    options = ["--log-level", log_level, "--log-format", log_format]
-    if access_log:
-        options.append("--access-log")
-    os.execv(spec.argv[0], [*spec.argv, *options])
+    os.execv(spec.argv[0], [*spec.argv])

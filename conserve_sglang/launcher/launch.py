@@ -30,7 +30,18 @@ class LaunchOptions:
     host: str | None = None
     with_router: bool = True
     with_state: bool = True
+    log_format: str = "text"
+    access_log: bool = False
     ready_timeout_s: float = 900.0
+
+    @property
+    def router_options(self) -> tuple[str, ...]:
+        """What the router's command line says of all this, where it is not the default."""
+        return (
+            *(() if self.with_state else ("--no-state",)),
+            *(() if self.log_format == "text" else ("--log-format", self.log_format)),
+            *(("--access-log",) if self.access_log else ()),
+        )
 
 
 def plan_launch(tier_map: TierMap, options: LaunchOptions) -> LaunchPlan:
@@ -40,7 +51,7 @@ def plan_launch(tier_map: TierMap, options: LaunchOptions) -> LaunchPlan:
         is_here=host_test(options.host),
         python=sys.executable,
         with_router=options.with_router,
-        with_state=options.with_state,
+        router_options=options.router_options,
     )
 
 
@@ -52,7 +63,7 @@ def describe_commands(
         tier_map,
         is_here=host_test(options.host),
         python=sys.executable,
-        with_state=options.with_state,
+        router_options=options.router_options,
     )
 
 

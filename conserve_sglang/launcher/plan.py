@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -72,7 +72,7 @@ def make_plan(
     is_here: Callable[[str], bool],
     python: str,
     with_router: bool,
-    with_state: bool = True,
+    router_options: Sequence[str] = (),
 ) -> LaunchPlan:
     """The workers of this machine and the router. Raises ConfigError when there is no worker."""
     here = [worker for worker in tier_map.workers if is_here(worker.host)]
@@ -83,10 +83,11 @@ def make_plan(
             " Say which of them this is with --host"
         )
     settings = tier_map.router
+    router = router_spec(tier_map, python=python, options=router_options)
     scheme = "http" if settings.tls is None else "https"
     return LaunchPlan(
         workers=tuple(worker_spec(tier_map, worker, python=python) for worker in here),
-        router=router_spec(tier_map, python=python, with_state=with_state) if with_router else None,
+        router=router if with_router else None,
         control=(_reach(settings.control_host), settings.control_port),
         url=f"{scheme}://{_reach(settings.host)}:{settings.port}",
         notices=notices(tier_map),
@@ -114,12 +115,11 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
     )
 
 
-def router_spec(tier_map: TierMap, *, python: str, with_state: bool = True) -> ProcessSpec:
-    """The process of the router; without state it forgets its conversations at its end."""
+def router_spec(tier_map: TierMap, *, python: str, options: Sequence[str] = ()) -> ProcessSpec:
+    """The process of the router, with further options of its command line."""
     settings = tier_map.router
-    options = [] if settings.processes == 1 else ["--workers", str(settings.processes)]
-    if not with_state:
-        options.append("--no-state")
+    if settings.processes != 1:
+        options = ["--workers", str(settings.processes), *options]
     return ProcessSpec(
         name=ROUTER,
         kind=ProcessKind.ROUTER,
@@ -140,7 +140,11 @@ def with_processes(tier_map: TierMap, num_processes: int | None) -> TierMap:
 
 
 def all_commands(
-    tier_map: TierMap, *, is_here: Callable[[str], bool], python: str, with_state: bool = True
+    tier_map: TierMap,
+    *,
+    is_here: Callable[[str], bool],
+    python: str,
+    router_options: Sequence[str] = (),
 ) -> tuple[tuple[str, ProcessSpec], ...]:
     """Every process of the map with its host, other machines' too: what --dry-run prints."""
     workers = [
@@ -150,7 +154,7 @@ def all_commands(
         )
         for worker in tier_map.workers
     ]
-    router = router_spec(tier_map, python=python, with_state=with_state)
+    router = router_spec(tier_map, python=python, options=router_options)
     return (*workers, (tier_map.router.host, router))
 
 

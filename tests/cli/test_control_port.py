@@ -11,9 +11,10 @@ from tests.fakes.certificates import Authority
 from tests.fakes.router_cluster import a_cluster
 
 
+@pytest.mark.parametrize("command", [["workers", "list"], ["top", "--once", "--interval", "0.2"]])
 @pytest.mark.parametrize("certificate", ["own", "other"])
 async def test_key_is_shown_over_tls_to_the_routers_own_certificate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: str, command: list[str]
 ) -> None:
     monkeypatch.setenv("A_KEY", "hush")
     authority = Authority(tmp_path)
@@ -37,8 +38,8 @@ async def test_key_is_shown_over_tls_to_the_routers_own_certificate(
         }
         tier_map = {"schema_version": 1, "model": {"path": "m"}, "tiers": tiers, "router": router}
         (tmp_path / "map.yaml").write_text(yaml.safe_dump(tier_map))
-        command = [str(Path(sys.executable).parent / "conserve-sglang"), "workers", "list"]
         listing = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).parent / "conserve-sglang"),
             *command,
             "--tier-map",
             str(tmp_path / "map.yaml"),

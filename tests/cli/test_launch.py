@@ -76,6 +76,15 @@ def test_route_hands_its_log_level_to_the_router(
     assert started[0][-5:] == list(told)
 
 
+def test_launch_hands_the_form_of_its_log_to_the_router(run_cli: RunCli) -> None:
+    told = ("--no-state", "--log-format", "json", "--access-log")
+    ran = run_cli("launch", "--tier-map", MAPS / "cpu_local.yaml", "--dry-run", *told)
+    assert " ".join(told) in ran.out
+    plain = run_cli("launch", "--tier-map", MAPS / "cpu_local.yaml", "--dry-run")
+    assert "--log-format" not in plain.out
+    assert "--access-log" not in plain.out
+
+
 def test_route_refuses_a_log_level_there_is_not(run_cli: RunCli) -> None:
     ran = run_cli("route", "--tier-map", MAPS / "cpu_local.yaml", "--log-level", "loud")
     assert ran.code == 2
