@@ -1,6 +1,7 @@
 """Clients that ask for a place and send their turns to the workers by themselves."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from conserve_sglang.core.tier import AuthSettings
+from conserve_sglang.core.tier import AuthSettings, WorkerTlsSettings
 from conserve_sglang.router.place import LEASE_S
 from conserve_sglang.tiermap.keys import new_key
+from tests.fakes.certificates import Authority, server_context
 from tests.fakes.router_cluster import Answer, Client, Cluster, a_cluster
+from tests.fakes.router_family import a_family
 
 CHAT = "/v1/chat/completions"
 
@@ -19,8 +22,11 @@ CHAT = "/v1/chat/completions"
 class Placing:
     """A trusted client of a router that asks for keys."""
 
-    def __init__(self, cluster: Cluster, keys: dict[str, str]) -> None:
+    def __init__(
+        self, cluster: Cluster, keys: dict[str, str], tls: ssl.SSLContext | None = None
+    ) -> None:
         self.cluster = cluster
+        self.tls = tls  # what workers are asked with
         self.keys = keys
 
     async def post(self, path: str, body: Any, who: str = "trusted", **more: str) -> Answer:
@@ -46,9 +52,9 @@ class Placing:
         if path == CHAT:
             roles = ("user", "assistant")
             body = {"messages": [{"role": roles[n % 2], "content": s} for n, s in enumerate(said)]}
-        legs = [ask_worker(place["decoder"], path, body)]
+        legs = [ask_worker(place["decoder"], path, body, self.tls)]
         if place["prefiller"]:
-            legs.append(ask_worker(place["prefiller"], path, body))
+            legs.append(ask_worker(place["prefiller"], path, body, self.tls))
         answer = (await asyncio.gather(*legs))[0]
         if answer.status != 200:
             return place, answer
@@ -72,21 +78,29 @@ class Placing:
         }
 
 
-async def ask_worker(where: dict[str, Any], path: str, body: dict[str, Any]) -> Answer:
+async def ask_worker(
+    where: dict[str, Any], path: str, body: dict[str, Any], tls: ssl.SSLContext | None
+) -> Answer:
     url = urlsplit(where["url"])
-    client = Client(*await asyncio.open_connection(url.hostname, url.port))
+    assert url.scheme == ("http" if tls is None else "https")
+    client = Client(*await asyncio.open_connection(url.hostname, url.port, ssl=tls))
     client.ask(path, {**where["fields"], **body}, where.get("headers"))
     answer = await client.answer()
     client.close()
     return answer
 
 
-@pytest.fixture
-async def placing(tmp_path: Path) -> AsyncIterator[Placing]:
+def some_keys(tmp_path: Path) -> tuple[dict[str, str], AuthSettings]:
     file = tmp_path / "keys.yaml"
     keys = {name: new_key(file, name, may_place=name != "stranger")
             for name in ("trusted", "other", "stranger")}  # fmt: skip
-    async with a_cluster(auth=AuthSettings(keys_file=str(file))) as cluster:
+    return keys, AuthSettings(keys_file=str(file))
+
+
+@pytest.fixture
+async def placing(tmp_path: Path) -> AsyncIterator[Placing]:
+    keys, auth = some_keys(tmp_path)
+    async with a_cluster(auth=auth) as cluster:
         yield Placing(cluster, keys)
 
 
@@ -190,3 +204,37 @@ async def test_bad_body_is_a_400(placing: Placing, body: bytes) -> None:
 async def test_prompt_no_decoder_can_hold_is_refused(placing: Placing) -> None:
     answer = await placing.post("/v1/place", {"input_tokens": 10_000_000})
     assert (answer.status, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+async def test_workers_that_speak_tls_are_told_as_such(tmp_path: Path) -> None:
+    keys, auth = some_keys(tmp_path)
+    authority = Authority(tmp_path)
+    async with a_cluster(
+        auth=auth,
+        worker_tls=WorkerTlsSettings(ca_file=str(authority.file)),
+        worker_context=server_context(authority.issue("worker")),
+    ) as cluster:
+        placing = Placing(cluster, keys, authority.client())
+        for said in (("hello",), ("hello", "the answer", "more")):
+            place, answer = await placing.turn("c", *said)
+            assert answer.status == 200
+        assert place["reason"] == "pinned"
+
+
+async def test_turns_are_placed_and_reported_through_any_front(tmp_path: Path) -> None:
+    keys, auth = some_keys(tmp_path)
+    async with a_family(auth=auth) as family:
+        placing = Placing(family, keys)
+        said = ["hello"]
+        for number in range(8):  # each request on a connection of its own
+            place, answer = await placing.turn("c", *said)
+            assert answer.status == 200
+            assert (place["prefiller"] is None) == (number > 0)
+            said += ["the answer", "more"]
+        lost = await placing.place("d", 5)
+        await placing.report(lost, "failed", cause="decoder_failed")
+        assert (await placing.report(lost, "abandoned")).status == 200
+        assert family.num_open_turns == 0
+        assert placing.books()["reserved"] == 0
+        refused = await placing.post("/v1/place", {"input_tokens": 5}, who="stranger")
+        assert refused.status == 403
