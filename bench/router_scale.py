@@ -48,10 +48,11 @@ tiers:
   - {{name: d, role: decode, gpu: cpu, count: {num_decoders}, base_port: 21000}}
 router:
   auth: {{keys_file: keys.yaml}}
-  state: {{path: state.sqlite}}
+  state: {state}
   overload: {{max_conversations: 2000000}}
 """
 KEY = "bench"
+IN_FILE = "{path: state.sqlite}"
 
 
 class Wire:
@@ -90,13 +91,13 @@ class Pool(ConnectionPool):
 class Scale:
     """A router with decoders and conversations."""
 
-    def __init__(self, folder: Path, num_decoders: int) -> None:
+    def __init__(self, folder: Path, num_decoders: int, state: str = IN_FILE) -> None:
         keys = folder / "keys.yaml"
         digest = hashlib.sha256(KEY.encode()).hexdigest()
         keys.write_text(f"tenants: [{{name: bench, keys: ['sha256:{digest}']}}]\n")
         keys.chmod(0o600)
         path = folder / "map.yaml"
-        path.write_text(TIER_MAP.format(num_decoders=num_decoders))
+        path.write_text(TIER_MAP.format(num_decoders=num_decoders, state=state))
         tier_map = load_tier_map(path)
         self.service = RouterService(tier_map, trusts_decoders=True, store=open_store(tier_map))
         self.written: list[Any] = []
@@ -126,9 +127,10 @@ class Scale:
                 incarnation="bench",
             )
             self.service.fleet.met(worker, facts)
+            worker.was_probed.set()
 
-    async def play(self, names: list[int]) -> None:
-        """A turn of each of these conversations, all at once."""
+    def ask(self, names: list[int]) -> None:
+        """A turn of each of these conversations comes in, all at once."""
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nuser-agent: bench\r\n"
             f"accept: */*\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
@@ -136,15 +138,23 @@ class Scale:
         )
         for name, client in zip(names, self.clients, strict=False):
             client.data_received(head.format(name, len(self._body)).encode() + self._body)
+
+    async def play(self, names: list[int]) -> None:
+        """A turn of each of these conversations, placed at once, and answered."""
+        self.ask(names)
         await asyncio.sleep(0)  # what was gathered in this iteration is written
+        await self.answer(len(names))
+
+    async def answer(self, num_turns: int) -> None:
+        """Answer the turns that were written to workers."""
         asked = self.written[:]
         self.written.clear()
         for connection in asked:
             connection.data_received(self._answer)
         await asyncio.sleep(0)
-        assert len(self.written) == len(names), "not every turn was answered"
+        assert len(self.written) == num_turns, "not every turn was answered"
         self.written.clear()
-        self.num_turns += len(names)
+        self.num_turns += num_turns
 
 
 def _answer() -> bytes:

@@ -7,10 +7,12 @@ or begins anew, and its decoder, which counts, has the last word on what is stil
 """
 
 import asyncio
+import gc
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from conserve_sglang.core.ids import ConversationId, TenantId, WorkerId
 from conserve_sglang.dispatch import ConversationRestored
@@ -52,11 +54,12 @@ class Memory:
     async def restore(self) -> None:
         """Go on with what is stored; to be awaited before clients are served."""
         loop = asyncio.get_running_loop()
-        saved = await loop.run_in_executor(self._thread, self._store.load)
-        if saved:
-            holders = {each.worker for each in saved if each.worker is not None}
-            await self._fleet.until_probed(holders, FIRST_MEETING_S)
-            await self._take_in(saved)
+        with _without_collector():
+            saved = await loop.run_in_executor(self._thread, self._store.load)
+            if saved:
+                holders = {each.worker for each in saved if each.worker is not None}
+                await self._fleet.until_probed(holders, FIRST_MEETING_S)
+                await self._take_in(saved)
         self._brain.conversations.changed = self._changed.add
         self._fleet.on_met = self._worker_met
         for worker in self._fleet.workers():  # those that came while the others were restored
@@ -188,6 +191,18 @@ class Memory:
             key = self._changed.pop()
             described[key] = None  # should it fail, the key is not lost
             described[key] = describe(self._brain, self._fleet, key, wall_s)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """All that is made here stays, and the collector would walk it again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def describe(brain: Brain, fleet: Fleet, key: str, wall_s: float) -> SavedConversation | None:
