@@ -56,8 +56,7 @@ class ChatTrail(Digests):
 
     def _add(self, message: bytes) -> None:
         state = self._state
-        state.update(b"%d:" % len(message))
-        state.update(message)
+        state.update(b"%d:%b" % (len(message), message))
         self.digests.append(state.digest()[:_DIGEST_BYTES])
 
     def end(self, answer: bytes) -> FiledAt:

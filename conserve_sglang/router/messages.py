@@ -76,16 +76,27 @@ def _canonical(message: _Message) -> bytes:
     content = message.content
     if isinstance(content, list):
         content = "".join(_part_text(part) for part in content)
+    # A developer message is a system message by its newer name.
+    role = "system" if message.role == "developer" else message.role
+    if role in _PLAIN and not message.tool_calls and not message.tool_call_id:
+        rest = _PLAIN[role]
+    else:
+        rest = _without_text(role, message)
+    return rest + (content or "").strip().encode("utf-8", "surrogatepass")
+
+
+def _without_text(role: str, message: _Message) -> bytes:
     calls = [
         (call.id or "", call.function.name or "", _arguments(call.function.arguments))
         for call in message.tool_calls or ()
         if call.function is not None
     ]
-    # A developer message is a system message by its newer name.
-    role = "system" if message.role == "developer" else message.role
     # JSON has no bare line break: the first one ends what is not text.
-    rest = msgspec.json.encode((role, calls, message.tool_call_id or ""))
-    return rest + b"\n" + (content or "").strip().encode("utf-8", "surrogatepass")
+    return msgspec.json.encode((role, calls, message.tool_call_id or "")) + b"\n"
+
+
+_PLAIN = {role: _without_text(role, _Message(role)) for role in ("system", "user", "assistant")}
+"""What comes before the text of most messages."""
 
 
 def _part_text(raw: msgspec.Raw) -> str:
