@@ -9,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from conserve_sglang.core.tier import StateSettings
+from conserve_sglang.router import replica_line
 from conserve_sglang.router.service import RouterService
 from conserve_sglang.state import open_store
 from tests.fakes.redis_server import RedisServer, a_redis_server
 from tests.fakes.router_cluster import SETTINGS, Answer, Cluster, a_tier_map
+from tests.fakes.router_process import a_router_process
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 
 SAID = ("a long first message", "the answer", "and the next", "the answer", "and the last")
@@ -107,18 +111,25 @@ async def test_a_history_is_found_whichever_replica_saw_it_last(tmp_path: Path) 
 
 
 async def test_hundreds_of_first_turns_at_two_replicas_are_pinned_once_each(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(replica_line, "ANSWER_TIMEOUT_S", 10.0)  # one loop has all parties here
     async with a_site(tmp_path) as site:
         site.workers["p0"].faults.delay_s = 0.05
-        replicas = [await site.replica(), await site.replica()]
-        answers = await asyncio.gather(
-            *(
-                replica.chat(f"hello {number}", name=f"c{number}")
-                for number in range(300)
-                for replica in replicas
-            )
-        )
+        one, two = await site.replica(), await site.replica()
+        few = asyncio.Semaphore(100)  # more than a listener's backlog at once may be refused
+
+        async def at_both(number: int) -> list[Answer]:
+            async with few:
+                said, name = f"hello {number}", f"c{number}"
+                return list(
+                    await asyncio.gather(one.chat(said, name=name), two.chat(said, name=name))
+                )
+
+        both = await asyncio.gather(*map(at_both, range(300)))
+        answers = [answer for pair in both for answer in pair]
+        assert not is_degraded(one)
+        assert not is_degraded(two)
         assert {answer.status for answer in answers} == {200}
         decoders: dict[str, set[str]] = {}
         for answer in answers:
@@ -126,6 +137,72 @@ async def test_hundreds_of_first_turns_at_two_replicas_are_pinned_once_each(
             decoders.setdefault(name, set()).add(answer.headers["x-conserve-decoder"])
         assert len(decoders) == 300
         assert [name for name, found in decoders.items() if len(found) != 1] == []
+
+
+async def test_a_prompt_of_text_or_token_ids_is_found_at_another_replica(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        for said in ("tell me more. " * 200, list(range(700))):
+            body: dict[str, Any] = {"stream": False, "sampling_params": {"max_new_tokens": 4}}
+            asked: Any = {"text": said} if isinstance(said, str) else {"input_ids": said}
+            first = await one.post("/generate", body | asked)
+            await settled()
+            if isinstance(said, str):
+                asked = {"text": said + first.json()["text"] + " go on"}
+            else:
+                asked = {"input_ids": [*said, *first.json()["output_ids"], 7, 8]}
+            second = await two.post("/generate", body | asked)
+            assert (why(first), why(second)) == ("first_turn", "pinned")
+
+
+async def test_what_was_pinned_twice_while_redis_was_gone_is_squared(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        await site.redis.kill()
+        await one.until(lambda: is_degraded(one) and is_degraded(two))
+        await one.chat("y" * 900, name="more on one decoder")
+        first = (await one.chat(SAID[0])).headers["x-conserve-decoder"]
+        other = (await two.chat(SAID[0])).headers["x-conserve-decoder"]
+        assert first != other
+        await site.redis.start()
+        await one.until(lambda: not (is_degraded(one) or is_degraded(two)))
+        await one.until(lambda: any(each.closed_sessions for each in site.workers.values()))
+        released = [name for name, each in site.workers.items() if each.closed_sessions]
+        assert len(released) == 1
+        for each in (one, two):
+            answer = await each.chat(*SAID[:3])
+            assert why(answer) == "pinned"
+            assert {answer.headers["x-conserve-decoder"]} == {first, other} - set(released)
+            await settled()
+
+
+async def test_routers_of_several_processes_are_replicas_too(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        state = {"redis": site.redis.url, "namespace": "many"}
+        settings: dict[str, Any] = {"state": state, "processes": 2}
+        async with (
+            a_router_process(tmp_path, site.workers, "one", **settings) as one,
+            a_router_process(tmp_path, site.workers, "two", **settings) as two,
+        ):
+            await asyncio.sleep(0.3)
+            for name in ("c", None):
+                first = await one.chat(SAID[0], name=name)
+                await settled()
+                second = await two.chat(*SAID[:3], name=name)
+                await settled()
+                third = await one.chat(*SAID, name=name)
+                assert (why(first), why(second), why(third)) == ("first_turn", "pinned", "pinned")
+            answers = await asyncio.gather(
+                *(
+                    replica.chat(f"hello {number}", name=f"c{number}")
+                    for number in range(40)
+                    for replica in (one, two)
+                )
+            )
+        places = {
+            (a.headers["x-conversation-id"], a.headers["x-conserve-decoder"]) for a in answers
+        }
+        assert len(places) == 40
 
 
 def kv_elsewhere(cluster: Cluster) -> int:
