@@ -36,7 +36,9 @@ def _traffic(router: RouterRow) -> Text:
     if router.prompt_tokens_per_s and router.cached_tokens_per_s is not None:
         cached = f" ({router.cached_tokens_per_s / router.prompt_tokens_per_s:.0%} cached)"
     queued = " + ".join(
-        f"{number} {phase.replace('_', ' ')}" for phase, number in router.queued_turns.items()
+        f"{number:,} {phase.replace('_', ' ')}"
+        for phase, number in router.queued_turns.items()
+        if number
     )
     line = _spaced(
         ("turns/s", _number(router.turns_per_s)),

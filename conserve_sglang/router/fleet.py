@@ -167,6 +167,10 @@ class Fleet:
 
     def undrain(self, worker: Worker) -> None:
         """Give a worker turns again."""
+        if worker.is_draining:
+            logger.info(
+                "worker %s drains no more", worker.worker_id, extra=_told("undrained", worker)
+            )
         worker.is_draining = False
         if worker.leaving is not None:
             worker.leaving.cancel()

@@ -107,6 +107,13 @@ def new_key(
 
     `weight` and `may_place` are set if they are given.
     """
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError as error:
+        raise TierMapError(
+            f"{name!r} cannot name a tenant: use at most 48 small letters, digits and hyphens,"
+            " the first and the last of them no hyphen"
+        ) from error
     key = "csk-" + secrets.token_urlsafe(32)
     known = {entry.tenant.tenant_id: entry for entry in load_keys(path)} if path.exists() else {}
     tenant_id = TenantId(name)
@@ -173,7 +180,10 @@ def _write(path: Path, entries: tuple[TenantKeys, ...]) -> None:
                 file.flush()
                 os.fsync(handle)
             unfinished.chmod(mode)
-            load_keys(unfinished)
+            try:
+                load_keys(unfinished)
+            except TierMapError as error:
+                raise TierMapError(str(error).replace(str(unfinished), str(path))) from error
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

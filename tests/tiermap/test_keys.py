@@ -1,6 +1,7 @@
 """The key file: what is written, what is read, and what is refused."""
 
 import hashlib
+import re
 import stat
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_link_stays_a_link(file: Path, tmp_path: Path) -> None:
     new_key(file, "a")
     assert file.is_symlink()
     assert len(load_keys(tmp_path / "real.yaml")[0].digests) == 2
+
+
+@pytest.mark.parametrize("name", ["a b", "A", "-a", "", "a" * 49])
+def test_name_that_no_tenant_may_have_is_refused_in_words(file: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a tenant: use at most 48 small letters"):
+        new_key(file, name)
+    assert not file.exists()
+
+
+def test_weight_out_of_range_is_told_of_the_file_itself(file: Path) -> None:
+    with pytest.raises(TierMapError, match=f"^{re.escape(str(file))}: tenants"):
+        new_key(file, "a", weight=0)
 
 
 def test_weight_and_rights_are_set_when_given_and_kept_else(file: Path) -> None:
