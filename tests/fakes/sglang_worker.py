@@ -161,7 +161,7 @@ class FakeWorker:
         except asyncio.IncompleteReadError:
             return False
         await self._awake.wait()
-        first, *lines = head.decode().split("\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
         method, path, _ = first.split(" ")
         headers = {
             name.strip().lower(): value.strip()
