@@ -52,7 +52,8 @@ def error_in(event: bytes) -> tuple[int, str] | None:
     if not event.startswith(_ERROR_EVENT) and b'"abort"' not in event:
         return None
     try:
-        parsed = _event.decode(event[5 : event.find(b"\n\n") if b"\n\n" in event else None])
+        # One line: behind it a decoder may tell token ids, of no matter which event.
+        parsed = _event.decode(event[5:].partition(b"\n")[0])
     except UNREADABLE:
         return None
     if parsed.error is not None:

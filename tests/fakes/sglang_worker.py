@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from conserve_sglang.core.continuation import TELL_HEADER
 from conserve_sglang.core.local_turn import LocalLimits
 from tests.fakes.continuing import as_sent
 from tests.fakes.prompt import BadPrompt, prompt_of
@@ -323,7 +324,10 @@ class FakeWorker:
             event: Any = {"text": "", "output_ids": [], "meta_info": {"finish_reason": reason}}
         else:
             event = {"error": {"object": "error", "message": message, "code": status}}
-        await self._stream(writer, [f"data: {json.dumps(event, separators=(',', ':'))}\n\n"])
+        tells = TELL_HEADER in seen.headers and seen.path != "/generate"
+        mark = ":=\n" if tells else ""  # no event is left out, not even a refusal
+        line = f"data: {json.dumps(event, separators=(',', ':'))}\n{mark}\n"
+        await self._stream(writer, [line])
 
     async def _error(self, writer: asyncio.StreamWriter, status: int, message: str) -> None:
         body = {"object": "error", "message": message, "type": "x", "param": None, "code": status}

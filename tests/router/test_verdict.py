@@ -14,6 +14,7 @@ REFUSED = "conserve-refused reason=prefix_missing cached=0 uncached=9"
         (b'data: {"choices":[{"delta":{"content":"\\"abort\\""}}]}\n\n', None),
         (b'data: {"choices":[{"text":"a","x":"abort"}]}\n\n', None),
         (b'data: {"error":{"message":"m","code":409}}\n\n', (409, "m")),
+        (b'data: {"error":{"message":"m","code":409}}\n:=\n\n', (409, "m")),
         (b'data: {"error":{"message":"m","code":"x"}}\n\ndata: [DONE]\n\n', (400, "m")),
         (
             b'data: {"meta_info":{"finish_reason":{"type":"abort","message":"m",'
