@@ -51,7 +51,7 @@ NOT_CONTINUED: Asked = {
     "logprobs": chat("Tell me of the sea.", LENGTH, logprobs=True),
     "penalty": chat("Tell me of the sea.", LENGTH, frequency_penalty=0.5),
 }
-HEALTH = {"stall_s": 3.0, "stall_probe_timeout_s": 4.0}
+HEALTH = {"stall_s": 4.0, "stall_probe_timeout_s": 10.0}
 CONTINUATIONS = "conserve_router_continuations_total"
 
 
