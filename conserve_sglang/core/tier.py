@@ -165,6 +165,8 @@ class RouterSettings:
     its own. `worker_api_key_env` and `admin_key_env` name environment variables: with the API key
     the workers ask for, and with the key the control port asks for. `state` None: conversations are
     forgotten when the router ends. `processes` serve clients; if several, another decides.
+    Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`, by a router of one
+    process; 0: none.
     `tls` is for both ports, `worker_tls` towards the workers.
     """
 
@@ -191,6 +193,7 @@ class RouterSettings:
     tls: TlsSettings | None = None
     worker_tls: WorkerTlsSettings | None = None
     processes: int = 1
+    stored_responses_mb: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

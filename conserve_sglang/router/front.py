@@ -33,8 +33,10 @@ from conserve_sglang.router.payload import (
     text_field,
 )
 from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
-from conserve_sglang.router.problem import NO_RESPONSES, NO_WORKER, NOT_TRUSTED, OWN_FAULT, Problem
+from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, OWN_FAULT, Problem
 from conserve_sglang.router.request_reader import Request
+from conserve_sglang.router.responses import UNKNOWN_RESPONSE, ResponsesCall
+from conserve_sglang.router.responses_store import response_store
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
@@ -43,10 +45,10 @@ from conserve_sglang.workers.upstream import Headers
 logger = logging.getLogger(__name__)
 
 _TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
-_TRANSLATED: dict[bytes, Callable[[], Translation]] = {b"/v1/messages": MessagesCall}
-_COUNT_TOKENS = b"/v1/messages/count_tokens"
+_MESSAGES = b"/v1/messages"
 _RESPONSES = b"/v1/responses"
-_NO_RETRY = b"x-should-retry: false\r\n"  # OpenAI's clients try a 5xx again otherwise
+_TRANSLATED = (_MESSAGES, _RESPONSES)
+_COUNT_TOKENS = b"/v1/messages/count_tokens"
 _CONVERSATIONS = b"/v1/conversations/"
 _PLACES = {b"/v1/place": Subject.PLACE, b"/v1/place/report": Subject.PLACED}
 _ABOUT_CONVERSATION = {"GET": Subject.CONVERSATION, "DELETE": Subject.END}
@@ -72,6 +74,7 @@ class Front:
         self._about = about
         self._moves_kv = any(plan.role is Role.PREFILL for plan in tier_map.workers)
         self._worker_ids = [plan.worker_id for plan in tier_map.workers]
+        self._responses = response_store(self._settings)
         self.keyring = read_keyring(self._settings.auth)
         has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
         self._stopped = CREDENTIALS if has_keys else frozenset()
@@ -136,10 +139,13 @@ class Front:
 
     # turns
 
-    def _translated(
-        self, translation: Translation, request: Request, client: ClientConnection
-    ) -> None:
+    def _translated(self, path: bytes, request: Request, client: ClientConnection) -> None:
         """A turn of another API than the workers'."""
+        translation: Translation
+        if path == _MESSAGES:
+            translation = MessagesCall()
+        else:
+            translation = ResponsesCall(self._responses, client.tenant.tenant_id)
         client.voice = translation
         if request.method != "POST":
             client.answer_problem(_wrong_method(request.method, "POST"))
@@ -206,7 +212,7 @@ class Front:
         if told is not None:
             self._plain(told, request, client)
         elif path in _TRANSLATED:
-            self._translated(_TRANSLATED[path](), request, client)
+            self._translated(path, request, client)
         elif path.startswith(_CONVERSATIONS):
             self._conversation(request.method, path[len(_CONVERSATIONS) :], client)
         elif path in _PLACES:
@@ -216,11 +222,20 @@ class Front:
         elif path.startswith(model_list.PATH + b"/"):
             name = unquote_to_bytes(path[len(model_list.PATH) + 1 :]).decode("utf-8", "replace")
             self._plain(partial(self._model_named, name), request, client)
-        elif path == _RESPONSES or path.startswith(_RESPONSES + b"/"):
-            client.answer_problem(NO_RESPONSES, _NO_RETRY)
+        elif path.startswith(_RESPONSES + b"/"):
+            self._response(path[len(_RESPONSES) + 1 :].decode("latin-1"), request, client)
         else:
             _give_voice(path, client)
             client.answer_problem(_unknown_path(path))
+
+    def _response(self, name: str, request: Request, client: ClientConnection) -> None:
+        if request.method != "DELETE":
+            client.answer_problem(_wrong_method(request.method, "DELETE"))
+        elif self._responses.drop(client.tenant.tenant_id, name):
+            body = {"id": name, "object": "response", "deleted": True}
+            client.answer(200, _JSON, msgspec.json.encode(body))
+        else:
+            client.answer_problem(UNKNOWN_RESPONSE)
 
     def _plain(
         self, told: Callable[[ClientConnection], None], request: Request, client: ClientConnection
@@ -294,7 +309,7 @@ class _Inquirer:
 
 def _give_voice(path: bytes, client: ClientConnection) -> None:
     """Have errors told in the shape of the API that the path belongs to."""
-    if path.startswith(b"/v1/messages"):
+    if path.startswith(_MESSAGES):
         client.voice = AnthropicCall()
 
 

@@ -74,13 +74,6 @@ NO_WORKER = Problem(
     " GET /health says which workers are down.",
     retry_after_s=5,
 )
-NO_RESPONSES = Problem(
-    status=501,
-    code="responses_not_served",
-    message="The Responses API is not served here: SGLang keeps no responses with prefill/decode"
-    " disaggregation, so previous_response_id names nothing. Use POST /v1/chat/completions with all"
-    " messages so far; those of earlier turns stay cached.",
-)
 OWN_FAULT = Problem(
     status=500,
     code="router_error",

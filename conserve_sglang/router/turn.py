@@ -1,5 +1,6 @@
 """One turn on its way through the router, from its client's request to the last byte."""
 
+import logging
 from typing import Protocol
 
 from conserve_sglang.core.ids import TurnId
@@ -14,10 +15,12 @@ from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
 from conserve_sglang.router.payload import Payload
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
 from conserve_sglang.router.sent import Sent
-from conserve_sglang.router.translation import UnreadableAnswer
+from conserve_sglang.router.translation import Translation, UnreadableAnswer
 from conserve_sglang.telemetry.metrics import Outcome, Timings
 from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.upstream import Headers
+
+logger = logging.getLogger(__name__)
 
 
 class Desk(Protocol):
@@ -192,13 +195,10 @@ class Turn:
         if is_last:
             self.client = None
         if self.payload.translation is not None:
-            try:
-                data = self.payload.translation.feed(data, is_last)
-            except UnreadableAnswer as unreadable:
-                client.answer_problem(unreadable.problem, self.conversation.header_line)
+            told = self._told(self.payload.translation, client, data, is_last)
+            if told is None or not (told or is_last):
                 return
-            if not data and not is_last:
-                return
+            data = told
         client.send(data, is_last)
 
     def answered(self, usage: Usage | None) -> None:
@@ -224,6 +224,22 @@ class Turn:
             self._break_off(BROKEN_OFF, why)
 
     # inside
+
+    def _told(
+        self, translation: Translation, client: ClientConnection, data: bytes, is_last: bool
+    ) -> bytes | None:
+        """An answer's bytes in its client's words; None if the client has had its last word."""
+        try:
+            return translation.feed(data, is_last)
+        except UnreadableAnswer as unreadable:
+            client.answer_problem(unreadable.problem, self.conversation.header_line)
+        except Exception:
+            logger.exception("the answer of turn %d could not be translated", self.turn_id)
+            if self.is_over:
+                client.break_off(translation.problem_event(OWN_FAULT))
+            else:
+                self.give_up()
+        return None
 
     @property
     def _is_answering(self) -> bool:

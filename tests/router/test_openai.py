@@ -145,28 +145,6 @@ async def test_what_is_not_served_says_what_is(cluster: Cluster) -> None:
         assert "/v1/messages" in answer.json()["error"]["message"]
 
 
-async def test_responses_are_refused_once_with_what_to_use_instead(cluster: Cluster) -> None:
-    url = f"http://127.0.0.1:{cluster.service.port}/v1"
-    sent = []
-
-    async def note(request: Any) -> None:
-        sent.append(request)
-
-    hooks: Any = {"request": [note]}
-    async with openai.AsyncOpenAI(
-        base_url=url, api_key="none", http_client=openai.DefaultAsyncHttpxClient(event_hooks=hooks)
-    ) as client:
-        for asks in (
-            client.responses.create(model="tiny", input="hello"),
-            client.responses.retrieve("resp_1"),
-        ):
-            with pytest.raises(openai.InternalServerError, match="/v1/chat/completions") as refused:
-                await asks
-            assert refused.value.status_code == 501
-            assert refused.value.code == "responses_not_served"
-    assert len(sent) == 2  # its retries would be in vain
-
-
 async def test_models_are_listed(cluster: Cluster) -> None:
     async with client_of(cluster) as client:
         assert [model.id async for model in client.models.list()] == ["tiny"]

@@ -1,0 +1,77 @@
+"""The answers that a later request may name by `previous_response_id`.
+
+SGLang keeps none of them with prefill/decode disaggregation, so the router does, in memory: of each
+response what it added to the conversation, and which response it followed.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from conserve_sglang.core.ids import TenantId
+from conserve_sglang.core.tier import RouterSettings
+
+_OVERHEAD_BYTES = 400  # what an entry costs beside its text
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One response: chat messages as JSON, with commas between them."""
+
+    messages: bytes
+    previous: str | None
+
+
+class ResponseStore:
+    """Responses by tenant and id, the most recently used, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[tuple[TenantId, str], Stored] = OrderedDict()
+        self.num_bytes = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is stored at all."""
+        return self._max_bytes > 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, tenant: TenantId, response_id: str, stored: Stored) -> None:
+        """Keep a response, and let go of those used longest ago."""
+        num_bytes = len(stored.messages) + _OVERHEAD_BYTES
+        if num_bytes > self._max_bytes:
+            return
+        self._entries[tenant, response_id] = stored
+        self.num_bytes += num_bytes
+        while self.num_bytes > self._max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            self.num_bytes -= len(oldest.messages) + _OVERHEAD_BYTES
+
+    def drop(self, tenant: TenantId, response_id: str) -> bool:
+        """Forget a response; what follows it can then not be continued either."""
+        stored = self._entries.pop((tenant, response_id), None)
+        if stored is None:
+            return False
+        self.num_bytes -= len(stored.messages) + _OVERHEAD_BYTES
+        return True
+
+    def history(self, tenant: TenantId, response_id: str) -> list[bytes] | None:
+        """All that was said up to a response; None if that is not known, or not to this tenant."""
+        found: list[bytes] = []
+        at: str | None = response_id
+        while at is not None:
+            stored = self._entries.get((tenant, at))
+            if stored is None:
+                return None
+            self._entries.move_to_end((tenant, at))
+            found.append(stored.messages)
+            at = stored.previous
+        return found[::-1]
+
+
+def response_store(settings: RouterSettings) -> ResponseStore:
+    """The store of a router process: where clients are served by several, a client's next request
+    may come to another one, so none of them stores anything."""
+    is_alone = settings.processes == 1
+    return ResponseStore(settings.stored_responses_mb * 1024 * 1024 if is_alone else 0)
