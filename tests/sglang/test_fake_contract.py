@@ -148,3 +148,61 @@ async def test_session_is_closed_with_an_empty_200(cluster: Cluster) -> None:
         for port in (cluster.servers["d0"].port, fake.port):
             answer = await ask(port, "/close_session", {"session_id": "conv-nobody"}, {})
             assert (answer.status, answer.body) == (200, b"")
+
+
+TOOL: dict[str, Any] = {
+    "name": "go",
+    "strict": True,
+    "parameters": {
+        "type": "object",
+        "properties": {"to": {"enum": ["Rome"]}},
+        "required": ["to"],
+        "additionalProperties": False,
+    },
+}
+
+
+def calls_in(answer: Answer) -> list[tuple[int, bool, bool]]:
+    """Each piece of a call: which call, and whether it has an id and a name."""
+    found = []
+    for event in answer.events[:-1]:
+        for choice in event["choices"]:
+            for piece in choice["delta"].get("tool_calls") or ():
+                function = piece["function"]
+                found.append((piece["index"], bool(piece["id"]), bool(function["name"])))
+    return found
+
+
+async def test_streamed_call_has_its_name_first_and_its_counts_with_each_piece(
+    cluster: Cluster,
+) -> None:
+    body = {
+        **TURNS["/v1/chat/completions"], "max_tokens": 200, "stream": True,
+        "tools": [{"type": "function", "function": TOOL}], "tool_choice": "required",
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }  # fmt: skip
+    async with FakeWorker("null", Rendezvous()).serve() as fake:
+        fake.answer = ""
+        fake.tool_calls = [("go", '{"to": "Rome"}')]
+        ports = (cluster.servers["ref"].port, fake.port)
+        answers = [await ask(port, "/v1/chat/completions", body, {}) for port in ports]
+    for answer in answers:
+        first, *rest = calls_in(answer)
+        assert first == (0, True, True)
+        assert set(rest) == {(0, False, False)}
+        *pieces, counted, done = answer.events
+        assert (counted["choices"], done) == ([], "[DONE]")
+        assert pieces[-1]["choices"][0]["finish_reason"] == "tool_calls"
+        assert pieces[-1]["choices"][0]["matched_stop"] != ""
+        assert all(
+            piece["usage"] for piece in pieces if "tool_calls" in str(piece["choices"][0]["delta"])
+        )
+
+
+async def test_chat_prompt_is_tokenized_alike(cluster: Cluster) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    async with FakeWorker("decode", Rendezvous()).serve() as fake:
+        for port in (cluster.servers["d0"].port, fake.port):
+            answer = await ask(port, "/v1/tokenize", body, {})
+            assert answer.status == 200
+            assert answer.json()["count"] == len(answer.json()["tokens"]) > 0
