@@ -11,6 +11,7 @@ from conserve_sglang.router.chat_answer import (
     ChatEvents,
     Choice,
     Counts,
+    counts_in,
     whole_answer,
 )
 from conserve_sglang.router.problem import BROKEN_OFF, Problem
@@ -26,9 +27,8 @@ def message_id() -> str:
     return "msg_" + os.urandom(12).hex()
 
 
-def _usage(counts: Counts | None) -> dict[str, int]:
+def _usage(counts: Counts) -> dict[str, int]:
     """Anthropic counts the cached part of the prompt apart from the rest."""
-    counts = counts or Counts()
     return {
         "input_tokens": counts.prompt_tokens - counts.cached_tokens,
         "cache_creation_input_tokens": 0,
@@ -103,8 +103,15 @@ class MessageStream:
     """Turns the events of a streamed chat answer into those of a message."""
 
     __slots__ = (
-        "_calls", "_choice", "_counts", "_events", "_index", "_is_over", "_kind", "_model",
+        "_calls",
+        "_choice",
+        "_events",
+        "_index",
+        "_is_over",
+        "_kind",
+        "_model",
         "_tell_problem",
+        "_usage",
     )  # fmt: skip
 
     def __init__(self, model: str, tell_problem: Callable[[Problem], bytes]) -> None:
@@ -115,7 +122,7 @@ class MessageStream:
         self._kind = b""  # of the block that is open
         self._calls: dict[int, int] = {}  # the block of each tool call
         self._choice: Choice | None = None  # the one that said why it ended
-        self._counts: Counts | None = None
+        self._usage = msgspec.Raw()  # the last that was told, read when it is needed
         self._is_over: bool | None = None  # None until the message has started
 
     def feed(self, data: bytes, is_last: bool) -> bytes:
@@ -129,8 +136,8 @@ class MessageStream:
             elif isinstance(event, Problem):
                 self._fail(event, out)
             else:
-                if event.usage is not None:
-                    self._counts = event.usage
+                if bytes(event.usage) not in NOTHING:
+                    self._usage = event.usage
                 if event.choices:
                     self._take(event.choices[0], out)
         if is_last and self._is_over is not True:
@@ -189,7 +196,7 @@ class MessageStream:
         message: dict[str, object] = {
             "id": message_id(), "type": "message", "role": "assistant", "model": self._model,
             "content": [], "stop_reason": None, "stop_sequence": None,
-            "usage": {**_usage(self._counts), "output_tokens": 0},
+            "usage": {**_usage(counts_in(self._usage)), "output_tokens": 0},
         }  # fmt: skip
         start = {"type": "message_start", "message": message}
         out += (_event(b"message_start", _encode(start)), _PING)
@@ -203,7 +210,7 @@ class MessageStream:
         self._close(out)
         self._is_over = True
         delta = _stopped(choice, bool(self._calls))
-        end = {"type": "message_delta", "delta": delta, "usage": _usage(self._counts)}
+        end = {"type": "message_delta", "delta": delta, "usage": _usage(counts_in(self._usage))}
         out += (_event(b"message_delta", _encode(end)), _END)
 
     def _fail(self, problem: Problem, out: list[bytes]) -> None:

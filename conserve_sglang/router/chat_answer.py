@@ -80,13 +80,23 @@ class Chat(msgspec.Struct):
     """A whole answer, or one event of it."""
 
     choices: list[Choice] = msgspec.field(default_factory=list)
-    usage: Counts | None = None
+    usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
 
 
 _QUOTE = ord('"')
 _chat = msgspec.json.Decoder(Chat)
+_counts = msgspec.json.Decoder(Counts | None)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def counts_in(usage: msgspec.Raw) -> Counts:
+    """The token counts of a piece or an answer; zeros if it has none that make sense."""
+    try:
+        counts: Counts | None = _counts.decode(usage)
+    except UNREADABLE:
+        counts = None
+    return counts or Counts()
 
 
 def whole_answer(body: bytes) -> tuple[Choice, Said, Counts] | None:
@@ -98,7 +108,7 @@ def whole_answer(body: bytes) -> tuple[Choice, Said, Counts] | None:
     choice = chat.choices[0] if chat.choices else None
     if choice is None or choice.message is None or choice.finish_reason == "abort":
         return None
-    return choice, choice.message, chat.usage or Counts()
+    return choice, choice.message, counts_in(chat.usage)
 
 
 class ChatEvents:

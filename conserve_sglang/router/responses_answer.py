@@ -5,7 +5,15 @@ from typing import Any
 
 import msgspec
 
-from conserve_sglang.router.chat_answer import NOTHING, Call, ChatEvents, Choice, Counts, Said
+from conserve_sglang.router.chat_answer import (
+    NOTHING,
+    Call,
+    ChatEvents,
+    Choice,
+    Counts,
+    Said,
+    counts_in,
+)
 from conserve_sglang.router.problem import BROKEN_OFF, Problem
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -115,7 +123,14 @@ class ResponseStream:
     """Turns the events of a streamed chat answer into those of a response."""
 
     __slots__ = (
-        "_base", "_calls", "_choice", "_counts", "_events", "_num_events", "_open", "has_ended",
+        "_base",
+        "_calls",
+        "_choice",
+        "_events",
+        "_num_events",
+        "_open",
+        "_usage",
+        "has_ended",
         "items",
     )  # fmt: skip
 
@@ -126,7 +141,7 @@ class ResponseStream:
         self._open: Item | None = None
         self._calls: dict[int, Item] = {}
         self._choice: Choice | None = None
-        self._counts = Counts()
+        self._usage = msgspec.Raw()  # the last that was told, read when it is needed
         self.items: list[Item] = []
         self.has_ended = False
 
@@ -150,8 +165,8 @@ class ResponseStream:
             elif isinstance(event, Problem):
                 out.append(self.problem_event(event))
             else:
-                if event.usage is not None:
-                    self._counts = event.usage
+                if bytes(event.usage) not in NOTHING:
+                    self._usage = event.usage
                 if event.choices:
                     self._take(event.choices[0], out)
         if is_last and not self.has_ended:
@@ -244,7 +259,12 @@ class ResponseStream:
                 self._finish(item, out)
         end = ended(choice)
         output = [item.fields(end["status"]) for item in self.items]
-        response = {**self._base, **end, "output": output, "usage": usage_of(self._counts)}
+        response = {
+            **self._base,
+            **end,
+            "output": output,
+            "usage": usage_of(counts_in(self._usage)),
+        }
         self._tell(out, f"response.{end['status']}", response=response)
         self.has_ended = True
 

@@ -1,8 +1,5 @@
-"""The APIs that agents use, with their official clients, on real SGLang servers.
-
-The model is random: it calls a tool only where it is made to, and then fills in what a strict
-schema allows. Several calls in one answer, and thoughts, are seen with the fake worker only.
-"""
+"""Translated conversations on real SGLang servers: what is said equals the stock server's chat,
+and the KV moves once. Tools, counts and log probabilities are in `test_clients.py`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -100,42 +97,6 @@ def _plain(content: Any) -> str:
     return "".join(part["text"] for part in parts)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_forced_tool_is_called_and_its_result_is_a_local_turn(
-    claude: anthropic.Anthropic, stream: bool
-) -> None:
-    tool: Any = {"name": "weather", "input_schema": CITY, "strict": True}
-    messages: Any = [{"role": "user", "content": f"What is the weather? {stream}"}]
-    asked: Any = {"model": MODEL_NAME, "max_tokens": 200, "tools": [tool], "extra_body": GREEDY}
-    force: Any = {"type": "tool", "name": "weather"}
-    if stream:
-        with claude.messages.stream(**asked, messages=messages, tool_choice=force) as events:
-            message: Any = events.get_final_message()
-    else:
-        message = claude.messages.create(**asked, messages=messages, tool_choice=force)
-    call = message.content[-1]
-    assert message.stop_reason == "tool_use"
-    assert (call.type, call.name) == ("tool_use", "weather")
-    assert call.input["city"] in ("Paris", "Rome")
-    result = {"type": "tool_result", "tool_use_id": call.id, "content": "rain", "is_error": False}
-    messages += [
-        {"role": "assistant", "content": message.content},
-        {"role": "user", "content": [result]},
-    ]
-    raw = claude.messages.with_raw_response.create(**asked, messages=messages)
-    assert raw.headers["x-conserve-reason"] == "pinned"
-    assert raw.parse().usage.cache_read_input_tokens > 0
-
-
-def test_counted_tokens_are_those_of_the_prompt(claude: anthropic.Anthropic) -> None:
-    tool: Any = {"name": "weather", "input_schema": CITY}
-    asked: Any = {"model": MODEL_NAME, "tools": [tool], "system": "Be brief."}
-    asked["messages"] = [{"role": "user", "content": "Where am I?"}]
-    counted = claude.messages.count_tokens(**asked).input_tokens
-    usage = claude.messages.create(**asked, max_tokens=2).usage
-    assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
-
-
 def test_stop_sequence_is_named(claude: anthropic.Anthropic) -> None:
     asked: Any = {"model": MODEL_NAME, "max_tokens": 200, "extra_body": GREEDY}
     asked["messages"] = [{"role": "user", "content": "Tell me of stops."}]
@@ -174,53 +135,6 @@ def test_prompt_over_the_context_is_refused_in_this_apis_shape(
         claude.messages.create(
             model=MODEL_NAME, max_tokens=2, messages=[{"role": "user", "content": "x " * 40_000}]
         )
-
-
-def test_chat_with_logprobs_equals_the_stock_server(
-    gpt: openai.OpenAI, stock: openai.OpenAI
-) -> None:
-    asked: Any = {"model": MODEL_NAME, "max_tokens": 4, "temperature": 0, "top_logprobs": 2}
-    asked |= {"messages": [{"role": "user", "content": "How likely?"}], "logprobs": True}
-    ours, theirs = (each.chat.completions.create(**asked).choices[0] for each in (gpt, stock))
-    assert ours.logprobs is not None
-    assert theirs.logprobs is not None
-    assert ours.message.content == theirs.message.content
-    for mine, other in zip(ours.logprobs.content or (), theirs.logprobs.content or (), strict=True):
-        assert mine.token == other.token
-        assert mine.logprob == pytest.approx(other.logprob, abs=1e-3)
-        assert len(mine.top_logprobs) == 2
-
-
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "go"}}])
-def test_chat_calls_a_tool_when_it_must(gpt: openai.OpenAI, choice: Any) -> None:
-    tool: Any = {"type": "function", "function": {"name": "go", "parameters": CITY, "strict": True}}
-    asked: Any = {"model": MODEL_NAME, "max_tokens": 200, "tools": [tool], "tool_choice": choice}
-    asked |= {"messages": [{"role": "user", "content": "Go!"}], "parallel_tool_calls": False}
-    with gpt.chat.completions.stream(**asked, temperature=0) as stream:
-        streamed: Any = stream.get_final_completion().choices[0]
-    whole: Any = gpt.chat.completions.create(**asked, temperature=0).choices[0]
-    answer: Any
-    for answer in (streamed, whole):
-        assert answer.finish_reason == "tool_calls"
-        (call,) = answer.message.tool_calls
-        assert call.type == "function"
-        assert '"city"' in call.function.arguments
-
-
-def test_chat_follows_a_schema_and_counts_its_stream(gpt: openai.OpenAI) -> None:
-    schema: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
-    asked: Any = {"model": MODEL_NAME, "max_tokens": 100, "response_format": schema}
-    asked |= {"messages": [{"role": "user", "content": "Pick one."}], "temperature": 0}
-    whole = gpt.chat.completions.create(**asked)
-    options: Any = {"include_usage": True}
-    chunks = list(gpt.chat.completions.create(**asked, stream=True, stream_options=options))
-    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert said == whole.choices[0].message.content
-    counted, expected = chunks[-1].usage, whole.usage
-    assert counted is not None
-    assert expected is not None
-    assert counted.completion_tokens == expected.completion_tokens
-    assert counted.prompt_tokens == expected.prompt_tokens
 
 
 def test_several_choices_are_refused_at_once(gpt: openai.OpenAI) -> None:
