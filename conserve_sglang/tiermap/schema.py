@@ -263,8 +263,7 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="Where the control port listens; other than a loopback address only with"
-            " admin_key_env.",
+            description="Where it listens; other than a loopback address only with admin_key_env.",
         ),
     ] = "127.0.0.1"
     control_port: Port = 30001
@@ -275,14 +274,7 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     reserve_output_tokens: Count = 512
     max_attempts: Count = 3
     max_continuations: Annotated[int, Meta(ge=0)] = 2
-    stored_responses_mb: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="Memory for answers of /v1/responses, so that previous_response_id may name"
-            " them; 0: none. With several processes none are stored.",
-        ),
-    ] = 64
+    stored_responses_mb: Annotated[int, Meta(ge=0)] = 64
     identify_by_user_field: bool = False
     identify_by_history: bool = True
     overload: OverloadFile = OverloadFile()
