@@ -169,22 +169,26 @@ async def _going_on(contents: Contents, continued: Continued) -> Contents:
             if (meta.get("finish_reason") or {}).get("type") == "abort":
                 yield content
                 continue
+            num_tokens = len(content["output_ids"])
             if shown is None:
                 for number, step in enumerate(_steps_again(continued, content)):
                     shown = step["text"]
                     if number % _STEPS_AT_ONCE == _STEPS_AT_ONCE - 1:
                         await asyncio.sleep(0)
-                    is_last = len(step["output_ids"]) == num_sent
-                    if continued.has_events and not is_last:
+                    if continued.has_events and len(step["output_ids"]) < num_tokens:
                         yield step
             shown = _joined(shown or "", content)
-            is_new = len(content["output_ids"]) > num_sent or meta.get("finish_reason")
+            is_new = num_tokens > num_sent or meta.get("finish_reason")
             if is_new or continued.has_events:
                 yield content
 
 
 def _steps_again(continued: Continued, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The steps so far, as contents; the scheduler's first one stands for the last of them."""
+    """The steps so far, as contents.
+
+    The scheduler's first content stands for the last of them, unless it has further tokens: a
+    busy server puts several steps into one.
+    """
     assert continued.text is not None
     token_ids: list[int] = []
     for step in continued.continuation.steps:

@@ -1,7 +1,7 @@
 """An answer goes on: the prompt it is prefilled with, its steps made again, its events left out."""
 
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,7 +84,12 @@ def test_what_cannot_go_on_exactly_is_refused() -> None:
 
 async def scheduler(sent: int, finish: Any = None) -> AsyncIterator[dict[str, Any]]:
     """What the scheduler's answer is from the tokens sent on."""
-    for end in range(sent, len(ANSWER) + 1):
+    async for content in scheduler_at(range(sent, len(ANSWER) + 1), finish):
+        yield content
+
+
+async def scheduler_at(ends: Iterable[int], finish: Any = None) -> AsyncIterator[dict[str, Any]]:
+    for end in ends:
         reason = {"type": "stop"} if end == len(ANSWER) else None
         yield {
             "text": ANSWER[:end],
@@ -128,6 +133,26 @@ async def test_events_the_client_has_are_left_out(num_events: int) -> None:
     texts = ["role", *ANSWER]
     expected = [CHUNK.format(id="first", created=17, text=text) for text in texts[num_events:]]
     assert got == [*expected, "data: [DONE]\n\n"]
+
+
+@pytest.mark.parametrize("ends", [(2, 4, 6), (3, 4, 6), (4, 6), (6,)])
+async def test_steps_a_busy_server_puts_into_one_are_not_lost(ends: tuple[int, ...]) -> None:
+    settings, obj, manager = inside()[0], a_continued_request("go", 2), a_server()
+
+    async def contents(manager: Any, obj: Any) -> AsyncIterator[dict[str, Any]]:
+        continuing.create_tokenized_object(settings, tokenized, manager, obj)
+        async for content in scheduler_at(ends):
+            yield content
+
+    async def events(serving: Any, obj: Any, request: Any, raw: Any) -> AsyncIterator[str]:
+        shown = ""
+        async for content in continuing.generate_request(settings, contents, manager, obj):
+            yield content["text"][len(shown) :]
+            shown = content["text"]
+
+    serving = SimpleNamespace(tokenizer_manager=manager)
+    stream = continuing.generate_events(settings, events, serving, obj, None, None)
+    assert "".join([event async for event in stream]) == ANSWER[2:]
 
 
 async def test_error_is_no_event_the_client_has() -> None:
