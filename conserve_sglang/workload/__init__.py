@@ -6,6 +6,12 @@ from conserve_sglang.workload.plan import ConversationPlan, TurnPlan
 from conserve_sglang.workload.rng import Rng
 from conserve_sglang.workload.scaling import at_rate, cut_to_window, first_turns
 from conserve_sglang.workload.shape import Shape, shape_of
+from conserve_sglang.workload.window import (
+    WindowScaling,
+    longest_context_tokens,
+    scaled,
+    scaled_to_window,
+)
 
 __all__ = [
     "MINI_SWE",
@@ -14,12 +20,16 @@ __all__ = [
     "Rng",
     "Shape",
     "TurnPlan",
+    "WindowScaling",
     "at_rate",
     "cut_to_window",
     "first_turns",
     "gamma_arrivals",
+    "longest_context_tokens",
     "mini_swe_conversations",
     "poisson_arrivals",
+    "scaled",
+    "scaled_to_window",
     "shape_of",
     "with_arrivals",
 ]
