@@ -35,7 +35,8 @@ class Tier:
     dashes ("chunked-prefill-size": 2048); True stands for a bare flag, None or False drops a
     default of ours. `env` is added to the workers' environment. Workers listen on `base_port`,
     `base_port + 1`, ...; prefillers' bootstrap servers on `bootstrap_base_port`, ....
-    `share_gpus` says that other workers may use the same GPUs.
+    `share_gpus` says that other workers may use the same GPUs. `profile` names what its workers
+    take in time and power: a profile that is shipped, or a file.
     """
 
     name: TierName
@@ -52,6 +53,7 @@ class Tier:
     env: Mapping[str, str]
     bootstrap_base_port: int | None = None
     share_gpus: bool = False
+    profile: str | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -196,6 +198,27 @@ class RouterSettings:
     stored_responses_mb: int = 64
 
 
+METERS = ("auto", "zeus", "nvml", "replay", "model")
+"""What energy is read with. `auto`: zeus where it is installed, else NVML; on the CPU RAPL; never
+a model, which has to be asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergySettings:
+    """How energy is read and told; a tier map without it reads none.
+
+    On each host with workers an agent reads its `meter` every `interval_s` and listens on
+    `agent_port`. `recording` is what the replay meter plays. Each worker's phase log takes up to
+    `max_log_mb` on disk, twice.
+    """
+
+    meter: str = "auto"
+    agent_port: int = 30002
+    interval_s: float = 1.0
+    recording: str | None = None
+    max_log_mb: int = 16
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:
     """One worker of a tier map: where it listens and which GPUs it has.
@@ -228,6 +251,7 @@ class TierMap:
     power_budget_w: float | None
     router: RouterSettings = field(default_factory=RouterSettings)
     transfer_backend: str = "mooncake"
+    energy: EnergySettings | None = None
 
     def tier_of(self, worker: WorkerPlan) -> Tier:
         """The tier a worker belongs to."""

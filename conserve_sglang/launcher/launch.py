@@ -52,6 +52,7 @@ def plan_launch(tier_map: TierMap, options: LaunchOptions) -> LaunchPlan:
         python=sys.executable,
         with_router=options.with_router,
         router_options=options.router_options,
+        phase_dir=str(options.log_dir.absolute()),
     )
 
 
@@ -64,6 +65,7 @@ def describe_commands(
         is_here=host_test(options.host),
         python=sys.executable,
         router_options=options.router_options,
+        phase_dir=str(options.log_dir.absolute()),
     )
 
 
@@ -95,10 +97,9 @@ async def _supervise(
 
 def _make_room_for_logs(plan: LaunchPlan, log_dir: Path) -> None:
     """Each launch begins its logs anew; a restart within it appends."""
-    specs = [*plan.workers, *([plan.router] if plan.router else [])]
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
-        for spec in specs:
+        for spec in plan.processes:
             (log_dir / f"{spec.name}.log").write_bytes(b"")
     except OSError as error:
         raise ConfigError(f"--log-dir {log_dir}: cannot be written: {error.strerror}") from error

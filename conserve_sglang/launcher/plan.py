@@ -2,13 +2,13 @@
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
-from conserve_sglang.workers.argv import worker_argv, worker_env
+from conserve_sglang.workers.argv import LOOPBACK_HOSTS, worker_argv, worker_env
 
 ROUTER = "router"
 REMOTE_PYTHON = "python3"
@@ -24,6 +24,7 @@ _PLAIN = re.compile(r"[\w@%+=:,./-]*")
 class ProcessKind(Enum):
     """What a process is to the launcher."""
 
+    AGENT = "agent"
     WORKER = "worker"
     ROUTER = "router"
 
@@ -55,7 +56,8 @@ class ProcessSpec:
 class LaunchPlan:
     """Everything one launcher starts; `notices` is what its user should know beforehand.
 
-    `control` is the router's control port, `control_cert` the certificate it shows.
+    `control` is the router's control port, `control_cert` the certificate it shows. `agents` read
+    energy; they start before the workers and end after them.
     """
 
     workers: tuple[ProcessSpec, ...]
@@ -64,6 +66,12 @@ class LaunchPlan:
     url: str
     notices: tuple[str, ...]
     control_cert: str | None = None
+    agents: tuple[ProcessSpec, ...] = ()
+
+    @property
+    def processes(self) -> tuple[ProcessSpec, ...]:
+        """All of them, in the order in which they are started."""
+        return (*self.agents, *self.workers, *([self.router] if self.router else []))
 
 
 def make_plan(
@@ -73,8 +81,13 @@ def make_plan(
     python: str,
     with_router: bool,
     router_options: Sequence[str] = (),
+    phase_dir: str = "out/logs",
 ) -> LaunchPlan:
-    """The workers of this machine and the router. Raises ConfigError when there is no worker."""
+    """The workers of this machine, their agents and the router.
+
+    `phase_dir` is an absolute folder for the phase logs of workers, where energy is read. Raises
+    ConfigError when there is no worker.
+    """
     here = [worker for worker in tier_map.workers if is_here(worker.host)]
     if not here:
         hosts = ", ".join(sorted({worker.host for worker in tier_map.workers}))
@@ -86,7 +99,12 @@ def make_plan(
     router = router_spec(tier_map, python=python, options=router_options)
     scheme = "http" if settings.tls is None else "https"
     return LaunchPlan(
-        workers=tuple(worker_spec(tier_map, worker, python=python) for worker in here),
+        workers=tuple(
+            worker_spec(tier_map, worker, python=python, phase_dir=phase_dir) for worker in here
+        ),
+        agents=agent_specs(
+            tier_map, {worker.host for worker in here}, python=python, phase_dir=phase_dir
+        ),
         router=router if with_router else None,
         control=(_reach(settings.control_host), settings.control_port),
         url=f"{scheme}://{_reach(settings.host)}:{settings.port}",
@@ -95,7 +113,9 @@ def make_plan(
     )
 
 
-def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> ProcessSpec:
+def worker_spec(
+    tier_map: TierMap, worker: WorkerPlan, *, python: str, phase_dir: str = "out/logs"
+) -> ProcessSpec:
     """The process of one SGLang server."""
     ports = [worker.port] + ([] if worker.bootstrap_port is None else [worker.bootstrap_port])
     argv = worker_argv(tier_map, worker, python=python)
@@ -105,13 +125,45 @@ def worker_spec(tier_map: TierMap, worker: WorkerPlan, *, python: str) -> Proces
         name=worker.worker_id,
         kind=ProcessKind.WORKER,
         argv=argv,
-        env=worker_env(tier_map, worker),
+        env={**worker_env(tier_map, worker), **_phase_log(tier_map, worker, phase_dir)},
         health_host=_reach(bound),
         health_port=worker.port,
         listens=tuple((bound, port) for port in ports),
         secret_flags={} if api_key is None else {"api-key": api_key},
         withheld=tuple(name for name in (api_key, admin_key) if name is not None),
         health_tls=bool(tier_map.tier_of(worker).sglang_flags.get("ssl-certfile")),
+    )
+
+
+def _phase_log(tier_map: TierMap, worker: WorkerPlan, phase_dir: str) -> dict[str, str]:
+    """What tells a worker's plugin to log its batches, where energy is read."""
+    if tier_map.energy is None:
+        return {}
+    return {
+        "CONSERVE_PHASE_LOG": f"{phase_dir}/{worker.worker_id}.phases",
+        "CONSERVE_PHASE_LOG_MB": str(tier_map.energy.max_log_mb),
+    }
+
+
+def agent_specs(
+    tier_map: TierMap, hosts: Iterable[str], *, python: str, phase_dir: str
+) -> tuple[ProcessSpec, ...]:
+    """The agents of these hosts of the tier map; none where energy is not read."""
+    if tier_map.energy is None:
+        return ()
+    port = tier_map.energy.agent_port
+    command = (python, "-m", "conserve_sglang.agent", "--tier-map", tier_map.source)
+    return tuple(
+        ProcessSpec(
+            name="agent" if host in LOOPBACK_HOSTS else f"agent-{host}",
+            kind=ProcessKind.AGENT,
+            argv=(*command, "--host", host, "--phase-dir", phase_dir),
+            env={},
+            health_host=host if host in LOOPBACK_HOSTS else "127.0.0.1",
+            health_port=port,
+            listens=((host if host in LOOPBACK_HOSTS else "0.0.0.0", port),),
+        )
+        for host in sorted(hosts)
     )
 
 
@@ -145,17 +197,27 @@ def all_commands(
     is_here: Callable[[str], bool],
     python: str,
     router_options: Sequence[str] = (),
+    phase_dir: str = "out/logs",
 ) -> tuple[tuple[str, ProcessSpec], ...]:
     """Every process of the map with its host, other machines' too: what --dry-run prints."""
+    pythons = {
+        worker.host: python if is_here(worker.host) else REMOTE_PYTHON
+        for worker in tier_map.workers
+    }
+    agents = [
+        (host, spec)
+        for host in sorted(pythons)
+        for spec in agent_specs(tier_map, [host], python=pythons[host], phase_dir=phase_dir)
+    ]
     workers = [
         (
             worker.host,
-            worker_spec(tier_map, worker, python=python if is_here(worker.host) else REMOTE_PYTHON),
+            worker_spec(tier_map, worker, python=pythons[worker.host], phase_dir=phase_dir),
         )
         for worker in tier_map.workers
     ]
     router = router_spec(tier_map, python=python, options=router_options)
-    return (*workers, (tier_map.router.host, router))
+    return (*agents, *workers, (tier_map.router.host, router))
 
 
 def without_secrets(spec: ProcessSpec) -> ProcessSpec:

@@ -78,8 +78,7 @@ def _import_error(statement: str, spec: ProcessSpec) -> str | None:
 
 
 def _ports(plan: LaunchPlan) -> Iterator[str]:
-    specs = [*plan.workers, *([plan.router] if plan.router else [])]
-    for spec in specs:
+    for spec in plan.processes:
         for host, port in spec.listens:
             if not is_free(host, port):
                 owner = listener(port)

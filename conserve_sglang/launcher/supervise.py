@@ -85,6 +85,7 @@ class Supervisor:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        await _all(self._bring_up(spec) for spec in self._plan.agents)
         await _all(self._bring_up(spec) for spec in self._plan.workers)
         if self._plan.router is not None:
             await self._bring_up(self._plan.router)
@@ -92,8 +93,7 @@ class Supervisor:
         self._report(
             Progress(step=Step.SERVING, message=f"serving: {where}", after_s=loop.time() - began)
         )
-        everything = [*self._plan.workers, *([self._plan.router] if self._plan.router else [])]
-        await _all(self._keep_up(spec) for spec in everything)
+        await _all(self._keep_up(spec) for spec in self._plan.processes)
 
     async def _bring_up(self, spec: ProcessSpec) -> None:
         """Start a process and wait until it is healthy; LaunchError when it is not to be."""
@@ -112,8 +112,8 @@ class Supervisor:
 
     async def _until_healthy(self, child: Child) -> None:
         settings = self._settings
-        is_router = child.spec.kind is ProcessKind.ROUTER
-        timeout_s = settings.router_timeout_s if is_router else settings.ready_timeout_s
+        is_worker = child.spec.kind is ProcessKind.WORKER
+        timeout_s = settings.ready_timeout_s if is_worker else settings.router_timeout_s
         healthy = asyncio.create_task(
             wait_healthy(
                 child.spec.health_host,
@@ -175,7 +175,7 @@ class Supervisor:
         return True
 
     def _give_up(self, spec: ProcessSpec) -> None:
-        """Leave a worker down; without a router or any worker there is nothing left to keep."""
+        """Leave it down; without a router or any worker there is nothing left to keep."""
         self._given_up.add(spec.name)
         child = self._children[spec.name]
         what = f"given up after {self._settings.max_failures} failed starts in a row"
@@ -221,8 +221,11 @@ class Supervisor:
             logger.warning("the router did not take the news that %s is %s", spec.name, what)
 
     async def _stop_all(self) -> None:
-        """The router first, so that nothing new reaches a worker that is about to go."""
-        for kind in (ProcessKind.ROUTER, ProcessKind.WORKER):
+        """The router first, so that nothing new reaches a worker that is about to go.
+
+        Agents last: what they set on devices is for workers that still run.
+        """
+        for kind in (ProcessKind.ROUTER, ProcessKind.WORKER, ProcessKind.AGENT):
             children = [child for child in self._children.values() if child.spec.kind is kind]
             await _all(child.stop(grace_s=self._settings.grace_s) for child in children)
         listens = [pair for child in self._children.values() for pair in child.spec.listens]

@@ -10,10 +10,10 @@ from conserve_sglang.core.ids import TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.about import UNKNOWN_CONVERSATION
 from conserve_sglang.router.brain import Brain
-from conserve_sglang.router.gate import STRANGER, Gate
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
+from conserve_sglang.serving.gate import STRANGER, Gate
 from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
 
 

@@ -5,11 +5,8 @@ import logging
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol
-
-import uvicorn
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
@@ -21,13 +18,14 @@ from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.door import Door
 from conserve_sglang.router.fleet import Fleet
-from conserve_sglang.router.listening import bound
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.place import Placements
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import StateHealth, Status
 from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
+from conserve_sglang.serving.control_server import ControlServer
+from conserve_sglang.serving.listening import bound
 from conserve_sglang.state import StateStore, Store
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.prometheus import Exporter
@@ -46,14 +44,6 @@ class Keeper(StateHealth, Protocol):
     async def stop(self) -> None:
         """Keep what is left, and let go."""
         ...
-
-
-class _ControlServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the router stops it."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class BrainService(ABC):
@@ -101,8 +91,7 @@ class BrainService(ABC):
         self._tls = None if settings.tls is None else ServerTls(settings.tls)
         self._control_app = control_app(control, admin_key(settings))
         self.port, self.control_port = settings.port, settings.control_port
-        self._control_server: _ControlServer | None = None
-        self._control_task: asyncio.Task[None] | None = None
+        self._control_server: ControlServer | None = None
 
     def _keeper(self, store: Store) -> Keeper:
         if isinstance(store, StateStore):
@@ -144,15 +133,9 @@ class BrainService(ABC):
         except ConfigError:
             main.close()
             raise
-        loop = asyncio.get_running_loop()
         self._take_early(main)
-        config = uvicorn.Config(
-            self._control_app, log_config=None, access_log=False, lifespan="off"
-        )
-        config.load()
-        config.ssl = None if self._tls is None else self._tls.context
-        self._control_server = _ControlServer(config)
-        self._control_task = loop.create_task(self._control_server.serve(sockets=[control]))
+        tls = None if self._tls is None else self._tls.context
+        self._control_server = ControlServer(self._control_app, control, tls)
         self.fleet.start()
         if self.memory is not None:
             await self.memory.restore()
@@ -176,9 +159,8 @@ class BrainService(ABC):
         await self.fleet.stop()
         if self.memory is not None:
             await self.memory.stop()
-        if self._control_server is not None and self._control_task is not None:
-            self._control_server.should_exit = self._control_server.force_exit = True
-            await self._control_task
+        if self._control_server is not None:
+            await self._control_server.stop()
 
 
 class RouterService(BrainService):

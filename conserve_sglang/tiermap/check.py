@@ -35,6 +35,7 @@ def problems(tier_map: TierMap) -> Iterator[str]:
     if state is not None and state.path is not None and state.redis is not None:
         yield "router.state: path and redis are both set; remove one"
     yield from _keys(tier_map)
+    yield from _energy(tier_map)
 
 
 def _names(tiers: Iterable[Tier]) -> Iterator[str]:
@@ -95,6 +96,9 @@ def _listeners(tier_map: TierMap) -> Iterator[tuple[str, int, str]]:
     router = tier_map.router
     yield router.host, router.port, "router.port"
     yield router.control_host, router.control_port, "router.control_port"
+    if tier_map.energy is not None:
+        for host in sorted({worker.host for worker in tier_map.workers}):
+            yield host, tier_map.energy.agent_port, f"energy.agent_port (the agent of {host})"
     for worker in tier_map.workers:
         yield worker.host, worker.port, f"worker {worker.worker_id}"
         if worker.bootstrap_port is not None:
@@ -152,6 +156,24 @@ def _keys(tier_map: TierMap) -> Iterator[str]:
                 f"tiers[{index}].sglang_flags.ssl-certfile: these workers speak TLS, and the"
                 " router would not; set router.worker_tls"
             )
+
+
+def _energy(tier_map: TierMap) -> Iterator[str]:
+    energy = tier_map.energy
+    if energy is None:
+        return
+    if (energy.meter == "replay") != (energy.recording is not None):
+        yield "energy.recording: the replay meter needs one, and no other meter has one"
+    far = [worker.host for worker in tier_map.workers if not _is_loopback(worker.host)]
+    if far and tier_map.router.admin_key_env is None:
+        yield (
+            f"energy: its agent on {far[0]} would ask for no key, and it can set power limits."
+            " Set router.admin_key_env, or leave energy out"
+        )
+    if energy.meter == "model":
+        for index, tier in enumerate(tier_map.tiers):
+            if tier.profile is None:
+                yield f"tiers[{index}].profile: missing; energy.meter: model is made from it"
 
 
 def _is_loopback(host: str) -> bool:

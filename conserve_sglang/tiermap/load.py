@@ -10,6 +10,7 @@ import msgspec
 from conserve_sglang.core.errors import TierMapError
 from conserve_sglang.core.ids import TierName, WorkerId
 from conserve_sglang.core.tier import (
+    EnergySettings,
     Model,
     PolicyChoice,
     RouterSettings,
@@ -24,6 +25,7 @@ from conserve_sglang.tiermap.check import problems
 from conserve_sglang.tiermap.schema import (
     PARTS,
     SCHEMA_VERSION,
+    EnergyFile,
     ModelFile,
     RouterFile,
     TierFile,
@@ -80,13 +82,14 @@ def _to_domain(decoded: TierMapFile, source: str, folder: Path) -> TierMap:
     return TierMap(
         source=source,
         model=_model(decoded.model, folder),
-        tiers=tuple(_tier(tier) for tier in decoded.tiers),
+        tiers=tuple(_tier(tier, folder) for tier in decoded.tiers),
         workers=tuple(worker for tier in decoded.tiers for worker in _workers(tier)),
         policy=PolicyChoice(name=decoded.policy.name, params=decoded.policy.params),
         slo=Slo(**msgspec.structs.asdict(decoded.slo)),
         power_budget_w=decoded.power_budget_w,
         router=_router(decoded.router, folder),
         transfer_backend=decoded.transfer_backend,
+        energy=None if decoded.energy is None else _energy(decoded.energy, folder),
     )
 
 
@@ -111,8 +114,17 @@ def _model(model: ModelFile, folder: Path) -> Model:
     return Model(path=path, served_name=model.served_name or Path(path).name)
 
 
-def _tier(tier: TierFile) -> Tier:
+def _energy(energy: EnergyFile, folder: Path) -> EnergySettings:
+    values = msgspec.structs.asdict(energy)
+    if energy.recording is not None:
+        values["recording"] = _absolute(energy.recording, folder)
+    return EnergySettings(**values)
+
+
+def _tier(tier: TierFile, folder: Path) -> Tier:
     values = msgspec.structs.asdict(tier)
+    if tier.profile is not None and ("/" in tier.profile or tier.profile.endswith(".yaml")):
+        values["profile"] = _absolute(tier.profile, folder)
     return Tier(**{**values, "name": TierName(tier.name), "role": Role(tier.role)})
 
 

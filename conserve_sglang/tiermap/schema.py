@@ -85,6 +85,13 @@ class TierFile(_Strict, frozen=True, kw_only=True):
     env: Annotated[
         dict[str, str], Meta(description="Added to the environment of the tier's workers.")
     ] = {}
+    profile: Annotated[
+        FileName | None,
+        Meta(
+            description="What its workers take in time and power: a shipped profile's name, or a"
+            " file (with a / or ending in .yaml), relative to this one."
+        ),
+    ] = None
 
 
 class PolicyFile(_Strict, frozen=True, kw_only=True):
@@ -302,6 +309,29 @@ class RouterFile(_Strict, frozen=True, kw_only=True):
     ] = 1
 
 
+class EnergyFile(_Strict, frozen=True, kw_only=True):
+    """How energy is read and told: an agent on each host with workers."""
+
+    meter: Annotated[
+        Literal["auto", "zeus", "nvml", "replay", "model"],
+        Meta(
+            description="auto: zeus, else NVML, for GPUs; RAPL on the CPU. model: profile times"
+            " observed work, always told as modelled."
+        ),
+    ] = "auto"
+    agent_port: Annotated[Port, Meta(description="Of the agent of each host with workers.")] = 30002
+    interval_s: Annotated[float, Meta(ge=0.2, le=60, description="How often meters are read.")] = (
+        1.0
+    )
+    recording: Annotated[
+        FileName | None,
+        Meta(description="What the replay meter plays: a CSV file, relative to this one."),
+    ] = None
+    max_log_mb: Annotated[
+        Count, Meta(description="Most that a worker's phase log takes on disk, twice.")
+    ] = 16
+
+
 class TierMapFile(_Strict, frozen=True, kw_only=True):
     """A deployment: model, tiers, policy, targets, power budget and router settings."""
 
@@ -318,6 +348,9 @@ class TierMapFile(_Strict, frozen=True, kw_only=True):
         Literal["mooncake", "mooncake_tcp", "nixl"],
         Meta(description="SGLang's engine that moves KV from prefillers to decoders."),
     ] = "mooncake"
+    energy: Annotated[
+        EnergyFile | None, Meta(description="null: energy is not read, and no agent is started.")
+    ] = None
 
 
 PARTS: dict[str, type[msgspec.Struct]] = {
@@ -335,6 +368,7 @@ PARTS: dict[str, type[msgspec.Struct]] = {
     "router.tls": TlsFile,
     "router.worker_tls": WorkerTlsFile,
     "router.state": StateFile,
+    "energy": EnergyFile,
 }
 """The struct at each path of the file, list indices left out."""
 

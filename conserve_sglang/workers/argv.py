@@ -89,4 +89,5 @@ def worker_env(tier_map: TierMap, worker: WorkerPlan) -> dict[str, str]:
         env |= {**_CPU_ENV, "CUDA_VISIBLE_DEVICES": ""}
     else:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu_id) for gpu_id in worker.gpu_ids)
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, else the fastest GPU is 0
     return {**env, **tier.env}

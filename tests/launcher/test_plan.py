@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.tier import TierMap, TlsSettings
+from conserve_sglang.core.tier import EnergySettings, TierMap, TlsSettings
 from conserve_sglang.launcher.plan import (
     ProcessSpec,
     all_commands,
@@ -168,3 +168,22 @@ def test_knobs_that_are_not_applied_are_said_so() -> None:
 def test_the_backoff_doubles_up_to_its_bound() -> None:
     waits = [backoff_s(failures, first_s=1, most_s=60) for failures in (1, 2, 3, 6, 7, 5000)]
     assert waits == [1, 2, 4, 32, 60, 60]
+
+
+def test_an_agent_is_started_where_energy_is_read_and_workers_log_their_phases() -> None:
+    tier_map = replace(load_tier_map(MAPS / "cpu_local.yaml"), energy=EnergySettings())
+    plan = make_plan(
+        tier_map, is_here=lambda _: True, python="python", with_router=True, phase_dir="/logs"
+    )
+    (agent,) = plan.agents
+    assert [spec.name for spec in plan.processes][:2] == ["agent", "prefill-0"]
+    assert agent.argv[-4:] == ("--host", "127.0.0.1", "--phase-dir", "/logs")
+    assert agent.listens == (("127.0.0.1", 30002),)
+    assert plan.workers[1].env["CONSERVE_PHASE_LOG"] == "/logs/decode-0.phases"
+
+
+def test_no_agent_and_no_phase_log_where_energy_is_not_read() -> None:
+    tier_map = load_tier_map(MAPS / "cpu_local.yaml")
+    plan = make_plan(tier_map, is_here=lambda _: True, python="python", with_router=True)
+    assert plan.agents == ()
+    assert not any("CONSERVE_PHASE_LOG" in spec.env for spec in plan.workers)

@@ -7,6 +7,7 @@ import msgspec
 
 from conserve_sglang.core.tier import (
     AuthSettings,
+    EnergySettings,
     Model,
     ObserveSettings,
     RouterSettings,
@@ -18,6 +19,7 @@ from conserve_sglang.core.tier import (
 )
 from conserve_sglang.tiermap.schema import (
     AuthFile,
+    EnergyFile,
     ModelFile,
     ObserveFile,
     RouterFile,
@@ -40,6 +42,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type]] = [
     (TlsFile, TlsSettings),
     (WorkerTlsFile, WorkerTlsSettings),
     (StateFile, StateSettings),
+    (EnergyFile, EnergySettings),
 ]
 
 

@@ -18,11 +18,11 @@ from conserve_sglang.core.ids import TurnId
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.access import worker_access
 from conserve_sglang.router.door import Door
-from conserve_sglang.router.listening import bound
 from conserve_sglang.router.processes import talk
 from conserve_sglang.router.processes.link import Link
 from conserve_sglang.router.processes.remote import RemoteAbout, RemoteBrain, RemoteFleet
 from conserve_sglang.router.tuning import raise_descriptor_limit, settle_memory
+from conserve_sglang.serving.listening import bound
 from conserve_sglang.telemetry.logs import configure
 
 logger = logging.getLogger(__name__)

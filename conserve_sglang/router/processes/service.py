@@ -6,11 +6,11 @@ import socket
 from collections.abc import Sequence
 
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.router.listening import reserved
 from conserve_sglang.router.processes import talk
 from conserve_sglang.router.processes.family import Family
 from conserve_sglang.router.processes.hub import Hub
 from conserve_sglang.router.service import BrainService
+from conserve_sglang.serving.listening import reserved
 from conserve_sglang.state import Store
 from conserve_sglang.telemetry.metrics import RouterMetrics
 

@@ -1,24 +1,26 @@
-"""Who may use the control port: whoever has its key, if it has one."""
+"""Who may use a control port: whoever has its key, if it has one."""
 
 import hmac
 
+import msgspec
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from conserve_sglang.router.problem import Problem
 from conserve_sglang.tiermap.keys import key_digest
 
 STRANGER = "is_stranger"
 """Name of the request's state that says: whoever asks has not shown the key."""
 
-_NO_KEY = Problem(
-    status=401,
-    code="invalid_api_key",
-    message="The control port asks for its key. Send Authorization: Bearer KEY, with the key of"
+_NO_KEY = {
+    "message": "The control port asks for its key. Send Authorization: Bearer KEY, with the key of"
     " router.admin_key_env.",
-    challenge="Bearer",
-)
+    "type": "invalid_request_error",
+    "param": None,
+    "code": "invalid_api_key",
+}
+_BODY = msgspec.json.encode({"error": _NO_KEY})
+_HEADERS = {"content-type": "application/json", "www-authenticate": "Bearer"}
 
 
 class Gate:
@@ -35,9 +37,7 @@ class Gate:
         elif scope["path"] == "/health":
             await self._app({**scope, "state": {STRANGER: True}}, receive, send)
         else:
-            problem = _NO_KEY
-            headers = {name.decode(): value.decode() for name, value in problem.headers()}
-            await Response(problem.to_json(), problem.status, headers)(scope, receive, send)
+            await Response(_BODY, 401, _HEADERS)(scope, receive, send)
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")

@@ -3,7 +3,7 @@
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.router.listening import bound, reserved
+from conserve_sglang.serving.listening import bound, reserved
 
 
 def test_reserved_port_is_shared_by_those_who_are_told_to() -> None:

@@ -1,0 +1,1 @@
+"""The agent: one small process per host that reads meters, and attributes and tells energy."""

@@ -1,0 +1,1 @@
+"""How our own processes listen: ports, and small HTTP servers beside their loops."""
