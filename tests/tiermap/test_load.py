@@ -72,7 +72,7 @@ WRONG = {
     ),
     "unknown field, nothing like it": (
         ("schema_version: 1", "schema_version: 1\nzzz: 1"),
-        "maps/x.yaml: zzz: unknown field; known here: energy, model, policy, power_budget_w, router,",
+        "maps/x.yaml: zzz: unknown field; known here: energy, model, policy, power_budget_w,",
     ),
     "unknown router field": (
         ("schema_version: 1", "schema_version: 1\nrouter: {prot: 1}"),
