@@ -21,7 +21,7 @@ from msgspec import Meta
 from conserve_sglang.core.errors import ConfigError, TierMapError
 from conserve_sglang.core.ids import TenantId
 from conserve_sglang.core.tenant import Tenant
-from conserve_sglang.tiermap.schema import Name
+from conserve_sglang.tiermap.fields import Name
 from conserve_sglang.tiermap.strict import explain, read_text, read_yaml
 
 HASH_PREFIX = "sha256:"

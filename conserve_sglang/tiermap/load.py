@@ -27,10 +27,10 @@ from conserve_sglang.tiermap.schema import (
     SCHEMA_VERSION,
     EnergyFile,
     ModelFile,
-    RouterFile,
     TierFile,
     TierMapFile,
 )
+from conserve_sglang.tiermap.schema_router import RouterFile
 from conserve_sglang.tiermap.strict import WITH_PATH, explain, read_text, read_yaml, suggest
 
 # Files the router's sections name, relative to the tier map.

@@ -11,7 +11,7 @@ from conserve_sglang.core.ids import TierName, WorkerId
 from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
 from conserve_sglang.core.worker import Role
 from conserve_sglang.tiermap.check import port_problems
-from conserve_sglang.tiermap.schema import Name, Port
+from conserve_sglang.tiermap.fields import Name, Port
 
 
 class WorkerFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,17 +18,19 @@ from conserve_sglang.core.tier import (
     WorkerTlsSettings,
 )
 from conserve_sglang.tiermap.schema import (
-    AuthFile,
     EnergyFile,
     ModelFile,
+    SloFile,
+    TierFile,
+    json_schema_text,
+)
+from conserve_sglang.tiermap.schema_router import (
+    AuthFile,
     ObserveFile,
     RouterFile,
-    SloFile,
     StateFile,
-    TierFile,
     TlsFile,
     WorkerTlsFile,
-    json_schema_text,
 )
 
 STORED = Path(__file__).parents[2] / "tier_maps" / "tier_map.schema.json"
