@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import yaml
 
 from bench.faults.worker import Pace
+from conserve_sglang.launcher import keeper
 
 ROOT = Path(__file__).resolve().parents[2]
+_LIFELINE = os.pipe()
 # A slowed process runs for the first and stands still for the second time, again and again.
 SLOW_RUNS_S, SLOW_STANDS_S = 0.03, 0.27
 
@@ -33,7 +36,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-class Site:
+class Site(ABC):
     """A router process, and worker processes that a subclass knows how to start."""
 
     prefillers: tuple[str, ...]
@@ -49,21 +52,21 @@ class Site:
 
     # what a subclass says
 
+    @abstractmethod
     def tiers(self) -> list[dict[str, Any]]:
         """The tiers of the tier map, one worker each."""
-        raise NotImplementedError
 
     def model(self) -> dict[str, str]:
         """The model of the tier map."""
         return {"path": "models/tiny", "served_name": "tiny"}
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The router's settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start_worker(self, name: str) -> None:
         """Start a worker on its port; the router says when it is there."""
-        raise NotImplementedError
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a worker and all of its processes."""
@@ -95,10 +98,21 @@ class Site:
         await self.until_well()
 
     def spawn(self, name: str, argv: list[str]) -> None:
-        """Start a process in a group of its own, its output appended to its log."""
+        """Start a process in a group of its own, its output appended to its log.
+
+        It ends with this process, however that ends.
+        """
+        lifeline, _ = _LIFELINE
+        kept = [sys.executable, "-I", "-S", keeper.__file__, str(lifeline), "0", *argv]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                argv, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                kept,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(lifeline,),
             )
 
     def kill(self, name: str) -> None:
