@@ -1,6 +1,8 @@
 """Streams of conversations: how they look, when they arrive, and generators of them. Pure."""
 
 from conserve_sglang.workload.arrivals import gamma_arrivals, poisson_arrivals, with_arrivals
+from conserve_sglang.workload.claude_code import claude_code_conversations
+from conserve_sglang.workload.claude_code_params import CLAUDE_CODE, ClaudeCodeParams
 from conserve_sglang.workload.mini_swe import MINI_SWE, MiniSweParams, mini_swe_conversations
 from conserve_sglang.workload.plan import ConversationPlan, TurnPlan
 from conserve_sglang.workload.rng import Rng
@@ -14,7 +16,9 @@ from conserve_sglang.workload.window import (
 )
 
 __all__ = [
+    "CLAUDE_CODE",
     "MINI_SWE",
+    "ClaudeCodeParams",
     "ConversationPlan",
     "MiniSweParams",
     "Rng",
@@ -22,6 +26,7 @@ __all__ = [
     "TurnPlan",
     "WindowScaling",
     "at_rate",
+    "claude_code_conversations",
     "cut_to_window",
     "first_turns",
     "gamma_arrivals",

@@ -5,36 +5,13 @@ conversations, github.com/eicchen/conserve @ 4ab277d, Apache-2.0); between two o
 drawn uniformly. Turns are drawn independently of each other, which the trace's are not quite.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.workload.plan import ConversationPlan, TurnPlan
+from conserve_sglang.workload.quantiles import LEVELS, Quantiles
 from conserve_sglang.workload.rng import Rng
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantiles:
-    """A distribution by its quantiles: `values[i]` is not exceeded with probability
-    `levels[i]`."""
-
-    levels: tuple[float, ...]
-    values: tuple[float, ...]
-
-    def draw(self, rng: Rng) -> int:
-        """One value, at least 1."""
-        level = rng.random()
-        right = min(max(1, bisect_right(self.levels, level)), len(self.levels) - 1)
-        low, high = self.levels[right - 1], self.levels[right]
-        share = (level - low) / (high - low)
-        left_value = self.values[right - 1]
-        return max(1, round(left_value + share * (self.values[right] - left_value)))
-
-
-LEVELS = (
-    0.0, 0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
