@@ -3,7 +3,9 @@
 ConserveError
 ├── ConfigError            a file or option is wrong: say which, where, and what to do
 │   ├── TierMapError       with the file and the path of the field inside it
-│   └── TraceError         a file of conversations as a whole cannot be read
+│   ├── TraceError         a file of conversations as a whole cannot be read
+│   └── ProfileError       a profile of a GPU cannot be read, or lacks what was asked
+│       └── OutsideProfile what was asked lies beyond its points
 ├── WorkerError            an SGLang server did not do what was asked
 │   ├── Unreachable        no connection, or the connection broke
 │   ├── TimedOut           no answer within the time allowed
@@ -32,6 +34,14 @@ class TierMapError(ConfigError):
 
 class TraceError(ConfigError):
     """A file of conversations as a whole cannot be read; a bad line is not an error."""
+
+
+class ProfileError(ConfigError):
+    """A profile's file is wrong, there is no such profile, or it lacks what was asked."""
+
+
+class OutsideProfile(ProfileError):
+    """A profile was asked beyond its points; it does not extrapolate unless told to."""
 
 
 class WorkerError(ConserveError):

@@ -1,0 +1,1 @@
+"""Profiles that come with the package: one YAML head and one CSV of points each."""
