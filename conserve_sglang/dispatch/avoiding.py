@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.kv_ledger import KvLedger
+from conserve_sglang.policy.api import Pace
 
 
 class Avoiding:
@@ -43,6 +44,30 @@ class Avoiding:
     def largest_capacity(self, role: Role) -> int:
         """Size of the largest KV pool of a role, in tokens, of workers up or down."""
         return self._ledger.largest_capacity(role)
+
+    def num_running(self, worker_id: WorkerId) -> int:
+        """Turns sent to a worker to be decoded there, and not over."""
+        return self._ledger.num_running(worker_id)
+
+    def pending_tokens(self, worker_id: WorkerId) -> int:
+        """Prompt tokens sent to a worker to be prefilled there, and not prefilled yet."""
+        return self._ledger.pending_tokens(worker_id)
+
+    def prefill_s_per_token(self, worker_id: WorkerId) -> float | None:
+        """Seconds a token of a worker's recent prefills of long prompts."""
+        return self._ledger.prefill_s_per_token(worker_id)
+
+    def pace(self, worker_id: WorkerId) -> Pace | None:
+        """How fast a worker's answers came lately."""
+        return self._ledger.pace(worker_id)
+
+    def num_waiting(self) -> int:
+        """Turns that wait for a place, the one that is asked about left out."""
+        return self._ledger.num_waiting()
+
+    def waiting_tokens(self) -> int:
+        """What the decoders lack of these turns' prompts."""
+        return self._ledger.waiting_tokens()
 
     def _backlog(self, worker_id: WorkerId) -> int:
         state = self._ledger.state(worker_id)

@@ -7,6 +7,7 @@ so that it is taken out exactly once and never from a worker that has been lost 
 
 from conserve_sglang.dispatch.commands import ReleaseConversation
 from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
+from conserve_sglang.dispatch.speeds import tbt_of_answer
 from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
 from conserve_sglang.policy.api import PhaseOneCause, Placement
 
@@ -54,7 +55,9 @@ class Bookings:
             self.ledger.add_resident(pin, tokens - conversation.resident_tokens)
             conversation.resident_tokens = tokens
 
-    def book(self, turn: Turn, placement: Placement) -> ReleaseConversation | None:
+    def book(
+        self, turn: Turn, placement: Placement, now: float = 0.0
+    ) -> ReleaseConversation | None:
         """Book a turn on its workers; the command for the worker its pin left, if it moved."""
         ledger, conversation = self.ledger, turn.conversation
         decoder = ledger.state(placement.decoder)
@@ -72,6 +75,9 @@ class Bookings:
         turn.keeps_kv = placement.keeps_kv
         turn.reserved_tokens = max(0, turn.needed_tokens - resident)
         turn.attempts += 1
+        turn.sent_at_s, turn.first_token_at_s = now, 0.0
+        turn.pending_tokens = turn.prefill_tokens = max(1, turn.input_tokens - resident)
+        decoder.num_running += 1
         ledger.add_reserved(decoder, turn.reserved_tokens)
         ledger.take_in(decoder)
         if placement.prefiller is not None:
@@ -82,12 +88,18 @@ class Bookings:
             turn.backlog_tokens = min(turn.input_tokens, ledger.largest_pool)
             ledger.add_backlog(turn.prefiller, turn.backlog_tokens)
             conversation.num_kv_transfers += 1
+        (turn.prefiller or decoder).pending_tokens += turn.pending_tokens
         if placement.keeps_kv and (placement.prefiller is not None or resident == 0):
             conversation.opener = turn
         return left
 
-    def prefilled(self, turn: Turn) -> bool:
+    def prefilled(self, turn: Turn, now: float = 0.0) -> bool:
         """A turn's prefill is over; True if that brought its conversation to its decoder."""
+        if turn.pending_tokens:
+            where = turn.prefiller or turn.decoder
+            assert where is not None
+            turn.first_token_at_s = now
+            turn.prefill_s = where.speeds.prefilled(turn.sent_at_s, now)
         self._leave_backlog(turn)
         conversation = turn.conversation
         if conversation.opener is not turn:
@@ -105,6 +117,16 @@ class Bookings:
         if turn.prefiller is not None:
             turn.prefiller.num_answered += 1
 
+    @staticmethod
+    def learn(turn: Turn, output_tokens: int, now: float) -> None:
+        """Note how fast a turn was answered that is whole now."""
+        decoder = turn.decoder
+        tbt_s = tbt_of_answer(turn.first_token_at_s, now, output_tokens)
+        if decoder is None or tbt_s is None:
+            return
+        (turn.prefiller or decoder).speeds.note_prefill(turn.prefill_tokens, turn.prefill_s)
+        decoder.speeds.note_answer(tbt_s, decoder.num_running)
+
     def take_back(self, turn: Turn) -> None:
         """Undo a sent turn's bookings; a pin it was still opening goes with them."""
         if turn.decoder is None:
@@ -112,6 +134,7 @@ class Bookings:
         self._leave_backlog(turn)
         if turn.decoder_epoch == turn.decoder.epoch:
             self.ledger.add_reserved(turn.decoder, -turn.reserved_tokens)
+            turn.decoder.num_running -= 1
         turn.decoder, turn.prefiller, turn.reserved_tokens = None, None, 0
         conversation = turn.conversation
         if conversation.opener is turn:
@@ -156,4 +179,8 @@ class Bookings:
     def _leave_backlog(self, turn: Turn) -> None:
         if turn.prefiller is not None and turn.prefiller_epoch == turn.prefiller.epoch:
             self.ledger.add_backlog(turn.prefiller, -turn.backlog_tokens)
-        turn.backlog_tokens = 0
+            turn.prefiller.pending_tokens -= turn.pending_tokens
+        decoder = turn.decoder
+        if turn.prefiller is None and decoder is not None and turn.decoder_epoch == decoder.epoch:
+            decoder.pending_tokens -= turn.pending_tokens
+        turn.backlog_tokens = turn.pending_tokens = 0

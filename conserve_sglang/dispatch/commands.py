@@ -18,6 +18,7 @@ class SendTurn:
     the decoder serves the turn alone: on a decode-mode worker that is a local turn and `limits`
     bounds what it may prefill. `attempt` counts from 1. `turn_index` counts the conversation's
     turns from 1. `resident_tokens` is what the ledger has of the conversation on the decoder.
+    `fetches_kv`: the prefiller takes that from the decoder first; simulated workers only.
     """
 
     turn_id: TurnId
@@ -30,6 +31,7 @@ class SendTurn:
     attempt: int
     turn_index: int
     resident_tokens: int = 0
+    fetches_kv: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
 from conserve_sglang.dispatch import blame, events, restoring
 from conserve_sglang.dispatch.commands import AbortTurn, Command
 from conserve_sglang.dispatch.events import Event, FailureCause
+from conserve_sglang.dispatch.histories import note_answer, note_gap
 from conserve_sglang.dispatch.placer import Placer
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import ConversationView, Turn, WorkerLoad
@@ -160,6 +161,7 @@ class Dispatcher:
             conversation = self._placer.begin(event, now)
             if conversation is None:
                 return
+        note_gap(conversation, now)
         conversation.num_open_turns += 1
         conversation.num_turns += 1
         wait_s, deadline_s = self._settings.queue_timeout_s, event.deadline_s
@@ -184,11 +186,8 @@ class Dispatcher:
             return
         if turn.suspects:
             self._placer.out += blame.answered(turn)
-        was_in_backlog = turn.backlog_tokens > 0
-        if self._bookings.prefilled(turn):
+        if self._bookings.prefilled(turn, now):
             self._placer.let_held_go(turn.conversation, now)
-        elif not was_in_backlog:
-            return
         self._placer.serve_line(now)
 
     def _done(self, event: events.TurnDone, now: float) -> None:
@@ -198,8 +197,10 @@ class Dispatcher:
         bookings, conversation = self._bookings, turn.conversation
         if turn.suspects:
             self._placer.out += blame.answered(turn)
-        bookings.prefilled(turn)
+        bookings.prefilled(turn, now)
         bookings.count_answer(turn)
+        bookings.learn(turn, event.output_tokens, now)
+        note_answer(conversation, event.prompt_tokens, event.output_tokens)
         conversation.prompt_tokens = event.prompt_tokens
         if turn.keeps_kv and bookings.pin_of(conversation) is turn.decoder:
             # A shorter prompt is a side request or a new beginning; what was there stays there.

@@ -21,7 +21,15 @@ class FairOrder:
     Times: O(log tenants) for a turn; a turn that comes back to the line is sorted in.
     """
 
-    __slots__ = ("_aside", "_heap", "_is_fair", "_latest", "_virtual", "num_waiting")
+    __slots__ = (
+        "_aside",
+        "_heap",
+        "_is_fair",
+        "_latest",
+        "_virtual",
+        "num_waiting",
+        "waiting_tokens",
+    )
 
     def __init__(self, *, is_fair: bool) -> None:
         self._is_fair = is_fair
@@ -30,6 +38,13 @@ class FairOrder:
         self._virtual = 0.0  # start tag of the turn served last
         self._latest = 0.0  # the largest finish tag given
         self.num_waiting = 0
+        self.waiting_tokens = 0
+
+    def besides(self, turn: Turn) -> tuple[int, int]:
+        """How many other turns wait, and what the decoders lack of their prompts, in tokens."""
+        if turn.is_waiting:
+            return self.num_waiting - 1, self.waiting_tokens - turn.line_tokens
+        return self.num_waiting, self.waiting_tokens
 
     def add(self, turn: Turn) -> None:
         """Let a turn wait."""
@@ -41,6 +56,8 @@ class FairOrder:
         elif len(line) > 2 * account.num_waiting + 64:
             account.waiting = line = deque(each for each in line if each.is_waiting)
         turn.is_waiting = True
+        turn.line_tokens = max(1, turn.input_tokens - turn.conversation.resident_tokens)
+        self.waiting_tokens += turn.line_tokens
         account.num_waiting += 1
         self.num_waiting += 1
         number = turn.arrival_number
@@ -57,6 +74,7 @@ class FairOrder:
         """A turn stops waiting."""
         account = turn.conversation.tenant
         turn.is_waiting = False
+        self.waiting_tokens -= turn.line_tokens
         account.num_waiting -= 1
         self.num_waiting -= 1
         if account.waiting[0] is turn:

@@ -16,6 +16,7 @@ def validate(dispatcher: Dispatcher) -> None:
     conversation has at most one pin, on a worker that is up; nobody waits for what is there.
     """
     conversations = list(dispatcher._conversations.live())
+    may_prefillers = getattr(dispatcher._placer.policy, "decodes_on_prefillers", False)
     turns = list(dispatcher._turns.values())
     resident: Counter[WorkerId] = Counter()
     pinned: Counter[WorkerId] = Counter()
@@ -26,7 +27,7 @@ def validate(dispatcher: Dispatcher) -> None:
             assert conversation.resident_tokens == 0, "resident tokens without a pin"
             continue
         assert pin.is_up, "pinned to a worker that is not up"
-        assert pin.spec.role is not Role.PREFILL, "pinned to a prefiller"
+        assert pin.spec.role is not Role.PREFILL or may_prefillers, "pinned to a prefiller"
         resident[pin.spec.worker_id] += conversation.resident_tokens
         pinned[pin.spec.worker_id] += 1
     reserved: Counter[WorkerId] = Counter()
@@ -48,8 +49,28 @@ def validate(dispatcher: Dispatcher) -> None:
     for role in Role:
         for worker_id in (*ledger.workers(role), ledger.most_free(role)):
             assert worker_id is None or ledger.state(worker_id).takes_turns, "takes no turns"
+    _validate_signals(dispatcher)
     _validate_turns(dispatcher)
     _validate_tenants(dispatcher)
+
+
+def _validate_signals(dispatcher: Dispatcher) -> None:
+    """What policies read of the workers' work is what the turns sent there say."""
+    pending: Counter[WorkerId] = Counter()
+    running: Counter[WorkerId] = Counter()
+    for turn in dispatcher._turns.values():
+        decoder, prefiller = turn.decoder, turn.prefiller
+        if decoder is not None and turn.decoder_epoch == decoder.epoch:
+            running[decoder.spec.worker_id] += 1
+            pending[decoder.spec.worker_id] += 0 if prefiller else turn.pending_tokens
+        if prefiller is not None and turn.prefiller_epoch == prefiller.epoch:
+            pending[prefiller.spec.worker_id] += turn.pending_tokens
+    for state in dispatcher._bookings.ledger.states():
+        name = state.spec.worker_id
+        assert state.pending_tokens == pending[name], f"{name}: pending tokens differ"
+        assert state.num_running == running[name], f"{name}: running turns differ"
+    waiting = sum(turn.line_tokens for turn in dispatcher._turns.values() if turn.is_waiting)
+    assert dispatcher._line.order.waiting_tokens == waiting, "waiting tokens miscounted"
 
 
 def _validate_turns(dispatcher: Dispatcher) -> None:

@@ -15,14 +15,16 @@ from heapq import heapify, heappop, heappush
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role, WorkerSpec
-from conserve_sglang.policy.api import PhaseOneCause
+from conserve_sglang.dispatch.speeds import Speeds
+from conserve_sglang.policy.api import Pace, PhaseOneCause
 
 
 class WorkerState:
     """One worker's account. `epoch` grows when the worker is lost, which voids all older pins.
 
     `intake` is how many more turns it may be given, None for any number; while that is 0,
-    `closed_for` says why its conversations go elsewhere. `num_answered` only grows.
+    `closed_for` says why its conversations go elsewhere. `num_answered` only grows. Of turns sent
+    there, `num_running` are to be decoded, and `pending_tokens` of their prompts to be prefilled.
     """
 
     __slots__ = (
@@ -35,10 +37,13 @@ class WorkerState:
         "is_up",
         "num_answered",
         "num_conversations",
+        "num_running",
         "order",
+        "pending_tokens",
         "reserved_tokens",
         "resident_tokens",
         "spec",
+        "speeds",
     )
 
     def __init__(self, spec: WorkerSpec, order: int) -> None:
@@ -58,7 +63,10 @@ class WorkerState:
         self.resident_tokens = 0
         self.reserved_tokens = 0
         self.backlog_tokens = 0
+        self.pending_tokens = 0
+        self.num_running = 0
         self.num_conversations = 0
+        self.speeds = Speeds()
 
     @property
     def takes_turns(self) -> bool:
@@ -123,6 +131,7 @@ class KvLedger:
         "_max_backlog",
         "_up",
         "largest_pool",
+        "line",
     )
 
     def __init__(self, max_prefill_backlog_tokens: int) -> None:
@@ -136,6 +145,7 @@ class KvLedger:
         self._up: dict[Role, tuple[WorkerId, ...]] = dict.fromkeys(Role, ())
         self._capacity = dict.fromkeys(Role, 0)
         self.largest_pool = 0  # of all workers that decode, in tokens
+        self.line = (0, 0)  # turns that wait for a place besides the one asked about; their tokens
 
     # what policies read
 
@@ -165,6 +175,30 @@ class KvLedger:
     def largest_capacity(self, role: Role) -> int:
         """Size of the largest KV pool of a role, in tokens, of workers up or down."""
         return self._capacity[role]
+
+    def num_running(self, worker_id: WorkerId) -> int:
+        """Turns sent to a worker to be decoded there, and not over."""
+        return self._by_id[worker_id].num_running
+
+    def pending_tokens(self, worker_id: WorkerId) -> int:
+        """Prompt tokens sent to a worker to be prefilled there, and not prefilled yet."""
+        return self._by_id[worker_id].pending_tokens
+
+    def prefill_s_per_token(self, worker_id: WorkerId) -> float | None:
+        """Seconds a token of a worker's recent prefills of long prompts."""
+        return self._by_id[worker_id].speeds.prefill_s_per_token
+
+    def pace(self, worker_id: WorkerId) -> Pace | None:
+        """How fast a worker's answers came lately."""
+        return self._by_id[worker_id].speeds.pace
+
+    def num_waiting(self) -> int:
+        """Turns that wait for a place, the one that is asked about left out."""
+        return self.line[0]
+
+    def waiting_tokens(self) -> int:
+        """What the decoders lack of these turns' prompts."""
+        return self.line[1]
 
     # what the dispatcher does
 

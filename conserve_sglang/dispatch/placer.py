@@ -34,18 +34,18 @@ class Placer:
     """The dispatcher's hands: open turns, live conversations, the waiting line, the books."""
 
     __slots__ = (
-        "_policy",
         "_settings",
         "bookings",
         "conversations",
         "line",
         "out",
+        "policy",
         "turns",
         "wants_room",
     )
 
     def __init__(self, policy: PlacementPolicy, settings: DispatchSettings) -> None:
-        self._policy = policy
+        self.policy = policy
         self._settings = settings
         self.bookings = Bookings(settings.max_prefill_backlog_tokens)
         self.conversations = Conversations()
@@ -110,7 +110,7 @@ class Placer:
             answer = self.ask(turn)
             if isinstance(answer, Placement):
                 self.line.served(turn, now)
-                self._send(turn, answer)
+                self._send(turn, answer, now)
             elif isinstance(answer, Reject):
                 self.reject(turn, answer.reason, now)
             elif not self._goes_on(answer, now):
@@ -129,18 +129,19 @@ class Placer:
     def ask(self, turn: Turn) -> Answer:
         """What the policy says of a turn as things stand."""
         view = turn_view(turn, self.bookings, self._settings)
+        self.bookings.ledger.line = self.line.order.besides(turn)
         if turn.avoids:
-            answer = self._policy.place(view, Avoiding(self.bookings.ledger, turn.avoids))
+            answer = self.policy.place(view, Avoiding(self.bookings.ledger, turn.avoids))
             if isinstance(answer, Placement):
                 return answer
-        return self._policy.place(view, self.bookings.ledger)
+        return self.policy.place(view, self.bookings.ledger)
 
     def _place(self, turn: Turn, now: float) -> None:
         answer = self.ask(turn)
         if isinstance(answer, Reject):
             self.reject(turn, answer.reason, now)
         elif isinstance(answer, Placement) and self._may_go(turn, answer):
-            self._send(turn, answer)
+            self._send(turn, answer, now)
             if turn.conversation.opener is turn:
                 self.serve_line(now)  # the first in line may be held now, and block nobody
         elif self._may_wait(turn, now, to_hold=False):
@@ -189,9 +190,9 @@ class Placer:
                 return True
         return False
 
-    def _send(self, turn: Turn, placement: Placement) -> None:
+    def _send(self, turn: Turn, placement: Placement, now: float) -> None:
         limits = local_limits(turn, placement, self.bookings.ledger, self._settings)
-        left = self.bookings.book(turn, placement)
+        left = self.bookings.book(turn, placement, now)
         if left is not None:
             self.out.append(left)
         self.out.append(send_turn(turn, placement, limits))

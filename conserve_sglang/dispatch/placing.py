@@ -7,7 +7,7 @@ from conserve_sglang.dispatch.commands import SendTurn
 from conserve_sglang.dispatch.kv_ledger import KvLedger
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import Turn
-from conserve_sglang.policy.api import Placement, TurnView
+from conserve_sglang.policy.api import NOTHING_SEEN, Placement, TurnView
 
 UNBOUNDED_LOCAL_TOKENS = 999_999_999
 
@@ -28,6 +28,7 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
         None if pin is None else pin.spec.worker_id,
         resident,
         turn.cause or cause,
+        conversation.history or NOTHING_SEEN,
     )
 
 
@@ -76,4 +77,5 @@ def send_turn(turn: Turn, placement: Placement, limits: LocalLimits | None) -> S
         turn.attempts,
         turn.turn_index,
         conversation.resident_tokens if conversation.decoder is turn.decoder else 0,
+        placement.fetches_kv,
     )

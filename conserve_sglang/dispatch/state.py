@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from conserve_sglang.core.ids import ConversationId, TenantId, TierName, TurnId, WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.kv_ledger import WorkerState
-from conserve_sglang.policy.api import PhaseOneCause
+from conserve_sglang.policy.api import History, PhaseOneCause
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +63,8 @@ class Conversation:
     `decoder` with `decoder_epoch` is the pin; a pin of an older epoch is void. `opener` is the
     turn that is bringing the conversation's KV to its decoder; turns that arrive meanwhile are
     `held`. `cause` is why the next turn needs a phase 1. `prompt_tokens` is the prompt of the
-    last turn that was answered whole, 0 before there is one.
+    last turn that was answered whole, 0 before there is one. `history`: what it has shown of
+    itself to this dispatcher; None before its first answer.
     """
 
     conversation_id: ConversationId
@@ -80,6 +81,7 @@ class Conversation:
     num_turns: int = 0
     num_kv_transfers: int = 0
     is_ended: bool = False
+    history: History | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ class Turn:
 
     Of a turn that goes on after its decoder was lost, `input_tokens` includes the
     `output_tokens` its client has already, and `cause` is why it needs a phase 1 of its own.
+    `pending_tokens` are those to be prefilled, on the prefiller or else on the decoder;
+    `line_tokens` what it counts for in the waiting line. `prefill_s` is what `prefill_tokens`
+    of it took to prefill, once the first token is out at `first_token_at_s`.
     """
 
     turn_id: TurnId
@@ -113,6 +118,12 @@ class Turn:
     needed_tokens: int = 0
     reserved_tokens: int = 0
     backlog_tokens: int = 0
+    pending_tokens: int = 0
+    line_tokens: int = 0
+    sent_at_s: float = 0.0
+    first_token_at_s: float = 0.0
+    prefill_tokens: int = 0
+    prefill_s: float = 0.0
     keeps_kv: bool = False
     attempts: int = 0
     output_tokens: int = 0

@@ -11,7 +11,7 @@ called with keywords costs three times one called without, so these take their f
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
@@ -40,6 +40,9 @@ class PlacementReason(Enum):
     EVERY_TURN = "every_turn"
     STICKY = "sticky"
     ROTATION = "rotation"
+    SPILLED = "spilled"
+    KEPT_ON_PREFILLER = "kept_on_prefiller"
+    OFFLOADED = "offloaded"
 
     __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
 
@@ -66,6 +69,32 @@ class RejectReason(Enum):
     __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
 
 
+@dataclass(slots=True, eq=False)
+class History:
+    """What one conversation has shown of itself so far; tokens and seconds.
+
+    `num_answers` of its turns were answered whole, with `output_tokens` in all and at most
+    `longest_output`; `longest_append` is the most that a later prompt added to the context before
+    it, `longest_gap_s` the longest time from an answer to the next turn. Changes with each turn.
+    """
+
+    num_answers: int = 0
+    output_tokens: int = 0
+    longest_output: int = 0
+    longest_append: int = 0
+    num_gaps: int = 0
+    longest_gap_s: float = 0.0
+
+    @property
+    def mean_output_tokens(self) -> float | None:
+        """The mean length of its answers; None before the first."""
+        return self.output_tokens / self.num_answers if self.num_answers else None
+
+
+NOTHING_SEEN = History()
+"""Of a conversation that begins; not to be changed."""
+
+
 @dataclass(slots=True)
 class TurnView:
     """What is observed of a turn when it asks for a place. All lengths in tokens.
@@ -82,6 +111,20 @@ class TurnView:
     pinned_decoder: WorkerId | None
     resident_tokens: int
     phase_one_cause: PhaseOneCause | None
+    history: History = NOTHING_SEEN
+
+    @property
+    def new_tokens(self) -> int:
+        """What `pinned_decoder` lacks of the prompt: all of it without a pin; at least 1."""
+        return max(1, self.input_tokens - self.resident_tokens)
+
+
+class Pace(NamedTuple):
+    """The time between two tokens that a worker's answers were observed to have lately, and how
+    many turns it had to do with meanwhile; both are moving means."""
+
+    tbt_s: float
+    num_running: float
 
 
 class ClusterView(Protocol):
@@ -111,6 +154,32 @@ class ClusterView(Protocol):
         """Size of the largest KV pool of a role, in tokens, of workers up or down."""
         ...
 
+    def num_running(self, worker_id: WorkerId) -> int:
+        """Turns sent to a worker to be decoded there, and not over."""
+        ...
+
+    def pending_tokens(self, worker_id: WorkerId) -> int:
+        """Prompt tokens sent to a worker that it had to prefill, as far as is known, and has not
+        yet; what it holds of their conversations left out."""
+        ...
+
+    def prefill_s_per_token(self, worker_id: WorkerId) -> float | None:
+        """Seconds a token that this worker's prefills of long prompts took lately, as seen from
+        outside; None while there was none."""
+        ...
+
+    def pace(self, worker_id: WorkerId) -> Pace | None:
+        """How fast a worker's answers came lately; None while there was none."""
+        ...
+
+    def num_waiting(self) -> int:
+        """Turns that wait for a place, the one that is asked about left out."""
+        ...
+
+    def waiting_tokens(self) -> int:
+        """What the decoders lack of these turns' prompts."""
+        ...
+
 
 @dataclass(slots=True)
 class Placement:
@@ -118,7 +187,8 @@ class Placement:
 
     `keeps_kv` says whether the conversation's KV counts as resident on the decoder afterwards,
     which is what makes it a pin. `max_local_tokens` bounds what a decoder may prefill by itself
-    when there is no prefiller; None when it may prefill anything.
+    when there is no prefiller; None when it may prefill anything. `fetches_kv`: what `decoder`
+    holds of the conversation is moved to `prefiller` first, and comes back with the rest.
     """
 
     decoder: WorkerId
@@ -126,6 +196,7 @@ class Placement:
     reason: PlacementReason
     keeps_kv: bool
     max_local_tokens: int | None = None
+    fetches_kv: bool = False
 
 
 @dataclass(frozen=True, slots=True)

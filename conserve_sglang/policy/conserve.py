@@ -10,7 +10,7 @@ from conserve_sglang.policy.api import (
     PlacementReason,
     TurnView,
 )
-from conserve_sglang.policy.parts import phase_one
+from conserve_sglang.policy.parts import phase_one, reason_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,5 +46,4 @@ class Conserve:
                     turn.pinned_decoder, None, PlacementReason.PINNED, True, self._max_local
                 )
             cause = PhaseOneCause.LARGE_APPEND
-        reason = PlacementReason.FIRST_TURN if cause is None else PlacementReason(cause.value)
-        return phase_one(turn, cluster, reason, keeps_kv=True)
+        return phase_one(turn, cluster, reason_of(cause), keeps_kv=True)

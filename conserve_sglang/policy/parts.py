@@ -1,5 +1,8 @@
 """Pieces that several policies share."""
 
+from collections.abc import Iterable
+from math import inf
+
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.policy.api import (
@@ -7,6 +10,7 @@ from conserve_sglang.policy.api import (
     ClusterView,
     Defer,
     DeferReason,
+    PhaseOneCause,
     Placement,
     PlacementReason,
     Reject,
@@ -32,9 +36,15 @@ def roomiest(turn: TurnView, cluster: ClusterView, role: Role) -> WorkerId | Def
 
 
 def phase_one(
-    turn: TurnView, cluster: ClusterView, reason: PlacementReason, *, keeps_kv: bool
+    turn: TurnView,
+    cluster: ClusterView,
+    reason: PlacementReason,
+    *,
+    keeps_kv: bool,
+    chosen: WorkerId | None = None,
 ) -> Answer:
-    """Prefill on the prefiller with least backlog; decode on the pin if it has room, else anew.
+    """Prefill on the prefiller with least backlog; decode on the pin if it has room, else on
+    `chosen`, which must have room, or on the decoder with most.
 
     While that prefiller has enough before it the turn waits, room or not: in the worker its order
     could not be changed any more, and KV room would be taken long before it is used.
@@ -43,10 +53,10 @@ def phase_one(
     if prefiller is None:
         return Defer(DeferReason.NO_PREFILLER)
     pinned = turn.pinned_decoder
-    if pinned is not None and _fits_on_pin(turn, cluster, pinned):
+    if pinned is not None and fits(turn, cluster, pinned):
         decoder: WorkerId | Defer | Reject = pinned
     else:
-        decoder = roomiest(turn, cluster, Role.DECODE)
+        decoder = chosen or roomiest(turn, cluster, Role.DECODE)
     if isinstance(decoder, Reject):
         return decoder
     if not cluster.takes_prompts(prefiller):
@@ -56,5 +66,52 @@ def phase_one(
     return Placement(decoder, prefiller, reason, keeps_kv)
 
 
-def _fits_on_pin(turn: TurnView, cluster: ClusterView, decoder: WorkerId) -> bool:
-    return turn.needed_tokens - turn.resident_tokens <= cluster.free_tokens(decoder)
+def fits(turn: TurnView, cluster: ClusterView, worker_id: WorkerId) -> bool:
+    """Whether a worker has room for what it lacks of a turn."""
+    held = turn.resident_tokens if worker_id == turn.pinned_decoder else 0
+    return turn.needed_tokens - held <= cluster.free_tokens(worker_id)
+
+
+def reason_of(cause: PhaseOneCause | None) -> PlacementReason:
+    """Why a turn that is no tail turn runs where it runs."""
+    return PlacementReason.FIRST_TURN if cause is None else PlacementReason(cause.value)
+
+
+def least_running(
+    turn: TurnView, cluster: ClusterView, workers: Iterable[WorkerId]
+) -> WorkerId | None:
+    """Of the workers where a turn fits, the one with fewest turns, then with most free tokens."""
+    return min(
+        (each for each in workers if fits(turn, cluster, each)),
+        key=lambda each: (cluster.num_running(each), -cluster.free_tokens(each)),
+        default=None,
+    )
+
+
+def tbt_with_one_more(cluster: ClusterView, worker_id: WorkerId) -> float:
+    """The time between two tokens to be expected on a worker that gets one more turn, in seconds.
+
+    What was observed there lately, in proportion to the turns it had then: more than a step
+    really grows, which has a floor. 0 while nothing was observed.
+    """
+    pace = cluster.pace(worker_id)
+    if pace is None:
+        return 0.0
+    more = (cluster.num_running(worker_id) + 1) / max(1.0, pace.num_running)
+    return pace.tbt_s * max(1.0, more)
+
+
+def backlog_s(cluster: ClusterView, worker_id: WorkerId) -> float:
+    """How long a worker has to prefill what it was sent, at the rate it was observed to have; 0
+    while none was."""
+    rate = cluster.prefill_s_per_token(worker_id)
+    return 0.0 if rate is None else cluster.pending_tokens(worker_id) * rate
+
+
+def prefill_rate(cluster: ClusterView, worker_id: WorkerId, like: WorkerId | None) -> float:
+    """Seconds a token that a worker is expected to take to prefill: what was observed there, else
+    on the worker it is taken to be like; infinite while nothing was."""
+    rate = cluster.prefill_s_per_token(worker_id)
+    if rate is None and like is not None:
+        rate = cluster.prefill_s_per_token(like)
+    return inf if rate is None else rate

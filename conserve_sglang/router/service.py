@@ -11,7 +11,7 @@ from typing import Protocol
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import Dispatcher, dispatch_settings
-from conserve_sglang.policy.registry import make_policy
+from conserve_sglang.policy.registry import make_served_policy
 from conserve_sglang.router.about import AboutBrain
 from conserve_sglang.router.access import worker_access
 from conserve_sglang.router.brain import Brain
@@ -66,7 +66,7 @@ class BrainService(ABC):
         self._settings = settings
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         dispatcher = Dispatcher(
-            make_policy(tier_map.policy),
+            make_served_policy(tier_map.policy),
             dispatch_settings(settings),
         )
         self.fleet = Fleet(

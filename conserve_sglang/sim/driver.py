@@ -31,7 +31,7 @@ from conserve_sglang.dispatch import (
 )
 from conserve_sglang.policy import PlacementPolicy
 from conserve_sglang.sim.kernel import Kernel
-from conserve_sglang.sim.link import Links
+from conserve_sglang.sim.link import Links, moved_twice_s
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
 from conserve_sglang.sim.turn_run import TurnRun
 from conserve_sglang.sim.worker import SimWorker, SimWorkerSpec
@@ -219,8 +219,27 @@ class Simulation:
             playing = self._playing[run.conversation_id]
             if prefiller not in playing.prefillers:
                 playing.prefillers.append(prefiller)
+            held = decoder.pool.resident(run.conversation_id)
             decoder.reserve(run, now)
+            if command.fetches_kv:
+                self._fetch_kv(run, min(held, run.shared_tokens), now)
+            else:
+                prefiller.prefill(run, now)
+
+    def _fetch_kv(self, run: TurnRun, tokens: int, now: float) -> None:
+        """Move what the decoder has of a conversation to the prefiller, before the prefill."""
+        command = run.command
+        assert command.prefiller is not None
+        decoder, prefiller = self.workers[command.decoder], self.workers[command.prefiller]
+        arrives_at_s = self.links.transfer(
+            decoder.perf, command.decoder, command.prefiller, tokens, now
+        )
+
+        def arrived(now: float) -> None:
+            prefiller.hold_copy(run.conversation_id, tokens)
             prefiller.prefill(run, now)
+
+        self.kernel.at(arrives_at_s + moved_twice_s(run.input_tokens), arrived)
 
     # what workers report
 
@@ -299,4 +318,5 @@ def _turn_record(run: TurnRun, turn_index: int, now: float) -> TurnRecord:
         output_tokens=run.output_tokens,
         cached_tokens=run.cached_tokens,
         attempts=command.attempt,
+        prefill_at_s=run.prefill_at_s,
     )

@@ -26,3 +26,9 @@ class Links:
         end = start + perf.transfer_occupancy(tokens)
         self._sends_until[source] = self._receives_until[target] = end
         return end + perf.transfer_latency(tokens)
+
+
+def moved_twice_s(tokens: int) -> float:
+    """What keeping account of KV costs a turn for which it moves there and back, beside the moves
+    (arXiv 2606.01839's published driver: twice 2 ms and 5 us a block of 16 tokens)."""
+    return 2 * (2e-3 + 5e-6 * (tokens / 16))

@@ -21,7 +21,8 @@ class Outcome(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRecord:
     """An answered turn. `cached_tokens` is what the decoder already held of the prompt;
-    `prefiller` is None for a turn the decoder served alone."""
+    `prefiller` is None for a turn the decoder served alone. `prefill_at_s`: when the first step of
+    its prefill began, after every wait for that."""
 
     turn_index: int
     arrived_at_s: float
@@ -34,6 +35,7 @@ class TurnRecord:
     output_tokens: int
     cached_tokens: int
     attempts: int
+    prefill_at_s: float = 0.0
 
     @property
     def times(self) -> TurnTimes:

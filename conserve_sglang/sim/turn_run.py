@@ -13,7 +13,8 @@ class TurnRun:
 
     `cached_tokens`: of the prompt, what the decoder had. `position`: up to where the prompt is
     prefilled, from `prefill_from`, on the prefiller or else on the decoder itself. `held_tokens`:
-    its room on the decoder. `token_at_s`: the latest token's time when it last joined the batch.
+    its room on the decoder. `prefill_at_s`: when its prefill began. `token_at_s`: the latest
+    token's time when it last joined the batch.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class TurnRun:
         "joined_at_step",
         "output_tokens",
         "position",
+        "prefill_at_s",
         "prefill_from",
         "shared_tokens",
         "token_at_s",
@@ -63,8 +65,14 @@ class TurnRun:
         self.held_tokens = 0
         self.generated_tokens = 0
         self.joined_at_step = 0
+        self.prefill_at_s = 0.0
         self.first_token_at_s = 0.0
         self.token_at_s = 0.0
+
+    @property
+    def is_prefilled_apart(self) -> bool:
+        """Whether one worker prefills and another one decodes."""
+        return self.command.prefiller is not None
 
     @property
     def whole_tokens(self) -> int:

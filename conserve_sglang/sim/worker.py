@@ -35,6 +35,9 @@ class SimWorkerSpec:
     prefill step, `max_running` the batch. A turn holds room for its prompt and for
     `output_lump_tokens` of its answer, and takes another lump when these are used up; without
     room for one it is retracted to host memory, and comes back in the time a KV transfer takes.
+    `prefill_decode_interval`: decode steps between two prefill steps while the batch is not empty,
+    as SGLang's argument of that name; 0: prefill goes first. `keeps_prompts`: a prefiller keeps
+    what it has prefilled as a cache.
     """
 
     spec: WorkerSpec
@@ -43,6 +46,8 @@ class SimWorkerSpec:
     max_running: int = 256
     output_lump_tokens: int = 512
     kv_pool_tokens: int | None = None
+    prefill_decode_interval: int = 0
+    keeps_prompts: bool = True
 
 
 class Reports(Protocol):
@@ -76,7 +81,9 @@ class SimWorker:
         self._kernel, self._reports = kernel, reports
         self._chunk_tokens, self._max_running = worker.chunk_tokens, worker.max_running
         self._output_lump_tokens = worker.output_lump_tokens
-        self._only_prefills = worker.spec.role is Role.PREFILL
+        self._is_prefiller = worker.spec.role is Role.PREFILL
+        self._keeps_prompts = worker.keeps_prompts
+        self._interval, self._decode_due = worker.prefill_decode_interval, 0
         self._waiting: deque[TurnRun] = deque()
         self._wants_room: deque[TurnRun] = deque()
         self._arrived: deque[TurnRun] = deque()
@@ -115,9 +122,15 @@ class SimWorker:
 
     def sent(self, run: TurnRun, now: float) -> None:
         """A turn's KV has left this prefiller, which keeps it as a cache."""
-        self.pool.give_back(run.conversation_id, run.input_tokens, run.input_tokens)
+        keep = run.input_tokens if self._keeps_prompts else 0
+        self.pool.give_back(run.conversation_id, run.input_tokens, keep)
         if self._waiting:
             self._look_up(now)
+
+    def hold_copy(self, conversation_id: ConversationId, tokens: int) -> None:
+        """A conversation's KV came from its decoder: kept as a cache, if there is room."""
+        if self.pool.take(conversation_id, tokens):
+            self.pool.give_back(conversation_id, tokens, tokens)
 
     def release(self, conversation_id: ConversationId) -> None:
         """Let go of an idle conversation's KV."""
@@ -157,7 +170,9 @@ class SimWorker:
         self._wake_at_s = None
         while self._arrived and len(self._batch) < self._max_running:
             self._begin_answer(self._arrived.popleft(), now)
-        if self._waiting or self._open is not None:
+        has_prompts = bool(self._waiting) or self._open is not None
+        is_due = has_prompts and self._decode_due > 0 and len(self._batch) > 0
+        if has_prompts and not is_due:
             self._pick_prefill(now)
         if self._prefilling:
             costs = [run.chunk_cost(self.perf, until) for run, until in self._prefilling]
@@ -165,7 +180,10 @@ class SimWorker:
         elif num_running := len(self._batch):
             step_s = self.perf.decode_step(num_running, self._batch.kv_tokens)
             growth_s = self.perf.decode_s_per_kv_token * num_running
-            self._decode(self._batch.steps_to_next, now, step_s, growth_s)
+            num_steps = self._batch.steps_to_next
+            if is_due:
+                num_steps = min(num_steps, self._decode_due)
+            self._decode(num_steps, now, step_s, growth_s)
         self._is_planning = False
 
     def _decode(self, num_steps: int, start_s: float, step_s: float, growth_s: float) -> None:
@@ -197,19 +215,21 @@ class SimWorker:
                 return
             self._waiting.popleft()
             run.prefill_after(resident)
-            if not self._only_prefills:
+            run.prefill_at_s = now
+            if not run.is_prefilled_apart:
                 run.cached_tokens = run.prefill_from
             budget -= self._put(run, budget)
 
     def _take_for_prefill(self, run: TurnRun) -> bool:
-        if self._only_prefills:
+        if run.is_prefilled_apart:
             return self.pool.take(run.conversation_id, run.input_tokens)
         return self._take(run)
 
     def _put(self, run: TurnRun, budget: int) -> int:
         left = run.input_tokens - run.position
         tokens = min(left, budget)
-        if self._only_prefills and left > budget == self._chunk_tokens:
+        is_alone = self._is_prefiller and not len(self._batch)
+        if is_alone and run.is_prefilled_apart and left > budget == self._chunk_tokens:
             tokens = left - left % budget  # nothing can come between full chunks: one action
         self._prefilling.append((run, run.position + tokens))
         return min(tokens, budget)
@@ -220,11 +240,12 @@ class SimWorker:
     def _end_prefill(self, now: float) -> None:
         self.busy_s += now - self._action_start_s
         batch, self._prefilling = self._prefilling, []
+        self._decode_due = self._interval
         for run, until in batch:
             run.position = until
             if until < run.input_tokens:
                 self._open = run
-            elif self._only_prefills:
+            elif run.is_prefilled_apart:
                 self._reports.prefilled(run, now)
             else:
                 self._begin_answer(run, now)
@@ -259,6 +280,7 @@ class SimWorker:
     def _end_decode(self, now: float) -> None:
         self.busy_s += now - self._action_start_s
         self._batch.advance(self._steps, now)
+        self._decode_due = max(0, self._decode_due - self._steps.num_steps)
         while (run := self._batch.pop_due(now)) is not None:
             self._go_on(run, now)
         self._batch.forget()

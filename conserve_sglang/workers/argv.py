@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from conserve_sglang.core.tier import FlagValue, TierMap, WorkerPlan
 from conserve_sglang.core.worker import Role
+from conserve_sglang.policy import POLICIES
 
-LOCAL_TURN_POLICIES = frozenset({"conserve", "colocated"})
+LOCAL_TURN_POLICIES = frozenset(POLICIES) - {"stock-pd", "round-robin"}
 """Policies that send turns to a decoder without a prefiller beside it."""
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -147,7 +147,8 @@ class World:
         for worker_id in (command.decoder, command.prefiller):
             if worker_id is not None:
                 self.take_in(worker_id)
-        assert up[command.decoder].role is not Role.PREFILL
+        kept = self.policy == "work-conserving-tails" and command.prefiller is None
+        assert kept or up[command.decoder].role is not Role.PREFILL
         if command.prefiller is None:
             is_continued = command.turn_id in self.num_continuations
             assert not (is_continued and self.policy == "conserve"), "continued without a phase 1"
@@ -310,7 +311,7 @@ class World:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @given(script=steps)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_promises_hold_over_random_events(policy: str, script: list[Step]) -> None:
     world = World(policy)
     for step in script:

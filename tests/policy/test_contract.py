@@ -1,46 +1,14 @@
 """What every registered policy must do."""
 
-from dataclasses import dataclass, field
-
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.tier import PolicyChoice
-from conserve_sglang.core.worker import Role
 from conserve_sglang.policy import POLICIES, Answer, Defer, Placement, make_policy
 from conserve_sglang.policy.api import DeferReason, Reject
+from conserve_sglang.policy.registry import make_served_policy
 from tests.builders import D0, D1, P0, a_turn_view
-
-
-@dataclass
-class StubCluster:
-    """A cluster as written down: free tokens by worker."""
-
-    free: dict[WorkerId, int] = field(default_factory=dict)
-    prefillers: tuple[WorkerId, ...] = ()
-    capacity: int = 1000
-    busy: tuple[WorkerId, ...] = ()
-
-    def workers(self, role: Role) -> tuple[WorkerId, ...]:
-        if role is Role.PREFILL:
-            return self.prefillers
-        return tuple(w for w in self.free if w.startswith(role.value[0]))
-
-    def most_free(self, role: Role) -> WorkerId | None:
-        return max(self.workers(role), key=self.free.__getitem__, default=None)
-
-    def least_backlog_prefiller(self) -> WorkerId | None:
-        return self.prefillers[0] if self.prefillers else None
-
-    def takes_prompts(self, prefiller: WorkerId) -> bool:
-        return prefiller not in self.busy
-
-    def free_tokens(self, worker_id: WorkerId) -> int:
-        return self.free[worker_id]
-
-    def largest_capacity(self, role: Role) -> int:
-        return self.capacity if self.workers(role) else 0
+from tests.policy.stub import StubCluster
 
 
 def ask(name: str, cluster: StubCluster, **turn: int) -> Answer:
@@ -54,33 +22,33 @@ def test_empty_cluster_defers(name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_same_question_same_answer(name: str) -> None:
-    cluster = StubCluster(free={D0: 500, D1: 900}, prefillers=(P0,))
+    cluster = StubCluster(free={D0: 500, D1: 900, P0: 0}, prefillers=(P0,))
     assert ask(name, cluster) == ask(name, cluster)
-    assert cluster == StubCluster(free={D0: 500, D1: 900}, prefillers=(P0,))
+    assert cluster == StubCluster(free={D0: 500, D1: 900, P0: 0}, prefillers=(P0,))
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin"}))
 def test_a_turn_that_fits_nowhere_waits(name: str) -> None:
-    cluster = StubCluster(free={D0: 50, D1: 60}, prefillers=(P0,))
+    cluster = StubCluster(free={D0: 50, D1: 60, P0: 0}, prefillers=(P0,))
     assert ask(name, cluster) == Defer(DeferReason.NO_KV_ROOM)
 
 
-@pytest.mark.parametrize("name", ["conserve", "stock-pd"])
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin", "colocated"}))
 def test_a_turn_waits_while_prefillers_have_enough_before_them(name: str) -> None:
-    cluster = StubCluster(free={D0: 500}, prefillers=(P0,), busy=(P0,))
+    cluster = StubCluster(free={D0: 500, P0: 0}, prefillers=(P0,), busy=(P0,))
     assert ask(name, cluster) == Defer(DeferReason.PREFILL_BACKLOG)
     assert isinstance(ask(name, cluster, input_tokens=1001), Reject), "which waiting cannot mend"
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin"}))
 def test_a_turn_that_can_never_fit_is_rejected(name: str) -> None:
-    cluster = StubCluster(free={D0: 1000}, prefillers=(P0,))
+    cluster = StubCluster(free={D0: 1000, P0: 0}, prefillers=(P0,))
     assert isinstance(ask(name, cluster, input_tokens=1001), Reject)
 
 
-@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin"}))
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"round-robin", "conserve-pack"}))
 def test_the_roomiest_decoder_is_taken(name: str) -> None:
-    answer = ask(name, StubCluster(free={D0: 500, D1: 900}, prefillers=(P0,)))
+    answer = ask(name, StubCluster(free={D0: 500, D1: 900, P0: 0}, prefillers=(P0,)))
     assert isinstance(answer, Placement)
     assert answer.decoder == D1
 
@@ -92,3 +60,34 @@ def test_unknown_policy_and_parameter_are_named() -> None:
         make_policy(PolicyChoice(name="conserve", params={"limit": 3}))
     with pytest.raises(ConfigError, match="at least 1"):
         make_policy(PolicyChoice(name="conserve", params={"max_local_append_tokens": 0}))
+
+
+BAD_PARAMS = [
+    ("coin-flip", "error_rate", 1.5),
+    ("dynamo-like", "max_local_tokens", 0),
+    ("dynamo-like", "max_local_ratio", 0),
+    ("dynamo-like", "max_prefill_queue", -1),
+    ("ampd-like", "tbt_target_s", 0),
+    ("colocated", "choose", "any"),
+    ("work-conserving", "max_local_append_tokens", 0),
+    ("work-conserving", "stall_weight", 0),
+    ("conserve-pack", "tbt_target_s", 0),
+    ("conserve-pack", "margin", 0),
+    ("conserve-pack", "max_local_append_tokens", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "param", "value"), BAD_PARAMS)
+def test_a_parameter_without_sense_is_refused(name: str, param: str, value: float | str) -> None:
+    with pytest.raises(ConfigError, match=f"policy {name}: "):
+        make_policy(PolicyChoice(name=name, params={param: value}))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_only_what_servers_can_run_is_served(name: str) -> None:
+    choice = PolicyChoice(name=name, params={})
+    if POLICIES[name].only_simulated is None:
+        assert type(make_served_policy(choice)) is type(make_policy(choice))
+        return
+    with pytest.raises(ConfigError, match=f"{name} is simulated only: it would need .* simulate"):
+        make_served_policy(choice)

@@ -88,7 +88,10 @@ async def routed(cluster: Cluster, script: list[Turn]) -> list[Placed]:
     return placed
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+SERVED = [name for name, kind in POLICIES.items() if kind.only_simulated is None]
+
+
+@pytest.mark.parametrize("policy", SERVED)
 async def test_router_and_simulator_place_alike(policy: str) -> None:
     script = a_script(20260601839)
     async with a_cluster(MODES, policy=policy) as cluster:
