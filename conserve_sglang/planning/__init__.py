@@ -9,7 +9,8 @@ from conserve_sglang.planning.problem import (
     Objective,
     Problem,
 )
-from conserve_sglang.planning.program import Limit, Solved, solve
+from conserve_sglang.planning.program import Solved, solve
+from conserve_sglang.planning.rows import Limit
 
 __all__ = [
     "Answer",

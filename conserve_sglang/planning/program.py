@@ -13,33 +13,22 @@
     tbt_c y_c  <=  TBT target                            each group
 
 The same rows with a slack on some of them say by how much a limit must give way.
+
+A program of many columns is solved on the few that the linear relaxation finds worth while: there
+y_c = n_c / M_c, so that it has one variable a column and a row a limit. Its value bounds what any
+answer can reach, and the gap to it is told.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.worker import Role
-from conserve_sglang.planning.problem import Answer, Column, Config, Objective, Problem, answer_of
-
-INFINITY = math.inf
-Group = tuple[str, Role]
-
-
-class Limit(Enum):
-    """A limit that may give way."""
-
-    LOAD = "load"
-    GPUS = "gpus"
-    PEAK_W = "power budget"
-    MEAN_W = "energy budget"
-    TTFET = "ttfet"
-    TBT = "tbt"
+from conserve_sglang.planning.problem import Answer, Column, Config, Problem, answer_of
+from conserve_sglang.planning.rows import INFINITY, Group, Limit, Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +38,13 @@ class Solved:
 
     answer: Answer
     slack: Mapping[tuple[Limit, str], float] = field(default_factory=dict)
+
+
+MOST_COLUMNS = 600
+"""A program of more columns is solved on a part of them."""
+KEPT_POINTS = 120
+"""How many operating points (a configuration at a load) that part has."""
+KEPT_OF_GROUP = 2
 
 
 def solve(
@@ -64,222 +60,131 @@ def solve(
     `forbidden` sets of configurations are answers not wanted again. Raises ConfigError where scipy
     is not installed, TimeoutError when no answer was found in `time_limit_s`.
     """
-    rows = _Rows(problem, elastic)
     if not problem.columns:
         return None
+    rows = Rows(problem, elastic)
     rows.constrain(forbidden)
-    return rows.solve(time_limit_s)
+    if len(problem.columns) <= MOST_COLUMNS:
+        return _integer(rows, time_limit_s)
+    relaxed = _relaxation(rows)
+    if relaxed is None:
+        return None
+    part = replace(problem, columns=_worth_while(problem.columns, relaxed.reduced_costs))
+    few = Rows(part, elastic)
+    few.constrain(forbidden)
+    solved = _integer(few, time_limit_s)
+    if solved is None:
+        return _integer(rows, time_limit_s)
+    value = _objective_of(few, solved)
+    gap = abs(value - relaxed.bound) / abs(value) if value else 0.0
+    return replace(solved, answer=replace(solved.answer, gap=max(gap, solved.answer.gap)))
 
 
-class _Rows:
-    """Variables and rows as they are put together."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Relaxed:
+    """The relaxation's value, and what one worker of each column would add to it."""
 
-    def __init__(self, problem: Problem, elastic: frozenset[Limit]) -> None:
-        self.problem, self.elastic = problem, elastic
-        self.columns = problem.columns
-        self.groups: dict[Group, list[int]] = {}
-        for index, column in enumerate(self.columns):
-            self.groups.setdefault(column.config.group, []).append(index)
-        self.num = len(self.columns)
-        self.cost: list[float] = []
-        self.upper: list[float] = []
-        self.is_integer: list[int] = []
-        self.slacks: dict[tuple[Limit, str], int] = {}
-        self._entries: tuple[list[int], list[int], list[float]] = ([], [], [])
-        self._low: list[float] = []
-        self._high: list[float] = []
-        self._variables()
+    bound: float
+    reduced_costs: Sequence[float]
 
-    # variables: n in 0..num-1, y in num..2 num-1, then the load and the slacks
 
-    def _variables(self) -> None:
-        seeks_load = self.problem.objective is Objective.LOAD and not self.elastic
-        for column in self.columns:
-            self._variable(self._cost_of(column), float(self._most(column)), is_integer=True)
-        for _ in self.columns:
-            self._variable(0.0, 1.0, is_integer=True)
-        self.load = self._variable(-1.0, INFINITY) if seeks_load else None
-        for limit in sorted(self.elastic, key=lambda limit: limit.value):
-            tiers = sorted({one.tier for one in self.problem.limits.gpus})
-            for name in tiers if limit is Limit.GPUS else ("",):
-                most = 1.0 if limit is Limit.LOAD else INFINITY
-                self.slacks[limit, name] = self._variable(
-                    1.0 / self._scale(limit), most, is_integer=limit is Limit.GPUS
-                )
+def _worth_while(columns: Sequence[Column], reduced_costs: Sequence[float]) -> tuple[Column, ...]:
+    """The columns of the operating points that the relaxation would pay least for, each with all
+    its pool sizes, and of every group its cheapest ones."""
+    costs: dict[tuple[Config, float], float] = {}
+    for column, cost in zip(columns, reduced_costs, strict=True):
+        point = (column.config, column.load_per_s)
+        relative = cost / (column.mean_w + column.peak_w)
+        costs[point] = min(relative, costs.get(point, INFINITY))
+    ranked = sorted(costs, key=lambda point: (costs[point], point[1]))
+    kept = set(ranked[:KEPT_POINTS])
+    of_group: Counter[Group] = Counter()
+    for point in ranked:
+        of_group[point[0].group] += 1
+        if of_group[point[0].group] <= KEPT_OF_GROUP:
+            kept.add(point)
+    return tuple(column for column in columns if (column.config, column.load_per_s) in kept)
 
-    def _scale(self, limit: Limit) -> float:
-        """What an excess is divided by to be relative."""
-        limits = self.problem.limits
-        if limit is Limit.GPUS:
-            return float(sum(one.gpus for one in limits.gpus if one.min_tp == 1)) or 1.0
-        values = {
-            Limit.LOAD: 1.0,  # its slack is a share of the demanded load
-            Limit.PEAK_W: limits.peak_w,
-            Limit.MEAN_W: limits.mean_w,
-            Limit.TTFET: limits.ttfet_s,
-            Limit.TBT: limits.tbt_s,
-        }
-        return values[limit] or 1.0
 
-    def _variable(self, cost: float, upper: float, is_integer: bool = False) -> int:
-        self.cost.append(cost)
-        self.upper.append(upper)
-        self.is_integer.append(int(is_integer))
-        return len(self.cost) - 1
+def _integer(rows: Rows, time_limit_s: float) -> Solved | None:
+    """Hand it to HiGHS."""
+    optimize, sparse = _scipy()
+    at, variables, values = rows.entries
+    shape = (len(rows.low), len(rows.cost))
+    matrix = sparse.csr_matrix((values, (at, variables)), shape=shape)
+    result = optimize.milp(
+        rows.cost,
+        integrality=rows.is_integer,
+        bounds=optimize.Bounds([0.0] * len(rows.cost), rows.upper),
+        constraints=optimize.LinearConstraint(matrix, rows.low, rows.high),
+        options={"time_limit": time_limit_s, "mip_rel_gap": 1e-6},
+    )
+    if result.x is None:
+        if result.status == 1:
+            raise TimeoutError(f"HiGHS found no answer in {time_limit_s:g} s")
+        return None
+    solved = _read(rows, result)
+    return solved if solved.answer.counts else None
 
-    def _cost_of(self, column: Column) -> float:
-        if self.elastic:
-            return 0.0
-        costs = {Objective.TOKENS_PER_JOULE: column.mean_w, Objective.WATTS: column.peak_w}
-        return costs.get(self.problem.objective, 0.0)
 
-    def _most(self, column: Column) -> int:
-        """The most workers that can be wanted: what the GPUs allow and the load needs."""
-        limits = self.problem.limits
-        most = math.inf
-        if Limit.GPUS not in self.elastic:
-            gpus = [
-                one.gpus
-                for one in limits.gpus
-                if one.tier == column.config.tier and one.min_tp <= column.config.tp
-            ]
-            most = min(gpus, default=0) // column.config.tp
-        if self.problem.objective is not Objective.LOAD or self.elastic:
-            needed = math.ceil(limits.load_per_s / column.load_per_s - 1e-9)
-            most = min(most, max(needed, column.min_count))
-        return int(most)
+def _relaxation(rows: Rows) -> _Relaxed | None:
+    """The linear program with y_c = n_c / M_c; None if even that has no answer."""
+    optimize, sparse = _scipy()
+    ties = {rows.num + index: index for index in range(rows.num)}
+    entries: tuple[list[int], list[int], list[float]] = ([], [], [])
+    for row, variable, value in zip(*rows.entries, strict=True):
+        if row in rows.links:
+            continue
+        of = ties.get(variable, variable)
+        entries[0].append(row)
+        entries[1].append(of)
+        entries[2].append(value / max(1.0, rows.upper[of]) if variable in ties else value)
+    shape = (len(rows.low), len(rows.cost))
+    matrix = sparse.csr_matrix((entries[2], (entries[0], entries[1])), shape=shape)
+    below, above, bounds_low, bounds_high = _sides(rows, matrix)
+    result = optimize.linprog(
+        rows.cost,
+        A_ub=sparse.vstack([below, -above]),
+        b_ub=[*bounds_high, *(-low for low in bounds_low)],
+        bounds=list(zip([0.0] * len(rows.cost), rows.upper, strict=True)),
+        method="highs",
+    )
+    if result.x is None:
+        return None
+    reduced = result.lower.marginals[: rows.num]
+    return _Relaxed(bound=float(result.fun), reduced_costs=[float(cost) for cost in reduced])
 
-    # rows
 
-    def _row(self, entries: Mapping[int, float], low: float, high: float) -> None:
-        rows, variables, values = self._entries
-        for variable, value in entries.items():
-            rows.append(len(self._low))
-            variables.append(variable)
-            values.append(value)
-        self._low.append(low)
-        self._high.append(high)
+def _sides(rows: Rows, matrix: Any) -> tuple[Any, Any, list[float], list[float]]:
+    """The rows that are bounded from above, and those from below, with their bounds."""
+    kept = [row for row in range(len(rows.low)) if row not in rows.links]
+    below = [row for row in kept if rows.high[row] < INFINITY]
+    above = [row for row in kept if rows.low[row] > -INFINITY]
+    lows, highs = [rows.low[row] for row in above], [rows.high[row] for row in below]
+    return matrix[below], matrix[above], lows, highs
 
-    def _slack(self, limit: Limit, name: str = "", size: float = 1.0) -> dict[int, float]:
-        index = self.slacks.get((limit, name))
-        return {} if index is None else {index: size}
 
-    def constrain(self, forbidden: Sequence[frozenset[Config]]) -> None:
-        """Add all rows."""
-        self._loads()
-        self._choices()
-        self._gpus()
-        self._sums()
-        self._latencies()
-        for configs in forbidden:
-            self._forbid(configs)
+def _objective_of(rows: Rows, solved: Solved) -> float:
+    """The value that was minimised."""
+    if rows.elastic:
+        return sum(rows.cost[rows.slacks[key]] * over for key, over in solved.slack.items())
+    return solved.answer.value(rows.problem.objective)
 
-    def _loads(self) -> None:
-        limits = self.problem.limits
-        for role in sorted(self.problem.roles, key=lambda role: role.value):
-            carried = {
-                index: column.load_per_s
-                for index, column in enumerate(self.columns)
-                if column.config.role is role
-            }
-            if self.load is not None:
-                self._row({**carried, self.load: -1.0}, 0.0, INFINITY)
-            if limits.load_per_s:
-                shares = {index: load / limits.load_per_s for index, load in carried.items()}
-                self._row({**shares, **self._slack(Limit.LOAD)}, 1.0, INFINITY)
 
-    def _choices(self) -> None:
-        for index, column in enumerate(self.columns):
-            used = self.num + index
-            self._row({index: 1.0, used: -self.upper[index]}, -INFINITY, 0.0)
-            self._row({index: 1.0, used: -float(column.min_count)}, 0.0, INFINITY)
-        for members in self.groups.values():
-            self._row({self.num + index: 1.0 for index in members}, -INFINITY, 1.0)
+def _read(rows: Rows, result: Any) -> Solved:
+    counts = {
+        column: round(float(result.x[index]))
+        for index, column in enumerate(rows.columns)
+        if result.x[index] > 0.5
+    }
+    slack = {key: float(result.x[index]) for key, index in rows.slacks.items()}
+    gap = float(result.mip_gap) if result.mip_gap is not None else 0.0
+    return Solved(answer=answer_of(rows.problem, counts, gap), slack=slack)
 
-    def _gpus(self) -> None:
-        for limit in self.problem.limits.gpus:
-            used = {
-                index: float(column.config.tp)
-                for index, column in enumerate(self.columns)
-                if column.config.tier == limit.tier and column.config.tp >= limit.min_tp
-            }
-            if used:
-                slack = self._slack(Limit.GPUS, limit.tier, -1.0)
-                self._row({**used, **slack}, -INFINITY, float(limit.gpus))
 
-    def _sums(self) -> None:
-        limits = self.problem.limits
-        if limits.peak_w is not None:
-            peak = {index: column.peak_w for index, column in enumerate(self.columns)}
-            self._row({**peak, **self._slack(Limit.PEAK_W, size=-1.0)}, -INFINITY, limits.peak_w)
-        if limits.mean_w is not None:
-            mean = {index: column.mean_w for index, column in enumerate(self.columns)}
-            self._row({**mean, **self._slack(Limit.MEAN_W, size=-1.0)}, -INFINITY, limits.mean_w)
-
-    def _latencies(self) -> None:
-        limits = self.problem.limits
-        if limits.tbt_s is not None:
-            slack = self._slack(Limit.TBT, size=-1.0)
-            for members in self.groups.values():
-                tbt = {self.num + index: self.columns[index].tbt_s for index in members}
-                self._row({**tbt, **slack}, -INFINITY, limits.tbt_s)
-        if limits.ttfet_s is not None:
-            slack = self._slack(Limit.TTFET, size=-1.0)
-            for members in self._paths():
-                ttfet = {self.num + index: self.columns[index].ttfet_s for index in members}
-                self._row({**ttfet, **slack}, -INFINITY, limits.ttfet_s)
-
-    def _paths(self) -> list[list[int]]:
-        """What a conversation may meet: each prefill group with each decode group, or one group."""
-        by_role: dict[Role, list[list[int]]] = {}
-        for (_, role), members in self.groups.items():
-            by_role.setdefault(role, []).append(members)
-        paths: list[list[int]] = [[]]
-        for role in sorted(self.problem.roles, key=lambda role: role.value):
-            paths = [[*path, *group] for path in paths for group in by_role.get(role, [])]
-        return paths
-
-    def _forbid(self, configs: frozenset[Config]) -> None:
-        """At least one configuration of the set is not used, or one beside it is."""
-        entries = {
-            self.num + index: -1.0 if column.config in configs else 1.0
-            for index, column in enumerate(self.columns)
-        }
-        self._row(entries, 1.0 - len(configs), INFINITY)
-
-    # solution
-
-    def solve(self, time_limit_s: float) -> Solved | None:
-        """Hand it to HiGHS."""
-        try:
-            import numpy as np
-            from scipy.optimize import Bounds, LinearConstraint, milp
-            from scipy.sparse import csr_matrix
-        except ImportError as error:
-            raise ConfigError(
-                "planning needs scipy: pip install 'conserve-sglang[plan]'"
-            ) from error
-        rows, variables, values = self._entries
-        matrix = csr_matrix((values, (rows, variables)), shape=(len(self._low), len(self.cost)))
-        result = milp(
-            np.array(self.cost),
-            integrality=np.array(self.is_integer),
-            bounds=Bounds(0.0, np.array(self.upper)),
-            constraints=LinearConstraint(matrix, np.array(self._low), np.array(self._high)),
-            options={"time_limit": time_limit_s, "mip_rel_gap": 1e-6},
-        )
-        if result.x is None:
-            if result.status == 1:
-                raise TimeoutError(f"HiGHS found no answer in {time_limit_s:g} s")
-            return None
-        return self._read(result)
-
-    def _read(self, result: Any) -> Solved:
-        counts = {
-            column: round(float(result.x[index]))
-            for index, column in enumerate(self.columns)
-            if result.x[index] > 0.5
-        }
-        slack = {key: float(result.x[index]) for key, index in self.slacks.items()}
-        gap = float(result.mip_gap) if result.mip_gap is not None else 0.0
-        return Solved(answer=answer_of(self.problem, counts, gap), slack=slack)
+def _scipy() -> tuple[Any, Any]:
+    try:
+        from scipy import optimize, sparse
+    except ImportError as error:
+        raise ConfigError("planning needs scipy: pip install 'conserve-sglang[plan]'") from error
+    return optimize, sparse
