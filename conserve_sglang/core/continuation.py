@@ -21,6 +21,8 @@ and counts as they were.
 import re
 from dataclasses import dataclass
 
+from conserve_sglang.core.turn_tag import TAG_SUFFIX
+
 TELL_HEADER = "x-conserve-tell"
 TELL_LINE = b"x-conserve-tell: ids\r\n"
 MARK = b"\n:="
@@ -28,7 +30,9 @@ MARK = b"\n:="
 _PREFIX = "conserve-continue"
 _PATTERN = re.compile(rf"^{_PREFIX} events=(\d+) created=(\d+) id=(\S*) steps=([\d,;]+)$")
 _HANDOFF_PREFIX = "conserve-continued"
-_HANDOFF_PATTERN = re.compile(rf"^{_HANDOFF_PREFIX} sent=(\d+) last=(\d+) max=(\d+|none)$")
+_HANDOFF_PATTERN = re.compile(
+    rf"^{_HANDOFF_PREFIX} sent=(\d+) last=(\d+) max=(\d+|none){TAG_SUFFIX}$"
+)
 
 Steps = tuple[tuple[int, ...], ...]
 

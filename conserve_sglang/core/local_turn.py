@@ -11,11 +11,13 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from conserve_sglang.core.turn_tag import TAG_SUFFIX
+
 MARK = "conserve-local"
 REFUSAL_PREFIX = "conserve-refused"
 REFUSAL_STATUS = 409
 
-_MARK_PATTERN = re.compile(rf"^{MARK} max_uncached=(\d{{1,9}}) min_cached=(\d{{1,9}})$")
+_MARK_PATTERN = re.compile(rf"^{MARK} max_uncached=(\d{{1,9}}) min_cached=(\d{{1,9}}){TAG_SUFFIX}$")
 _REFUSAL_PATTERN = re.compile(rf"{REFUSAL_PREFIX} reason=([a-z_]+) cached=(\d+) uncached=(\d+)")
 
 

@@ -37,7 +37,7 @@ def _hook_into_this_process(settings: Settings) -> None:
         from conserve_sglang.plugin.install import install_front
 
         install_front(settings)
-    elif is_scheduler and (settings.continues or settings.transfer_log):
+    elif is_scheduler and (settings.continues or settings.transfer_log or settings.phase_log):
         from conserve_sglang.plugin.install import install_scheduler
 
         install_scheduler(settings)

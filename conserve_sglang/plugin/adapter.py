@@ -36,6 +36,10 @@ class Adapter(ABC):
         """Forget the host copy of a retracted request's KV."""
 
     @abstractmethod
+    def is_first_rank(self, scheduler: Any) -> bool:
+        """Whether this is the first of the processes that compute a model together."""
+
+    @abstractmethod
     def release_queued(self, scheduler: Any, req: Any) -> None:
         """Drop what the cache noted about a request that leaves the queue unserved."""
 

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from conserve_sglang.core.continuation import Continuation, Handoff
+from conserve_sglang.core.turn_tag import with_tag_of
 from conserve_sglang.plugin.inside import Inside
 from conserve_sglang.plugin.telling import Told, is_to_be_told, told, told_of, why_not_resumable
 
@@ -114,9 +115,10 @@ def create_tokenized_object(
     tokenized.input_ids.extend(token_ids[:-1])
     params = tokenized.sampling_params
     params.min_new_tokens = max(0, params.min_new_tokens - len(token_ids))
-    tokenized.routing_key = Handoff(
+    handoff = Handoff(
         num_sent=len(token_ids), last_id=token_ids[-1], max_new_tokens=params.max_new_tokens
-    ).to_routing_key()
+    )
+    tokenized.routing_key = with_tag_of(handoff.to_routing_key(), tokenized.routing_key)
     return tokenized
 
 

@@ -16,6 +16,7 @@ from conserve_sglang.plugin import (
     guard,
     handoff,
     intake,
+    phase_log,
     refuse,
     report,
     restored,
@@ -173,6 +174,23 @@ def observer_hooks(inside: Inside) -> tuple[Hook, ...]:
             body=partial(transfers.send_kv_chunk, inside),
             needed_for="KV transfers are counted",
         ),
+    )
+
+
+def phase_hooks(inside: Inside) -> tuple[Hook, ...]:
+    """What the scheduler process of any server needs to log its batches."""
+    bodies = phase_log.PhaseHooks(inside)
+    return tuple(
+        Hook(
+            target=f"{SCHEDULER}.{name}",
+            kind=Kind.AROUND,
+            body=body,
+            needed_for="batches are logged",
+        )
+        for name, body in (
+            ("run_batch", bodies.run_batch),
+            ("process_batch_result", bodies.process_batch_result),
+        )
     )
 
 

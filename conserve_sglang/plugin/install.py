@@ -8,6 +8,7 @@ from conserve_sglang.plugin.hooks import (
     front_hooks,
     guards,
     observer_hooks,
+    phase_hooks,
     prefiller_hooks,
 )
 from conserve_sglang.plugin.inside import Inside
@@ -31,6 +32,8 @@ def install_scheduler(settings: Settings) -> None:
         hooks += prefiller_hooks(inside)
     if settings.transfer_log is not None:
         hooks += observer_hooks(inside)
+    if settings.phase_log is not None:
+        hooks += phase_hooks(inside)
     _register(hooks + guards(hooks, inside, is_scheduler=True))
 
 

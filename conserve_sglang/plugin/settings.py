@@ -5,6 +5,8 @@ CONSERVE_LOCAL_PREFILL=1      this is a decode server that takes local turns
 CONSERVE_CONTINUE=1           this is a prefill server that takes part in continued answers
 CONSERVE_COUNT_TRANSFERS=1    this is a prefill server that logs each KV transfer it sends
 CONSERVE_TRANSFER_LOG=FILE    where to
+CONSERVE_PHASE_LOG=FILE       log the batches of this server, for energy's attribution
+CONSERVE_PHASE_LOG_MB=16      how large that file may grow before another is begun
 SGLANG_USE_CPU_ENGINE=1       (SGLang's own) apply the CPU cures
 SGLANG_ENABLE_UNIFIED_RADIX_TREE=1    (SGLang's own) decode servers of 0.5.17 need it
 """
@@ -18,9 +20,14 @@ LOCAL_PREFILL = "CONSERVE_LOCAL_PREFILL"
 CONTINUE = "CONSERVE_CONTINUE"
 COUNT_TRANSFERS = "CONSERVE_COUNT_TRANSFERS"
 TRANSFER_LOG = "CONSERVE_TRANSFER_LOG"
+PHASE_LOG = "CONSERVE_PHASE_LOG"
+PHASE_LOG_MB = "CONSERVE_PHASE_LOG_MB"
 CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
 RUST_SERVER = "SGLANG_RUST_SERVER"
 UNIFIED_TREE = "SGLANG_ENABLE_UNIFIED_RADIX_TREE"
+
+
+DEFAULT_PHASE_LOG_MB = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +41,8 @@ class Settings:
     rust_server: bool
     unified_tree: bool
     transfer_log: str | None
+    phase_log: str | None
+    phase_log_bytes: int
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -47,7 +56,13 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         rust_server=_is_on(environ, RUST_SERVER),
         unified_tree=_is_on(environ, UNIFIED_TREE),
         transfer_log=log or None,
+        phase_log=environ.get(PHASE_LOG) or None,
+        phase_log_bytes=_megabytes(environ.get(PHASE_LOG_MB, "")) * 1024 * 1024,
     )
+
+
+def _megabytes(text: str) -> int:
+    return int(text) if text.isdigit() and int(text) > 0 else DEFAULT_PHASE_LOG_MB
 
 
 def _is_on(environ: Mapping[str, str], name: str) -> bool:

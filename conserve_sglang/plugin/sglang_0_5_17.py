@@ -36,6 +36,9 @@ class Sglang0517(Adapter):
     def drop_kv_backup(self, scheduler: Any, req: Any) -> None:
         req.__dict__.pop("kv_cache_cpu", None)
 
+    def is_first_rank(self, scheduler: Any) -> bool:
+        return bool(scheduler.ps.tp_rank == 0 and scheduler.ps.pp_rank == 0)
+
     def release_queued(self, scheduler: Any, req: Any) -> None:
         if scheduler.enable_hicache_storage:
             scheduler.tree_cache.release_aborted_request(req.rid)

@@ -23,5 +23,9 @@ class Sglang0523(Adapter):
         backup = context.get_disagg().disaggregation_decode_retraction_backup
         discard(req, scheduler.tree_cache, backup)
 
+    def is_first_rank(self, scheduler: Any) -> bool:
+        ranks = import_module("sglang.srt.runtime_context").get_parallel()
+        return bool(ranks.tp_rank == 0 and ranks.pp_rank == 0)
+
     def release_queued(self, scheduler: Any, req: Any) -> None:
         scheduler._release_aborted_request(req)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from conserve_sglang.core.continuation import TELL_LINE
 from conserve_sglang.core.ids import TurnId
+from conserve_sglang.core.turn_tag import tagged
 from conserve_sglang.dispatch import (
     AbortTurn,
     BlameWorker,
@@ -26,7 +27,7 @@ from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.ports import BrainPort, FleetView
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED
 from conserve_sglang.router.turn import Turn
-from conserve_sglang.router.wire import local_mark, request
+from conserve_sglang.router.wire import mark, request
 from conserve_sglang.telemetry.logs import told
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics
 from conserve_sglang.workers.bootstrap import rooms
@@ -51,6 +52,7 @@ class Executor:
         number: int = 0,
         listeners: tuple[TurnListener, ...] = (),
     ) -> None:
+        self.tags_turns = False  # whether workers are told whose turn a request is
         self.meter = Meter(metrics, fleet, clock, listeners)
         self._brain = brain
         self._fleet = fleet
@@ -143,26 +145,31 @@ class Executor:
             leg.keep_answer(turn.decode_leg if turn.resumption else None)
         turn.decode_leg = leg
         members = turn.conversation.session_field if command.keeps_kv else b""
-        headers = turn.forward
+        header, member = self._marks(turn, command)
+        headers = turn.forward + header
         turn.prefill_leg = None
         if command.prefiller is not None:
             prefiller = self._fleet.worker(command.prefiller)
             pairing = prefiller.prefiller_fields + b"%d," % next(self._rooms) + turn.resumption
-            members = pairing + members
+            pairing, members = member + pairing, member + pairing + members
             prefill_leg = PrefillLeg(turn, prefiller.worker_id, payload.is_stream)
             turn.prefill_leg = prefill_leg
             pieces = request(prefiller.pool.head_lines, headers, pairing, payload)
             prefill_leg.exchange = prefiller.pool.send(pieces, prefill_leg)
-        elif command.limits is not None:
-            mark, member = local_mark(payload.endpoint, command.limits.to_routing_key())
-            headers += mark
-            members = member + members
         else:
-            members = b""
+            members = member + members if command.limits is not None else member
         if sent is not None and not sent.is_native:
             headers += TELL_LINE
         pieces = request(worker.pool.head_lines, headers, members, payload)
         leg.exchange = worker.pool.send(pieces, leg)
+
+    def _marks(self, turn: Turn, command: SendTurn) -> tuple[bytes, bytes]:
+        """What goes with the request as its routing key: header lines, and JSON members."""
+        limits = command.limits if command.prefiller is None else None
+        routing_key = None if limits is None else limits.to_routing_key()
+        if self.tags_turns:
+            routing_key = tagged(routing_key, turn.conversation.key, command.turn_index)
+        return (b"", b"") if routing_key is None else mark(turn.payload.endpoint, routing_key)
 
     def _can_go_on(self, command: SendTurn) -> bool:
         """Whether these workers can go on with an answer that others began."""

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from conserve_sglang.core.ids import TenantId, TurnId
+from conserve_sglang.core.turn_tag import tagged
 from conserve_sglang.dispatch import (
     AbortTurn,
     Command,
@@ -30,7 +31,7 @@ from conserve_sglang.router.conversations import MAX_NAME_BYTES, UNIDENTIFIED
 from conserve_sglang.router.payload import Endpoint
 from conserve_sglang.router.ports import Question, Told
 from conserve_sglang.router.problem import ENDED, Problem, rejection
-from conserve_sglang.router.wire import local_mark
+from conserve_sglang.router.wire import mark
 from conserve_sglang.router.worker import Worker
 from conserve_sglang.workers.bootstrap import rooms
 from conserve_sglang.workers.sse import Usage
@@ -98,6 +99,7 @@ class Placements:
     """The turns that clients send by themselves, in order of their leases."""
 
     def __init__(self, brain: Brain, worker: Callable[[Any], Worker], clock: Callable[[], float]):
+        self.tags_turns = False  # whether workers are told whose turn a request is
         self._brain = brain
         self._worker = worker
         self._clock = clock
@@ -184,20 +186,19 @@ class Placements:
         """Where the turn goes, and what is to be put into its request for that."""
         decoder = self._worker(command.decoder)
         members = turn.conversation.session_field if command.keeps_kv else b""
-        header, member, prefill = b"", b"", b"null"
+        header, member = self._marks(turn, command)
+        prefill = b"null"
         if command.prefiller is not None:
             prefiller = self._worker(command.prefiller)
             pairing = prefiller.prefiller_fields + b"%d," % next(self._rooms)
-            members = pairing + members
+            members = member + pairing + members
             prefill = b'{"id":%b,"url":%b,"fields":%b}' % (
                 _json(prefiller.worker_id),
                 _json(_url(prefiller)),
                 _object(pairing),
             )
-        elif command.limits is not None:
-            header, member = local_mark(turn.endpoint, command.limits.to_routing_key())
         else:
-            members = b""
+            members = member + members if command.limits is not None else member
         name, _, value = header.rstrip().partition(b": ")
         headers = {name.decode(): value.decode()} if name else {}
         return (
@@ -211,9 +212,17 @@ class Placements:
             _json(decoder.worker_id),
             _json(_url(decoder)),
             _json(headers),
-            _object(member + members),
+            _object(members),
             prefill,
         )
+
+    def _marks(self, turn: PlacedTurn, command: SendTurn) -> tuple[bytes, bytes]:
+        """What the decoder is told as the routing key: header lines, and JSON members."""
+        limits = command.limits if command.prefiller is None else None
+        routing_key = None if limits is None else limits.to_routing_key()
+        if self.tags_turns:
+            routing_key = tagged(routing_key, turn.conversation.key, command.turn_index)
+        return (b"", b"") if routing_key is None else mark(turn.endpoint, routing_key)
 
     def _refuse(self, turn: PlacedTurn, problem: Problem) -> None:
         hear, turn.hear = turn.hear, None

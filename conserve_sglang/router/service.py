@@ -85,6 +85,7 @@ class BrainService(ABC):
         status.memory = self.memory
         exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name)
         self.placements = Placements(self.brain, self.fleet.worker, self._clock)
+        self.placements.tags_turns = tier_map.energy is not None
         self.about = AboutBrain(self.brain, status, self.placements)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
         control = ControlEndpoints(self.brain, workers, status, exporter)

@@ -28,8 +28,8 @@ def request(head_lines: bytes, headers: bytes, members: bytes, payload: Payload)
     return [head + prefix, rest]
 
 
-def local_mark(endpoint: Endpoint, routing_key: str) -> tuple[bytes, bytes]:
-    """The mark of a local turn, as (header lines, JSON members)."""
+def mark(endpoint: Endpoint, routing_key: str) -> tuple[bytes, bytes]:
+    """What a worker is told in `routing_key`, as (header lines, JSON members)."""
     key = routing_key.encode()
     header = b"x-smg-routing-key: " + key + b"\r\n"
     if endpoint is Endpoint.GENERATE:

@@ -11,6 +11,7 @@ from typing import Any
 from conserve_sglang.core.health import HealthSettings
 from conserve_sglang.core.ids import TierName, WorkerId
 from conserve_sglang.core.tier import (
+    EnergySettings,
     Model,
     PolicyChoice,
     RouterSettings,
@@ -223,6 +224,7 @@ async def a_cluster(
     store: Store | None = None,
     worker_api_key: str | None = None,
     worker_context: ssl.SSLContext | None = None,
+    energy: EnergySettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A router over fake workers, p + 2 d unless told otherwise; stopped in order."""
@@ -242,9 +244,8 @@ async def a_cluster(
         for worker in workers.values():
             await stack.enter_async_context(worker.serve())
         router = replace(SETTINGS, **settings)
-        service = RouterService(
-            a_tier_map(workers, policy, router, **(params or {})), secret=secret, store=store
-        )
+        tier_map = replace(a_tier_map(workers, policy, router, **(params or {})), energy=energy)
+        service = RouterService(tier_map, secret=secret, store=store)
         await service.start()
         cluster = Cluster(service, workers)
         try:

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from conserve_sglang.plugin.adapter import adapter_for
-from conserve_sglang.plugin.hooks import decoder_hooks, front_hooks, guards, observer_hooks
+from conserve_sglang.plugin.hooks import (
+    decoder_hooks,
+    front_hooks,
+    guards,
+    observer_hooks,
+    phase_hooks,
+)
 from conserve_sglang.plugin.inside import Inside
 from conserve_sglang.plugin.manifest import (
     Function,
@@ -46,6 +52,7 @@ def test_two_versions_are_supported() -> None:
 def test_every_hooked_function_is_in_the_manifest(version: str) -> None:
     inside = Inside(sglang_version=version, adapter=adapter_for(version), settings=SETTINGS)
     hooks = (*decoder_hooks(inside), *front_hooks(inside), *observer_hooks(inside))
+    hooks += phase_hooks(inside)
     hooks += guards(hooks, inside, is_scheduler=True) + guards(hooks, inside, is_scheduler=False)
     listed = {f.target for f in the_manifest(version).functions if f.role == "hooked"}
     assert {hook.target for hook in hooks} == listed

@@ -64,6 +64,9 @@ class StubAdapter(Adapter):
     def drop_kv_backup(self, scheduler: Any, req: Any) -> None:
         req.has_backup = False
 
+    def is_first_rank(self, scheduler: Any) -> bool:
+        return True
+
     def release_queued(self, scheduler: Any, req: Any) -> None: ...
 
     def passed_over(self) -> Any:

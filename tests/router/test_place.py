@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from conserve_sglang.core.tier import AuthSettings, WorkerTlsSettings
+from conserve_sglang.core.tier import AuthSettings, EnergySettings, WorkerTlsSettings
+from conserve_sglang.core.turn_tag import tag_of
 from conserve_sglang.router.place import LEASE_S
 from conserve_sglang.tiermap.keys import new_key
 from tests.fakes.certificates import Authority, server_context
@@ -121,6 +122,19 @@ async def test_conversation_is_served_without_a_byte_through_the_router(
     assert placing.books() == {
         "resident": len("hellothe answermorethe answer"), "reserved": 0, "backlog": 0
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [CHAT, "/generate"])
+async def test_where_energy_is_read_decoders_are_told_the_turn(tmp_path: Path, path: str) -> None:
+    keys, auth = some_keys(tmp_path)
+    async with a_cluster(auth=auth, energy=EnergySettings()) as cluster:
+        placing = Placing(cluster, keys)
+        endpoint = "chat" if path == CHAT else "generate"
+        place = await placing.place("c", 800, endpoint=endpoint)
+    told = {**place["decoder"]["headers"], **place["decoder"]["fields"]}
+    tag = tag_of(told.get("x-smg-routing-key") or told.get("routing_key"))
+    assert tag is not None
+    assert tag[1] == 1
 
 
 async def test_placed_and_relayed_turns_share_a_conversation(placing: Placing) -> None:
