@@ -27,6 +27,7 @@ class FairOrder:
         "_is_fair",
         "_latest",
         "_virtual",
+        "holders",
         "num_waiting",
         "waiting_tokens",
     )
@@ -39,6 +40,7 @@ class FairOrder:
         self._latest = 0.0  # the largest finish tag given
         self.num_waiting = 0
         self.waiting_tokens = 0
+        self.holders: dict[int, Turn] = {}  # of conversations that had KV when they came; by number
 
     def besides(self, turn: Turn) -> tuple[int, int]:
         """How many other turns wait, and what the decoders lack of their prompts, in tokens."""
@@ -58,6 +60,8 @@ class FairOrder:
         turn.is_waiting = True
         turn.line_tokens = max(1, turn.input_tokens - turn.conversation.resident_tokens)
         self.waiting_tokens += turn.line_tokens
+        if turn.conversation.decoder is not None:
+            self.holders[turn.arrival_number] = turn
         account.num_waiting += 1
         self.num_waiting += 1
         number = turn.arrival_number
@@ -75,6 +79,7 @@ class FairOrder:
         account = turn.conversation.tenant
         turn.is_waiting = False
         self.waiting_tokens -= turn.line_tokens
+        self.holders.pop(turn.arrival_number, None)
         account.num_waiting -= 1
         self.num_waiting -= 1
         if account.waiting[0] is turn:

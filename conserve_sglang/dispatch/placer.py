@@ -8,6 +8,8 @@ The dispatcher's handlers say what happened; here is what follows for turns and 
 Commands gather in `out`, in the order in which they are to be carried out.
 """
 
+from itertools import islice
+
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch.avoiding import Avoiding
 from conserve_sglang.dispatch.bookings import Bookings
@@ -28,6 +30,8 @@ from conserve_sglang.policy.api import (
     Reject,
     RejectReason,
 )
+
+MAX_HOLDERS_ASKED = 16
 
 
 class Placer:
@@ -96,12 +100,18 @@ class Placer:
     def serve_line(self, now: float) -> None:
         """Place waiting turns in their order, until the first has to go on waiting.
 
-        A turn that finds no KV room may be passed by other tenants' turns, within bounds.
+        A turn that finds no KV room may be passed by other tenants' turns, within bounds, and by
+        turns of conversations that hold KV: they bring the end of these nearer, and with that room.
         """
+        while self._serve_in_order(now) and self._serve_holders(now):
+            pass
+
+    def _serve_in_order(self, now: float) -> bool:
+        """Place waiting turns; whether the line was left for lack of KV room."""
         order = self.line.order
         self.wants_room = False
         if not order.num_waiting:
-            return
+            return False
         while (turn := order.first()) is not None:
             if turn.conversation.opener is not None:
                 order.take(turn)
@@ -116,6 +126,42 @@ class Placer:
             elif not self._goes_on(answer, now):
                 break
         order.step_back()
+        return self.wants_room
+
+    def _serve_holders(self, now: float) -> bool:
+        """Place waiting turns whose conversations hold KV, though others wait for room before them;
+        whether anything came of it.
+
+        If nothing runs anywhere, no room comes by itself: then the last of several lets go.
+        """
+        order, changed = self.line.order, False
+        for turn in list(islice(order.holders.values(), MAX_HOLDERS_ASKED)):
+            if turn.conversation.opener is not None or not turn.is_waiting:
+                continue
+            answer = self.ask(turn)
+            if isinstance(answer, Placement):
+                self.line.served(turn, now)
+                self._send(turn, answer, now)
+                changed = True
+            elif isinstance(answer, Reject):
+                self.reject(turn, answer.reason, now)
+                changed = True
+            elif answer.reason is DeferReason.PREFILL_BACKLOG:
+                break
+        if changed or len(self.turns) > self.line.num_unsent:
+            return changed
+        return self._let_one_go()
+
+    def _let_one_go(self) -> bool:
+        """Let go of the KV of the last waiting turn that has some; False unless two have."""
+        holders = self.line.order.holders
+        while len(holders) > 1:
+            _, turn = holders.popitem()
+            if self.bookings.pin_of(turn.conversation) is not None:
+                self.release(turn.conversation)
+                turn.conversation.cause = PhaseOneCause.RECLAIMED
+                return True
+        return False
 
     def _goes_on(self, deferred: Defer, now: float) -> bool:
         """Whether another look at the line may find a place: KV was let go, or others pass."""

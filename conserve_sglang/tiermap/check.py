@@ -6,17 +6,12 @@ from collections.abc import Iterable, Iterator
 from conserve_sglang.core.health import HealthSettings
 from conserve_sglang.core.tier import OWNED_FLAGS, Tier, TierMap
 from conserve_sglang.core.worker import Role
+from conserve_sglang.policy import POLICIES
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})
+_BOTH = ((frozenset({Role.PREFILL}), "a prefill tier"), (frozenset({Role.DECODE}), "a decode tier"))
 _NEEDED: dict[str, tuple[tuple[frozenset[Role], str], ...]] = {
-    "conserve": (
-        (frozenset({Role.PREFILL}), "a prefill tier"),
-        (frozenset({Role.DECODE}), "a decode tier"),
-    ),
-    "stock-pd": (
-        (frozenset({Role.PREFILL}), "a prefill tier"),
-        (frozenset({Role.DECODE}), "a decode tier"),
-    ),
+    **{name: _BOTH for name in POLICIES if name not in {"colocated", "round-robin"}},
     "colocated": ((frozenset({Role.MIXED, Role.DECODE}), "a mixed or a decode tier"),),
 }
 

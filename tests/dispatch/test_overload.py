@@ -322,3 +322,29 @@ def test_one_tenant_is_treated_as_if_there_were_no_fairness(script: list[tuple[s
                 TurnDone(turn_id=turn_id, prompt_tokens=size, output_tokens=9, cached_tokens=0),
                 now,
             )
+
+
+def test_a_turn_that_holds_kv_passes_one_that_waits_for_room() -> None:
+    desk = Desk("p0", "d0", capacity=10_000)
+    desk.tell(an_arrival(1, "a", 5000))
+    desk.tell(FirstToken(turn_id=TurnId(1)))
+    desk.tell(TurnDone(turn_id=TurnId(1), prompt_tokens=5000, output_tokens=10, cached_tokens=0))
+    assert desk.tell(an_arrival(2, "b", 6000)) == [], "no room beside the first conversation"
+    sent = desk.tell(an_arrival(3, "a", 8000))  # a large append to what is there
+    assert [type(command) for command in sent] == [SendTurn]
+    assert sent[0].turn_id == 3  # type: ignore[union-attr]
+
+
+def test_when_nothing_runs_the_last_that_waits_lets_its_kv_go() -> None:
+    desk = Desk("p0", "d0", capacity=10_000)
+    for turn, name in ((1, "a"), (2, "b")):
+        desk.tell(an_arrival(turn, name, 4500))
+        desk.tell(FirstToken(turn_id=TurnId(turn)))
+        desk.tell(
+            TurnDone(turn_id=TurnId(turn), prompt_tokens=4500, output_tokens=9, cached_tokens=0)
+        )
+    assert desk.tell(an_arrival(3, "a", 8000)) == [], "b is at rest, and spared for a while"
+    commands = desk.tell(an_arrival(4, "b", 8000))
+    released = [c for c in commands if isinstance(c, ReleaseConversation)]
+    assert [c.conversation_id for c in released] == ["b"]
+    assert [c.turn_id for c in commands if isinstance(c, SendTurn)] == [3]
