@@ -4,7 +4,20 @@ from typing import Annotated
 
 import typer
 
-from . import dashboards, doctor, energy, keys, launch, route, simulate, tiers, top, trace, workers
+from . import (
+    dashboards,
+    doctor,
+    energy,
+    keys,
+    launch,
+    profiles,
+    route,
+    simulate,
+    tiers,
+    top,
+    trace,
+    workers,
+)
 
 app = typer.Typer(
     name="conserve-sglang",
@@ -22,6 +35,7 @@ app.command()(dashboards.dashboards)
 app.command()(top.top)
 app.command()(energy.energy)
 app.add_typer(keys.app, name="keys")
+app.add_typer(profiles.app, name="profiles")
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(trace.app, name="trace")
 app.add_typer(workers.app, name="workers")
