@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from . import (
+    caps,
     dashboards,
     doctor,
     energy,
@@ -34,6 +35,7 @@ app.command()(simulate.simulate)
 app.command()(dashboards.dashboards)
 app.command()(top.top)
 app.command()(energy.energy)
+app.add_typer(caps.app, name="caps")
 app.add_typer(keys.app, name="keys")
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(tiers.app, name="tiers")

@@ -20,6 +20,10 @@ def doctor(
             "--sglang-root", metavar="DIR", help="Package folder of SGLang; else the installed one."
         ),
     ] = None,
+    is_restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Put back power caps and clocks that a crash has left."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check SGLang, the plugin's manifest, the transfer engine, GPUs and permissions."""
@@ -27,6 +31,11 @@ def doctor(
 
     from .doctor_view import print_checks
 
+    if is_restore:
+        from .caps import restore
+
+        restore(is_forced=False, as_json=as_json)
+        return
     with clean_failure():
         if new_manifest:
             typer.echo(draft_manifest(sglang_root), nl=False)

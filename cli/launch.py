@@ -8,6 +8,7 @@ import typer
 from .fail import clean_failure
 from .options import (
     AccessLogOption,
+    CapsOption,
     HostOption,
     JsonOption,
     LogFormatOption,
@@ -32,6 +33,7 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     ] = True,
     with_state: StateOption = True,
     num_processes: ProcessesOption = None,
+    with_caps: CapsOption = True,
     ready_timeout_s: Annotated[
         float, typer.Option(min=1.0, help="Longest time a process may take to become healthy.")
     ] = 900.0,
@@ -59,10 +61,11 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             log_format=log_format,
             access_log=access_log,
             ready_timeout_s=ready_timeout_s,
+            with_caps=with_caps,
         )
         configure_logs(log_level, log_format)
         if dry_run:
-            print_commands(loaded, describe_commands(loaded, options), as_json=as_json)
+            print_commands(loaded, describe_commands(loaded, options), host, as_json=as_json)
             return
         with showing(as_json=as_json) as report:
             run_launch(loaded, options, report)

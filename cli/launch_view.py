@@ -14,9 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.caps import show_caps
 from conserve_sglang.launcher.plan import ProcessSpec, command_line, notices, without_secrets
 from conserve_sglang.launcher.process import last_lines
 from conserve_sglang.launcher.progress import Progress, Report, Step
+
+from .caps_view import plan_as_json, plan_lines
 
 _STYLES = {
     Step.STARTING: "yellow",
@@ -28,21 +31,32 @@ _STYLES = {
 
 
 def print_commands(
-    tier_map: TierMap, commands: Sequence[tuple[str, ProcessSpec]], *, as_json: bool
+    tier_map: TierMap,
+    commands: Sequence[tuple[str, ProcessSpec]],
+    host: str | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Show every process of a tier map instead of starting it."""
+    """Show every process of a tier map, and its caps on this machine, instead of starting it."""
+    caps = show_caps(tier_map, host)
     if as_json:
         rows = [
             {"name": spec.name, "host": host, "env": dict(spec.env), "argv": list(spec.argv)}
             for host, spec in ((host, without_secrets(spec)) for host, spec in commands)
         ]
-        document = {"processes": rows, "notices": list(notices(tier_map))}
+        document = {
+            "processes": rows,
+            "notices": list(notices(tier_map)),
+            "caps": plan_as_json(caps),
+        }
         typer.echo(json.dumps(document, indent=2))
         return
     for notice in notices(tier_map):
         typer.echo(f"# {notice}")
-    for host, spec in commands:
-        typer.echo(f"\n# {spec.name} on {host}\n{command_line(spec)}")
+    for line in plan_lines(caps):
+        typer.echo(f"# power caps: {line}")
+    for where, spec in commands:
+        typer.echo(f"\n# {spec.name} on {where}\n{command_line(spec)}")
 
 
 @contextmanager

@@ -44,3 +44,11 @@ LogFormatOption = Annotated[
 AccessLogOption = Annotated[
     bool, typer.Option("--access-log", help="Log one line for each turn, without its text.")
 ]
+CapsOption = Annotated[
+    bool,
+    typer.Option(
+        "--caps/--no-caps",
+        help="Whether the tier map's power caps and SM clocks are set, and put back at the end;"
+        " needs root.",
+    ),
+]

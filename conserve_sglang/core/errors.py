@@ -11,6 +11,8 @@ ConserveError
 │   ├── TimedOut           no answer within the time allowed
 │   └── NotCapable         it answers, but cannot serve the role it was given
 ├── MeterError             energy cannot be read on this machine, or of this device
+├── CapsError              a power cap or clock cannot be set, or put back
+│   └── CapsNotPermitted   the driver does not let this process set any
 ├── LaunchError            a deployment could not be started or kept up
 └── PluginError            the plugin refuses to serve inside this SGLang
     ├── UnsupportedSglang  no manifest for this version, or its source differs from the manifest
@@ -62,6 +64,14 @@ class NotCapable(WorkerError):
 
 class MeterError(ConserveError):
     """Energy cannot be read: no bindings, no driver, no such device, a bad recording."""
+
+
+class CapsError(ConserveError):
+    """A power cap or clock is refused, cannot be set, or cannot be put back."""
+
+
+class CapsNotPermitted(CapsError):
+    """The driver does not let this process set power limits and clocks."""
 
 
 class LaunchError(ConserveError):

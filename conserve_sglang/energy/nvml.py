@@ -53,7 +53,7 @@ class NvmlMeter:
         self, uuids: Sequence[str] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._nvml = _bindings()
+        self._nvml = open_bindings()
         self._gpus = [self._open(index) for index in range(self._nvml.nvmlDeviceGetCount())]
         if uuids is not None:
             self._choose(uuids)
@@ -170,8 +170,8 @@ class NvmlMeter:
         return gaps[len(gaps) // 2] if gaps else None
 
 
-def _bindings() -> Any:
-    """NVIDIA's own `pynvml`, initialised."""
+def open_bindings() -> Any:
+    """NVIDIA's own `pynvml`, initialised. Raises `MeterError` where there is none, or no driver."""
     try:
         import pynvml
     except ImportError as error:

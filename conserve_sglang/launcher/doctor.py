@@ -18,7 +18,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.errors import CapsError, ConfigError
+from conserve_sglang.energy.cap_records import CapRecords
 from conserve_sglang.plugin.manifest import (
     Draft,
     Status,
@@ -75,6 +76,7 @@ def run_checks(sglang_root: Path | None = None) -> list[Check]:
         _check_transfer_engine(),
         _check_nvml(),
         *_check_gpus(),
+        *check_caps(),
     ]
 
 
@@ -222,6 +224,19 @@ def _check_gpus(run: Callable[[list[str]], str | None] | None = None) -> list[Ch
         found = "root" if is_root else "not root"
         checks.append(_warning("Power caps", is_root, found, todo))
     return checks
+
+
+def check_caps(records: CapRecords | None = None) -> list[Check]:
+    """GPUs whose caps a crash has left behind; nothing is said where there is no record."""
+    records = CapRecords() if records is None else records
+    try:
+        left = [record for record in records.read_all() if not records.is_held(record.uuid)]
+    except CapsError as error:
+        return [_warning("Caps left behind", False, str(error), "see there")]
+    if not left:
+        return []
+    found = ", ".join(f"GPU {record.index} ({record.uuid})" for record in left)
+    return [_warning("Caps left behind", False, found, "conserve-sglang doctor --restore")]
 
 
 def _installed_root() -> Path | None:

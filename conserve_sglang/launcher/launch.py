@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.caps import caps_here, hold_caps
 from conserve_sglang.launcher.here import host_test
 from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec, all_commands, make_plan
 from conserve_sglang.launcher.preflight import check
@@ -33,6 +34,7 @@ class LaunchOptions:
     log_format: str = "text"
     access_log: bool = False
     ready_timeout_s: float = 900.0
+    with_caps: bool = True
 
     @property
     def router_options(self) -> tuple[str, ...]:
@@ -78,11 +80,20 @@ def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:
     key = admin_key(tier_map.router)
     check(plan, tier_map)
     _make_room_for_logs(plan, options.log_dir)
+    asked = caps_here(tier_map, options.host)
+    if asked and not options.with_caps:
+        report(Progress(step=Step.NOTICE, message="the tier map's caps are not set: --no-caps"))
+        asked = ()
     settings = SuperviseSettings(log_dir=options.log_dir, ready_timeout_s=options.ready_timeout_s)
     if len(plan.workers) < len(tier_map.workers):
         # The router also waits for workers that load their model on other machines.
         settings = replace(settings, router_timeout_s=options.ready_timeout_s)
-    asyncio.run(_supervise(plan, settings, report, key))
+    caps = hold_caps(asked, lambda line: report(Progress(step=Step.NOTICE, message=line)))
+    try:
+        asyncio.run(_supervise(plan, settings, report, key))
+    finally:
+        if caps is not None:
+            caps.close()
 
 
 async def _supervise(

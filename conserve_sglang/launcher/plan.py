@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
+from conserve_sglang.core.tier import TierMap, WorkerPlan
 from conserve_sglang.workers.argv import LOOPBACK_HOSTS, worker_argv, worker_env
 
 ROUTER = "router"
@@ -244,7 +244,7 @@ def command_line(spec: ProcessSpec) -> str:
 
 def notices(tier_map: TierMap) -> tuple[str, ...]:
     """What the tier map asks for and this version does not do."""
-    found = [line for tier in tier_map.tiers for line in _tier_notices(tier)]
+    found = []
     if tier_map.power_budget_w is not None:
         found.append(
             f"power budget {tier_map.power_budget_w:g} W named in the tier map"
@@ -256,18 +256,6 @@ def notices(tier_map: TierMap) -> tuple[str, ...]:
 def backoff_s(failures: int, *, first_s: float, most_s: float) -> float:
     """How long to wait before a restart after `failures` failures in a row: doubling, bounded."""
     return min(most_s, first_s * 2.0 ** min(failures - 1, 30))
-
-
-def _tier_notices(tier: Tier) -> list[str]:
-    asked = []
-    if tier.power_cap_w is not None:
-        asked.append(f"power cap {tier.power_cap_w:g} W")
-    if tier.sm_clock_mhz is not None:
-        asked.append(f"SM clock {tier.sm_clock_mhz} MHz")
-    return [
-        f"tier {tier.name}: {what} named in the tier map is not applied by this version"
-        for what in asked
-    ]
 
 
 def _reach(host: str) -> str:

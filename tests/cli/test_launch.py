@@ -23,9 +23,9 @@ def test_a_dry_run_prints_every_command_without_any_gpu(run_cli: RunCli, name: s
     assert "-m conserve_sglang.router --tier-map" in lines[-1]
 
 
-def test_a_dry_run_says_which_knobs_are_not_applied(run_cli: RunCli) -> None:
+def test_a_dry_run_says_which_caps_would_be_set(run_cli: RunCli) -> None:
     out = run_cli("launch", "--tier-map", MAPS / "a40_capped.yaml", "--dry-run").out
-    assert "# tier decode: power cap 200 W named in the tier map is not applied" in out
+    assert "# power caps: asked for: tier decode: GPU 1 of 127.0.0.1: power cap 200 W" in out
 
 
 def test_a_dry_run_as_json(run_cli: RunCli) -> None:

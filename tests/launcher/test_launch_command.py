@@ -39,7 +39,8 @@ class Deployment:
     def __init__(self, folder: Path, ports: list[int]) -> None:
         self.folder = folder
         self.ports = ports
-        self.env = {**os.environ, "PYTHONPATH": str(folder / "stand_ins")}
+        paths = os.pathsep.join([str(folder / "stand_ins"), os.environ.get("PYTHONPATH", "")])
+        self.env = {**os.environ, "PYTHONPATH": paths.rstrip(os.pathsep)}
         self._launchers: list[subprocess.Popen[str]] = []
         (folder / "model").mkdir()
         (folder / "model" / "config.json").write_text("{}")

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 from tests.sglang.cluster import MODEL_NAME
@@ -116,10 +115,6 @@ class Stream:
         return _of_native(self.events) if self.path == GENERATE else _of_openai(self.events)
 
 
-# In 0.5.17 each event of a chat tells its own time, with no fault about.
-HAS_ONE_TIME = version("sglang") != "0.5.17"
-
-
 def _of_native(events: list[dict[str, Any]]) -> dict[str, Any]:
     counts = [len(event["output_ids"]) for event in events]
     assert counts == sorted(set(counts)), "a step came twice"
@@ -131,8 +126,7 @@ def _of_native(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of_openai(events: list[dict[str, Any]]) -> dict[str, Any]:
-    assert len({event["id"] for event in events}) == 1
-    assert not HAS_ONE_TIME or len({event["created"] for event in events}) == 1
+    assert len({(event["id"], event["created"]) for event in events}) == 1
     choices = [choice for event in events for choice in event["choices"]]
     deltas = [choice.get("delta") or choice for choice in choices]
     calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
