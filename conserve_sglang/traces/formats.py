@@ -1,10 +1,16 @@
 """The formats by name, and how a file's own is recognised."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import msgspec
+
 from conserve_sglang.core.errors import TraceError
+from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.traces.claude_sessions import read_claude_sessions
+from conserve_sglang.traces.messages import read_messages, read_swe_agent
 from conserve_sglang.traces.own import read_own
 from conserve_sglang.traces.public import (
     AZURE_COLUMNS,
@@ -15,55 +21,126 @@ from conserve_sglang.traces.public import (
     read_conserve_lengths,
     read_mooncake,
 )
-from conserve_sglang.traces.reading import Line, Trace, numbered
+from conserve_sglang.traces.reading import Line, Trace, is_json, numbered
+from conserve_sglang.traces.tokens import CountTokens, load_counter
 
 Reader = Callable[[Iterable[Line]], Trace]
+TextReader = Callable[[Iterable[Line], CountTokens], Trace]
 
-FORMATS: Mapping[str, Reader] = {
+LENGTH_FORMATS: Mapping[str, Reader] = {
     "conversations": read_own,
     "conserve-lengths": read_conserve_lengths,
     "claude-code": read_claude_code,
+    "claude-code-sessions": read_claude_sessions,
     "mooncake": read_mooncake,
     "azure": read_azure,
 }
+TEXT_FORMATS: Mapping[str, TextReader] = {
+    "messages": read_messages,
+    "swe-agent": read_swe_agent,
+}
+FORMATS = (*LENGTH_FORMATS, *TEXT_FORMATS)
 
 _COLUMNS = {
     "conserve-lengths": CONSERVE_COLUMNS,
     "claude-code": CLAUDE_CODE_COLUMNS,
     "azure": AZURE_COLUMNS,
 }
+_FIELDS = {  # of a JSON object, in the order they are looked for
+    "claude-code-sessions": {"requests", "block_size"},
+    "mooncake": {"hash_ids", "timestamp"},
+    "swe-agent": {"trajectory"},
+    "messages": {"messages"},
+    "conversations": {"turns"},
+}
 
 
-def format_of(first_line: str) -> str | None:
-    """The format a file's first line tells; None for none of ours."""
-    text = first_line.strip()
-    if text.startswith("{"):
-        return "mooncake" if '"hash_ids"' in text else "conversations"
-    header = set(text.split(","))
-    for name, columns in _COLUMNS.items():
-        if header.issuperset(columns):
-            return name
-    return None
+def format_of(text: str) -> str | None:
+    """The format that a file's first line tells, or its whole text where that is one JSON value
+    over many lines; None for none of ours."""
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        header = set(text.strip().split(","))
+        named = (name for name, columns in _COLUMNS.items() if header.issuperset(columns))
+        return next(named, None)
+    if isinstance(value, list):
+        is_messages = bool(value) and isinstance(value[0], dict) and "role" in value[0]
+        return "messages" if is_messages else None
+    if not isinstance(value, dict):
+        return None
+    return next((name for name, fields in _FIELDS.items() if fields <= value.keys()), None)
 
 
-def read_trace(path: Path, format_name: str | None = None) -> Trace:
-    """Read a file of conversations; its format is recognised if not given.
+def read_trace(path: Path, format_name: str | None = None, tokenizer: Path | None = None) -> Trace:
+    """Read a file of conversations, or all files of a folder; the format is recognised if not
+    given. `tokenizer` is a tokenizer.json, for formats with text instead of lengths.
 
-    Raises TraceError when the file cannot be read or nothing is known of its format.
+    Raises TraceError when a file cannot be read, nothing is known of its format, or a tokenizer is
+    needed and not given.
     """
     if format_name is not None and format_name not in FORMATS:
         raise TraceError(f"format {format_name!r} is unknown; use one of {', '.join(FORMATS)}")
+    if path.is_dir():
+        return _read_folder(path, format_name, tokenizer)
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline=None) as file:
-            lines = numbered(file)
-            first = next(lines, None)
-            if first is None:
-                raise TraceError(f"{path}: is empty")
-            name = format_name or format_of(first.text)
-            if name is None:
-                raise TraceError(
-                    f"{path}: is in no format known here; they are {', '.join(FORMATS)}"
-                )
-            return FORMATS[name](chain([first], lines))
+            return _read(path, numbered(file), format_name, tokenizer)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read(
+    path: Path, lines: Iterable[Line], format_name: str | None, tokenizer: Path | None
+) -> Trace:
+    lines = iter(lines)
+    first = next(lines, None)
+    if first is None:
+        raise TraceError(f"{path}: is empty")
+    name = format_name or format_of(first.text)
+    given: Iterable[Line] = chain([first], lines)
+    if name is None and first.text.lstrip().startswith(("{", "[")):
+        gathered = list(given)
+        given, name = gathered, _format_of_all(gathered)
+    if name is None:
+        raise TraceError(f"{path}: is in no format known here; they are {', '.join(FORMATS)}")
+    if name in LENGTH_FORMATS:
+        return LENGTH_FORMATS[name](given)
+    if tokenizer is None:
+        raise TraceError(
+            f"{path}: holds text ({name}), and its tokens must be counted: give the tokenizer.json"
+            " of the model with --tokenizer"
+        )
+    return TEXT_FORMATS[name](given, load_counter(tokenizer))
+
+
+def _format_of_all(lines: list[Line]) -> str | None:
+    """The format of a JSON value over many lines; of lines, that of the first one that tells."""
+    whole = "\n".join(line.text for line in lines)
+    if is_json(whole):
+        return format_of(whole)
+    return next((name for line in lines if (name := format_of(line.text)) is not None), None)
+
+
+def _read_folder(folder: Path, format_name: str | None, tokenizer: Path | None) -> Trace:
+    """All files in it but hidden ones; conversations are named after their file too."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    if not files:
+        raise TraceError(f"{folder}: has no file in it")
+    traces = {file: read_trace(file, format_name, tokenizer) for file in files}
+    plans = [
+        replace(plan, conversation_id=ConversationId(f"{file.stem}/{plan.conversation_id}"))
+        for file, trace in traces.items()
+        for plan in trace.conversations
+    ]
+    plans.sort(key=lambda plan: plan.arrived_at_s)
+    return Trace(
+        conversations=tuple(plans),
+        bad_lines=tuple(
+            replace(bad, file=file.name)
+            for file, trace in traces.items()
+            for bad in trace.bad_lines
+        ),
+        num_lines=sum(trace.num_lines for trace in traces.values()),
+        unit=traces[files[0]].unit,
+    )

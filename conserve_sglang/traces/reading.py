@@ -15,19 +15,28 @@ from conserve_sglang.workload import ConversationPlan, TurnPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadLine:
-    """A line that was left out, by its number in the file (from 1), and why."""
+    """A line that was left out, or a part of it: its number in the file (from 1), and why.
+
+    `file` is its name when a folder was read.
+    """
 
     number: int
     why: str
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A file's conversations in order of arrival, and the lines that are not among them."""
+    """A file's conversations in order of arrival, and the lines that are not among them.
+
+    `num_lines` counts what could have been a bad line: `unit` says what, since in some formats a
+    line holds many requests.
+    """
 
     conversations: tuple[ConversationPlan, ...]
     bad_lines: tuple[BadLine, ...]
     num_lines: int
+    unit: str = "lines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +59,30 @@ class RawTurn:
 class Gathering:
     """Collects conversations and bad lines while a file is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "lines") -> None:
         self.bad_lines: list[BadLine] = []
         self.num_lines = 0
+        self._unit = unit
         self._plans: list[ConversationPlan] = []
         self._turns: dict[str, list[RawTurn]] = {}
 
     @contextmanager
-    def line(self, number: int) -> Iterator[None]:
-        """Take one line in; it is bad if that fails."""
+    def line(self, number: int, part: str = "") -> Iterator[None]:
+        """Take one line in, or a part of it that is named; it is bad if that fails."""
         self.num_lines += 1
+        before = f"{part}: " if part else ""
         try:
             yield
         except KeyError as error:
-            self.bad_lines.append(BadLine(number=number, why=f"no field {error.args[0]!r}"))
+            why = f"{before}no field {error.args[0]!r}"
+            self.bad_lines.append(BadLine(number=number, why=why))
         except (ValueError, msgspec.MsgspecError) as error:
-            self.bad_lines.append(BadLine(number=number, why=str(error)))
+            self.bad_lines.append(BadLine(number=number, why=f"{before}{error}"))
+
+    def refuse(self, number: int, why: str) -> None:
+        """A line none of which can be taken in."""
+        self.num_lines += 1
+        self.bad_lines.append(BadLine(number=number, why=why))
 
     def add_turn(self, turn: RawTurn) -> None:
         """A turn of a conversation whose turns stand on lines of their own."""
@@ -80,7 +97,12 @@ class Gathering:
         plans = [*self._plans, *(_conversation(turns) for turns in self._turns.values())]
         plans.sort(key=lambda plan: plan.arrived_at_s)
         bad = sorted(self.bad_lines, key=lambda line: line.number)
-        return Trace(conversations=tuple(plans), bad_lines=tuple(bad), num_lines=self.num_lines)
+        return Trace(
+            conversations=tuple(plans),
+            bad_lines=tuple(bad),
+            num_lines=self.num_lines,
+            unit=self._unit,
+        )
 
     def num_turns(self, conversation_id: str) -> int:
         """Turns of a conversation so far."""
@@ -105,6 +127,25 @@ def numbered(lines: Iterable[str]) -> Iterator[Line]:
     for number, text in enumerate(lines, start=1):
         if text.strip():
             yield Line(number, text)
+
+
+def documents(lines: Iterable[Line]) -> list[Line]:
+    """A file of JSON values: one a line, or a single one over many lines, as its first line."""
+    given = list(lines)
+    if len(given) > 1 and not is_json(given[0].text):
+        whole = "\n".join(line.text for line in given)
+        if is_json(whole):
+            return [Line(given[0].number, whole)]
+    return given
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is one JSON value."""
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def rows(lines: Iterable[Line], columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

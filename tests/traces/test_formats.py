@@ -152,3 +152,48 @@ def test_every_line_of_the_other_public_traces_is_a_turn(name: str, num_turns: i
     trace = shared(name)
     assert trace.bad_lines == ()
     assert shape_of(trace.conversations).num_turns == num_turns
+
+
+def test_all_files_of_a_folder_are_read_and_named(tmp_path: Path) -> None:
+    for name in ("conversations.jsonl", "session.json"):
+        (tmp_path / name).write_bytes((SAMPLES / name).read_bytes())
+    (tmp_path / ".hidden").write_text("x")
+    trace = read_trace(tmp_path)
+    assert sorted(plan.conversation_id for plan in trace.conversations) == [
+        "conversations/a", "conversations/b", "session/s1/agent_001", "session/s1/main",
+    ]  # fmt: skip
+    assert {bad.file for bad in trace.bad_lines} == {"conversations.jsonl", "session.json"}
+    assert trace.num_lines == 7 + 8
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="has no file in it"):
+        read_trace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"id": "x", "block_size": 64, "requests": []}', "claude-code-sessions"),
+        ('{"trajectory": []}', "swe-agent"),
+        ('{"messages": []}', "messages"),
+        ('[{"role": "user", "content": "a"}]', "messages"),
+        ('{"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": []}', "mooncake"),
+        ('{"conversation_id": "a", "turns": []}', "conversations"),
+        ('{"a": 1}', None),
+        ("3", None),
+        ("[]", None),
+    ],
+)
+def test_a_format_is_told_by_its_fields(text: str, name: str | None) -> None:
+    assert format_of(text) == name
+
+
+def test_a_broken_first_line_does_not_hide_the_format(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(
+        b'{"conversation_id": "z", \n' + (SAMPLES / "conversations.jsonl").read_bytes()
+    )
+    trace = read_trace(path)
+    assert len(trace.conversations) == 2
+    assert bad_of(trace)[0] == 1
