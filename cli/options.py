@@ -14,6 +14,12 @@ TierMapArgument = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON for a program instead of text.")
 ]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer", metavar="FILE", help="A model's tokenizer.json, to count text in tokens."
+    ),
+]
 HostOption = Annotated[
     str | None,
     typer.Option(

@@ -1,30 +1,61 @@
-"""A trace's shape as text and as JSON."""
+"""A trace's shape as text, as drawings and as JSON."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from conserve_sglang.traces import Trace
-from conserve_sglang.workload import Shape
+from conserve_sglang.traces import BadLine, Trace
+from conserve_sglang.workload import Bin, Histogram, Shape
 
 MOST_BAD_LINES_SHOWN = 10
+BAR_CELLS = 24
+LABEL_CELLS = 13
+THIN = 0.01
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+SIDE_BY_SIDE_COLUMNS = 110
 
 
-def as_document(trace: Trace, shape: Shape) -> dict[str, Any]:
+def as_document(trace: Trace, shape: Shape, histograms: Sequence[Histogram]) -> dict[str, Any]:
     """Plain JSON values."""
     return {
+        "unit": trace.unit,
         "num_lines": trace.num_lines,
         "bad_lines": [asdict(line) for line in trace.bad_lines],
         "shape": asdict(shape),
+        "histograms": [asdict(histogram) for histogram in histograms],
     }
 
 
-def print_shape(file: Path, trace: Trace, shape: Shape) -> None:
-    """Percentiles, shares, and the lines that were not used."""
+def print_shape(file: Path, trace: Trace, shape: Shape, histograms: Sequence[Histogram]) -> None:
+    """Percentiles, shares, drawings, and the lines that were not used."""
     console = Console()
+    if shape.num_conversations:
+        console.print(_percentiles(file, shape))
+        _print_shares(console, shape)
+        _print_histograms(console, histograms)
+    print_bad_lines(console, trace)
+
+
+def print_bad_lines(console: Console, trace: Trace) -> None:
+    """How many lines were not used, and the first of them with why."""
+    console.print(f"{len(trace.bad_lines)} of {trace.num_lines} {trace.unit} could not be used")
+    for line in trace.bad_lines[:MOST_BAD_LINES_SHOWN]:
+        console.print(f"  {place_of(line)}: {line.why}", markup=False)
+    if len(trace.bad_lines) > MOST_BAD_LINES_SHOWN:
+        console.print(f"  and {len(trace.bad_lines) - MOST_BAD_LINES_SHOWN} more; --json has all")
+
+
+def place_of(line: BadLine) -> str:
+    """Where a bad line stands."""
+    return f"{line.file}, line {line.number}" if line.file else f"line {line.number}"
+
+
+def _percentiles(file: Path, shape: Shape) -> Table:
     table = Table(title=f"{file.name}: {shape.num_conversations} conversations")
     for column in ("", "p5", "p50", "p95", "p99", "max"):
         table.add_column(column, justify="right" if column else "left")
@@ -42,7 +73,10 @@ def print_shape(file: Path, trace: Trace, shape: Shape) -> None:
             table.add_row(
                 name, *(f"{value:,.4g}" if value < 10 else f"{value:,.0f}" for value in values)
             )
-    console.print(table)
+    return table
+
+
+def _print_shares(console: Console, shape: Shape) -> None:
     console.print(f"{shape.num_turns} turns, arriving over {shape.span_s:,.0f} s")
     console.print(f"turn 1 holds {shape.first_turn_share:.1%} of the uncached prefill tokens")
     console.print(
@@ -53,8 +87,64 @@ def print_shape(file: Path, trace: Trace, shape: Shape) -> None:
         f"{shape.gap_over_60_s_share:.1%} of tool gaps are longer than 60 s,"
         f" {shape.gap_over_300_s_share:.1%} than 300 s"
     )
-    console.print(f"{len(trace.bad_lines)} of {trace.num_lines} lines could not be used")
-    for line in trace.bad_lines[:MOST_BAD_LINES_SHOWN]:
-        console.print(f"  line {line.number}: {line.why}", markup=False)
-    if len(trace.bad_lines) > MOST_BAD_LINES_SHOWN:
-        console.print(f"  and {len(trace.bad_lines) - MOST_BAD_LINES_SHOWN} more; --json has all")
+
+
+def _print_histograms(console: Console, histograms: Sequence[Histogram]) -> None:
+    drawn = [_drawing(histogram) for histogram in histograms if histogram.bins]
+    num_columns = 2 if console.width >= SIDE_BY_SIDE_COLUMNS else 1
+    grid = Table.grid(padding=(1, 4, 0, 0))
+    for _ in range(num_columns):
+        grid.add_column()
+    for index in range(0, len(drawn), num_columns):
+        grid.add_row(*drawn[index : index + num_columns])
+    console.print(grid)
+    console.print()
+
+
+def _drawing(histogram: Histogram) -> Table:
+    """One bar a bin, as long as its share of the largest bin's."""
+    total, rows = histogram.num_values, list(_rows(histogram.bins))
+    most = max(count for _, count in rows)
+    unit = "" if histogram.unit == "turns" else f", {histogram.unit}"
+    title = Text(f"{histogram.name}{unit}", style="bold")
+    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right", width=LABEL_CELLS)
+    table.add_column(width=BAR_CELLS)
+    table.add_column(justify="right", width=6)
+    for label, count in rows:
+        share = "" if not count else "<0.1%" if count / total < 0.001 else f"{count / total:.1%}"
+        table.add_row(label, Text(_bar(count / most), style="cyan"), share)
+    return table
+
+
+def _rows(bins: Sequence[Bin]) -> Iterator[tuple[str, int]]:
+    """A label and a count each; thin ends are drawn together."""
+    first, last = _thick(bins), len(bins) - _thick(bins[::-1])
+    if first:
+        yield f"below {_short(bins[first].low)}", sum(found.count for found in bins[:first])
+    for found in bins[first:last]:
+        yield f"{_short(found.low)} - {_short(found.high)}", found.count
+    if last < len(bins):
+        yield f"{_short(bins[last].low)} and more", sum(found.count for found in bins[last:])
+
+
+def _thick(bins: Sequence[Bin]) -> int:
+    """How many bins at the beginning hold less than a hundredth together, if more than one."""
+    total, so_far = sum(found.count for found in bins), 0
+    for index, found in enumerate(bins):
+        so_far += found.count
+        if so_far > THIN * total:
+            return index if index > 1 else 0
+    return 0
+
+
+def _bar(share: float) -> str:
+    eighths = max(1 if share else 0, round(share * BAR_CELLS * 8))
+    return "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

@@ -3,11 +3,12 @@
 from conserve_sglang.workload.arrivals import gamma_arrivals, poisson_arrivals, with_arrivals
 from conserve_sglang.workload.claude_code import claude_code_conversations
 from conserve_sglang.workload.claude_code_params import CLAUDE_CODE, ClaudeCodeParams
+from conserve_sglang.workload.histogram import Bin, Histogram, histograms_of
 from conserve_sglang.workload.mini_swe import MINI_SWE, MiniSweParams, mini_swe_conversations
 from conserve_sglang.workload.plan import ConversationPlan, TurnPlan
 from conserve_sglang.workload.rng import Rng
 from conserve_sglang.workload.scaling import at_rate, cut_to_window, first_turns
-from conserve_sglang.workload.shape import Shape, shape_of
+from conserve_sglang.workload.shape import Shape, Spread, shape_of
 from conserve_sglang.workload.window import (
     WindowScaling,
     longest_context_tokens,
@@ -18,11 +19,14 @@ from conserve_sglang.workload.window import (
 __all__ = [
     "CLAUDE_CODE",
     "MINI_SWE",
+    "Bin",
     "ClaudeCodeParams",
     "ConversationPlan",
+    "Histogram",
     "MiniSweParams",
     "Rng",
     "Shape",
+    "Spread",
     "TurnPlan",
     "WindowScaling",
     "at_rate",
@@ -30,6 +34,7 @@ __all__ = [
     "cut_to_window",
     "first_turns",
     "gamma_arrivals",
+    "histograms_of",
     "longest_context_tokens",
     "mini_swe_conversations",
     "poisson_arrivals",

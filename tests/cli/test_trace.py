@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import RunCli
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
@@ -30,3 +32,78 @@ def test_an_unknown_format_is_exit_code_2(run_cli: RunCli, tmp_path: Path) -> No
     ran = run_cli("trace", "inspect", path)
     assert ran.code == 2
     assert "in no format known here" in ran.err
+
+
+def test_inspect_draws_every_quantity(run_cli: RunCli) -> None:
+    out = run_cli("trace", "inspect", SAMPLES / "claude_code.csv").out
+    for title in ("turns of a conversation", "prompt of turn 1, tokens", "append, tokens",
+                  "output, tokens", "tool gap, s"):  # fmt: skip
+        assert f"{title}  " in out
+    assert "████████████████████████" in out
+    assert "3 turns" not in out
+
+
+def test_thin_ends_of_a_drawing_are_drawn_together(run_cli: RunCli, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    line = '{"conversation_id": "%s", "turns": [{"input_tokens": %d, "output_tokens": 5}]}\n'
+    lengths = [1, 30, *[300] * 997, 70_000, 400_000]
+    path.write_text("".join(line % (f"c{n}", length) for n, length in enumerate(lengths)))
+    out = run_cli("trace", "inspect", path).out
+    assert "below 200  ▏" in out
+    assert "200 - 500  ████████████████████████   99.6%" in out
+    assert "500 and more  ▏" in out
+    assert "1k - 2k" not in out
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_inspect_draws_a_figure(run_cli: RunCli, tmp_path: Path, suffix: str) -> None:
+    figures = [tmp_path / f"{number}{suffix}" for number in (1, 2)]
+    for figure in figures:
+        ran = run_cli("trace", "inspect", SAMPLES / "claude_code.csv", "--figure", figure)
+        assert (ran.code, ran.err) == (0, "")
+    assert figures[0].read_bytes() == figures[1].read_bytes()
+    if suffix == ".svg":
+        text = figures[0].read_text(encoding="utf-8")
+        assert "claude_code.csv: 2 conversations, 4 turns" in text
+        assert "append, tokens" in text
+    else:
+        assert figures[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_that_cannot_be_is_exit_code_2(run_cli: RunCli, tmp_path: Path) -> None:
+    sample = SAMPLES / "claude_code.csv"
+    for name, message in {"x.gif": "ends in one of .svg", "no/x.svg": "cannot be written"}.items():
+        ran = run_cli("trace", "inspect", sample, "--figure", tmp_path / name)
+        assert ran.code == 2
+        assert message in ran.err
+
+
+def test_a_file_with_nothing_usable_is_exit_code_2_and_says_why(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"conversation_id": "a", "turns": []}\n')
+    ran = run_cli("trace", "inspect", path)
+    assert ran.code == 2
+    assert "1 of 1 lines could not be used" in ran.out
+    assert "line 1: conversation a has no turns" in ran.out
+    assert "nothing in it can be used" in ran.err
+    document = run_cli("trace", "inspect", "--json", path)
+    assert document.code == 2
+    assert json.loads(document.out)["shape"]["num_turns"] == 0
+
+
+def test_sessions_are_counted_in_requests(run_cli: RunCli) -> None:
+    out = run_cli("trace", "inspect", SAMPLES / "session.json").out
+    assert "3 of 8 requests could not be used" in out
+    assert "line 1: main, request 4: t: 11.0 is before the previous request's" in out
+
+
+def test_text_without_a_tokenizer_is_exit_code_2(run_cli: RunCli, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text('[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]')
+    ran = run_cli("trace", "inspect", path)
+    assert ran.code == 2
+    assert "--tokenizer" in ran.err
+    ran = run_cli("trace", "inspect", path, "--tokenizer", tmp_path)
+    assert "no such tokenizer file" in ran.err
