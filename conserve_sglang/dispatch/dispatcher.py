@@ -217,6 +217,7 @@ class Dispatcher:
         bookings, conversation, cause = self._bookings, turn.conversation, event.cause
         self._placer.out += blame.failed(turn, cause, by_answer=event.by_answer)
         bookings.take_back(turn)
+        bookings.pin_of(conversation)  # a void pin tells its cause before this failure does
         if cause is FailureCause.PREFIX_MISSING:
             bookings.set_resident(conversation, 0)
         elif cause is FailureCause.DECODER_FAILED:

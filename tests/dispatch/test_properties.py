@@ -5,7 +5,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conserve_sglang.core.ids import ConversationId, TenantId, TurnId, WorkerId
@@ -326,7 +326,17 @@ def test_promises_hold_over_random_events(policy: str, script: list[Step]) -> No
         assert (load.resident_tokens, load.reserved_tokens, load.backlog_tokens) == (0, 0, 0)
 
 
+A_TURN_FAILS_AFTER_ITS_DECODER_WAS_LOST = [
+    *(Step("arrive", pick, 0) for pick in (0, 1, 1)),
+    Step("done", 0, 0),
+    Step("done", 0, 1),
+    Step("lose", 253, 0),
+    Step("fail", 0, 1),
+]
+
+
 @given(script=steps, policy=st.sampled_from(sorted(POLICIES)))
+@example(script=A_TURN_FAILS_AFTER_ITS_DECODER_WAS_LOST, policy="ampd-like")
 @settings(max_examples=100, deadline=None)
 def test_same_events_same_commands(script: list[Step], policy: str) -> None:
     world = World(policy)
