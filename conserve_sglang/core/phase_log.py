@@ -58,6 +58,11 @@ class Batch:
     steps: int
     works: tuple[Work, ...]
 
+    @property
+    def is_decode(self) -> bool:
+        """Whether it is a run of decode steps."""
+        return bool(self.works) and self.works[0].phase is Phase.DECODE
+
 
 @dataclass(frozen=True, slots=True)
 class Launched:

@@ -12,7 +12,10 @@ CHOICES = ("auto", "nvml", "replay")
 
 
 def open_meter(choice: str = "auto", *, recording: str | None = None) -> Meter:
-    """The meter of that name. Raises MeterError where it cannot read anything."""
+    """The meter of that name. Raises MeterError where it cannot read anything.
+
+    A `ModelMeter` is not among them: it is made of profiles, not of what a machine has.
+    """
     if choice == "replay":
         if recording is None:
             raise MeterError("The replay meter needs a recording.")

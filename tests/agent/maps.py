@@ -11,3 +11,15 @@ tiers:
   - {{name: p, role: prefill, gpu: cpu, base_port: 30100, bootstrap_base_port: 30150{tier}}}
   - {{name: d, role: decode, gpu: cpu, count: 2, base_port: 30200{tier}}}
 {asked}"""
+
+
+def a_gpu_map(energy: str) -> str:
+    """One mixed worker on GPU 0; `energy` are YAML members of that section."""
+    return f"""
+schema_version: 1
+model: {{path: some/model}}
+tiers:
+  - {{name: m, role: mixed, gpu: H100, gpu_ids: [0], base_port: 30100}}
+policy: {{name: colocated}}
+energy: {{{energy}}}
+"""

@@ -13,11 +13,11 @@ from starlette.routing import Route
 
 from conserve_sglang.agent.energy import EnergyPart
 from conserve_sglang.agent.here import Here, part_of
-from conserve_sglang.agent.meters import Users
+from conserve_sglang.agent.meters import Metered
 from conserve_sglang.agent.service import AgentService, listening_host
 from conserve_sglang.core.errors import ConfigError, MeterError
 from conserve_sglang.core.ids import WorkerId
-from conserve_sglang.energy.meter import Device, Kind, Meter, Origin, Reading
+from conserve_sglang.energy.meter import Device, Kind, Origin, Reading
 from conserve_sglang.tiermap.load import parse_tier_map
 from tests.agent.maps import a_map
 
@@ -77,10 +77,17 @@ def here(tmp_path: Path) -> Here:
 
 
 def energy_part(at: Here, meter: SteadyMeter) -> EnergyPart:
-    def open_meter(_: Here) -> tuple[Meter, Users]:
-        return meter, {"cpu-0": tuple(WorkerId(w.worker_id) for w in at.workers)}
+    workers = tuple(WorkerId(worker.worker_id) for worker in at.workers)
 
-    return EnergyPart(at, open_meter, wall=lambda: 1_000.0)
+    def open_meter(_: Here) -> Metered:
+        return Metered(
+            meter=meter,
+            users={"cpu-0": workers},
+            predictors=dict.fromkeys(workers),
+            idle_w={"cpu-0": 20.0},
+        )
+
+    return EnergyPart(at, open_meter)
 
 
 @asynccontextmanager
