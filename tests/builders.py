@@ -63,7 +63,7 @@ class Desk:
         policy: str = "conserve",
         capacity: int = 10_000,
         settings: DispatchSettings | None = None,
-        **params: int,
+        **params: float,
     ) -> None:
         choice = PolicyChoice(name=policy, params=params)
         self.dispatcher = Dispatcher(

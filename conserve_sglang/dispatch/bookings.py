@@ -26,7 +26,7 @@ class Bookings:
         if decoder is None or conversation.decoder_epoch == decoder.epoch:
             return decoder
         conversation.decoder = None
-        conversation.resident_tokens = 0
+        conversation.resident_tokens = conversation.headroom_tokens = 0
         conversation.cause = PhaseOneCause.DECODER_LOST
         return None
 
@@ -42,6 +42,7 @@ class Bookings:
         if pin is None:
             return None
         self.set_resident(conversation, 0)
+        self.set_headroom(conversation, 0)
         pin.num_conversations -= 1
         conversation.decoder = None
         return ReleaseConversation(
@@ -54,6 +55,15 @@ class Bookings:
         if pin is not None:
             self.ledger.add_resident(pin, tokens - conversation.resident_tokens)
             conversation.resident_tokens = tokens
+
+    def set_headroom(self, conversation: Conversation, tokens: int) -> None:
+        """State how much room is kept for a conversation's next turn. Nothing without a pin."""
+        if tokens == conversation.headroom_tokens:
+            return
+        pin = self.pin_of(conversation)
+        if pin is not None:
+            self.ledger.add_headroom(pin, tokens - conversation.headroom_tokens)
+            conversation.headroom_tokens = tokens
 
     def book(
         self, turn: Turn, placement: Placement, now: float = 0.0

@@ -1,10 +1,14 @@
 """The table of live conversations, those at rest in order of idleness."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from math import inf
 
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.dispatch.state import Conversation, TenantAccount
+
+MAX_IDLE_ASKED = 64
+LEAST_PATIENCE_S = 0.1
 
 
 class Conversations:
@@ -122,6 +126,30 @@ class Conversations:
             if found is None or _rank(idle) < _rank(found):
                 found = idle
         return found
+
+    def outlived(
+        self, patience_s: Callable[[Conversation], float], now: float
+    ) -> tuple[Conversation | None, float]:
+        """The idle conversation that may hold KV and has rested longest, measured by the patience
+        with it; and if none has outlived that, when the first will have (infinite: none is idle).
+
+        Of each tenant, in the order of its share, the longest idle ones are looked at.
+        """
+        soonest_s = inf
+        for account in sorted(self._accounts.values(), key=lambda account: -account.share):
+            account.longest_idle()
+            found: Conversation | None = None
+            most = 1.0
+            for idle in islice(account.idle.values(), MAX_IDLE_ASKED):
+                patience = max(patience_s(idle), LEAST_PATIENCE_S)
+                rested = (now - idle.last_active_at_s) / patience
+                if rested >= most:
+                    found, most = idle, rested
+                elif rested < 1.0:
+                    soonest_s = min(soonest_s, idle.last_active_at_s + patience)
+            if found is not None:
+                return found, now
+        return None, max(soonest_s, now + LEAST_PATIENCE_S)
 
     def to_make_room(self, tenant: TenantAccount) -> Conversation | None:
         """Whom one more conversation of `tenant` may push out: the longest at rest of the tenant

@@ -90,8 +90,8 @@ class Dispatcher:
         conversations, settings = self._conversations, self._settings
         if conversations.rest_floor_s < inf:
             due.append(conversations.rest_floor_s + settings.conversation_ttl_s)
-        if self._placer.wants_room and conversations.idle_floor_s < inf:
-            due.append(conversations.idle_floor_s + settings.reclaim_idle_s)
+        if self._placer.wants_room and self._placer.reclaim_at_s < inf:
+            due.append(self._placer.reclaim_at_s)
         return min(due, default=None)
 
     @property
@@ -162,6 +162,7 @@ class Dispatcher:
             if conversation is None:
                 return
         note_gap(conversation, now)
+        self._bookings.set_headroom(conversation, 0)
         conversation.num_open_turns += 1
         conversation.num_turns += 1
         wait_s, deadline_s = self._settings.queue_timeout_s, event.deadline_s
@@ -175,6 +176,8 @@ class Dispatcher:
             event.input_tokens,
             event.is_exact,
             now + wait_s,
+            self._num_arrivals,
+            now,
         )
         self._num_arrivals += 1
         self._turns[event.turn_id] = turn

@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from conserve_sglang.dispatch.state import TenantAccount, Turn
 
 MAX_ASIDE = 8
+PUT_LAST = 1 << 48
 
 
 class FairOrder:
@@ -64,9 +65,9 @@ class FairOrder:
             self.holders[turn.arrival_number] = turn
         account.num_waiting += 1
         self.num_waiting += 1
-        number = turn.arrival_number
+        number = turn.rank
         at = len(line)
-        while at and line[at - 1].arrival_number > number:
+        while at and line[at - 1].rank > number:
             at -= 1
         line.insert(at, turn)
         if at == 0:
@@ -88,6 +89,12 @@ class FairOrder:
             self._heap.clear()
             self._virtual = self._latest
 
+    def put_last(self, turn: Turn) -> None:
+        """Let the first turn of its tenant go behind that tenant's others from now on."""
+        self.take(turn)
+        turn.rank += PUT_LAST
+        self.add(turn)
+
     def charge(self, turn: Turn, cost: float) -> None:
         """A turn was served while others wait, or had to wait itself."""
         if not self._is_fair:
@@ -106,10 +113,10 @@ class FairOrder:
             turn = _head(account)
             if turn is None:
                 heappop(heap)
-            elif account.start == start and turn.arrival_number == number:
+            elif account.start == start and turn.rank == number:
                 return turn
             else:
-                heapreplace(heap, (account.start, turn.arrival_number, account))
+                heapreplace(heap, (account.start, turn.rank, account))
         return None
 
     def step_aside(self, allowance: float) -> bool:
@@ -139,15 +146,15 @@ class FairOrder:
             return False
         account = turn.conversation.tenant
         start = account.start if account.num_waiting else self._next_start(account)
-        return (first.conversation.tenant.start, first.arrival_number) < (
+        return (first.conversation.tenant.start, first.rank) < (
             start,
-            turn.arrival_number,
+            turn.rank,
         )
 
     def _rebuild(self) -> None:
         waiting = dict.fromkeys(account for _, _, account in self._heap if account.num_waiting)
         heads = [(account, _head(account)) for account in waiting]
-        self._heap = [(each.start, head.arrival_number, each) for each, head in heads if head]
+        self._heap = [(each.start, head.rank, each) for each, head in heads if head]
         heapify(self._heap)
 
     def _next_start(self, account: TenantAccount) -> float:

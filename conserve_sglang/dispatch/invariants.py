@@ -19,16 +19,19 @@ def validate(dispatcher: Dispatcher) -> None:
     may_prefillers = getattr(dispatcher._placer.policy, "decodes_on_prefillers", False)
     turns = list(dispatcher._turns.values())
     resident: Counter[WorkerId] = Counter()
+    headroom: Counter[WorkerId] = Counter()
     pinned: Counter[WorkerId] = Counter()
     for conversation in conversations:
         pin = dispatcher._bookings.pin_of(conversation)
         assert conversation.resident_tokens >= 0, "resident tokens are negative"
         if pin is None:
             assert conversation.resident_tokens == 0, "resident tokens without a pin"
+            assert conversation.headroom_tokens == 0, "headroom without a pin"
             continue
         assert pin.is_up, "pinned to a worker that is not up"
         assert pin.spec.role is not Role.PREFILL or may_prefillers, "pinned to a prefiller"
         resident[pin.spec.worker_id] += conversation.resident_tokens
+        headroom[pin.spec.worker_id] += conversation.headroom_tokens
         pinned[pin.spec.worker_id] += 1
     reserved: Counter[WorkerId] = Counter()
     backlog: Counter[WorkerId] = Counter()
@@ -49,6 +52,8 @@ def validate(dispatcher: Dispatcher) -> None:
     for role in Role:
         for worker_id in (*ledger.workers(role), ledger.most_free(role)):
             assert worker_id is None or ledger.state(worker_id).takes_turns, "takes no turns"
+    for state in ledger.states():
+        assert state.headroom_tokens == headroom[state.spec.worker_id], "headroom differs"
     _validate_signals(dispatcher)
     _validate_turns(dispatcher)
     _validate_tenants(dispatcher)

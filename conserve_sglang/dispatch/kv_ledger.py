@@ -2,8 +2,9 @@
 
     capacity  |-------------------------------------------------|
     resident  |##############|            contexts of finished turns, until released
-    reserved                 |+++++|      turns in flight: their input and a fixed room for output
-    free                           |------------------------|   may be negative: overcommitted
+    reserved                 |+++++|      turns in flight: their input and room for output
+    headroom                       |::|   kept for the next turns of some conversations
+    free                              |---------------------|   may be negative: overcommitted
 
 With several routers over the same workers, what the others have there is `foreign`, and not free.
 
@@ -33,6 +34,7 @@ class WorkerState:
         "epoch",
         "foreign_backlog_tokens",
         "foreign_tokens",
+        "headroom_tokens",
         "intake",
         "is_up",
         "num_answered",
@@ -62,6 +64,7 @@ class WorkerState:
         """Empty the account, as a worker is when it starts."""
         self.resident_tokens = 0
         self.reserved_tokens = 0
+        self.headroom_tokens = 0
         self.backlog_tokens = 0
         self.pending_tokens = 0
         self.num_running = 0
@@ -75,9 +78,9 @@ class WorkerState:
 
     @property
     def free_tokens(self) -> int:
-        """Capacity less resident, reserved and foreign; negative when overcommitted."""
-        taken = self.resident_tokens + self.reserved_tokens + self.foreign_tokens
-        return self.spec.kv_capacity_tokens - taken
+        """Capacity less all that is taken or kept; negative when overcommitted."""
+        taken = self.resident_tokens + self.reserved_tokens + self.headroom_tokens
+        return self.spec.kv_capacity_tokens - taken - self.foreign_tokens
 
 
 class Ranking:
@@ -275,6 +278,11 @@ class KvLedger:
     def add_reserved(self, state: WorkerState, tokens: int) -> None:
         """Count `tokens` more (or fewer) as promised to turns in flight."""
         state.reserved_tokens += tokens
+        self._changed.add(state)
+
+    def add_headroom(self, state: WorkerState, tokens: int) -> None:
+        """Count `tokens` more (or fewer) as kept for conversations' next turns."""
+        state.headroom_tokens += tokens
         self._changed.add(state)
 
     def add_backlog(self, state: WorkerState, tokens: int) -> None:

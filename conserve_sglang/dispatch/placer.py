@@ -9,6 +9,7 @@ Commands gather in `out`, in the order in which they are to be carried out.
 """
 
 from itertools import islice
+from math import inf
 
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch.avoiding import Avoiding
@@ -30,6 +31,7 @@ from conserve_sglang.policy.api import (
     Reject,
     RejectReason,
 )
+from conserve_sglang.policy.retention import CONSTANT, Retention
 
 MAX_HOLDERS_ASKED = 16
 
@@ -41,15 +43,20 @@ class Placer:
         "_settings",
         "bookings",
         "conversations",
+        "late_after_s",
         "line",
         "out",
         "policy",
+        "reclaim_at_s",
+        "retention",
         "turns",
         "wants_room",
     )
 
     def __init__(self, policy: PlacementPolicy, settings: DispatchSettings) -> None:
         self.policy = policy
+        self.late_after_s: float = getattr(policy, "late_after_s", inf)
+        self.retention: Retention = getattr(policy, "retention", CONSTANT)
         self._settings = settings
         self.bookings = Bookings(settings.max_prefill_backlog_tokens)
         self.conversations = Conversations()
@@ -57,6 +64,7 @@ class Placer:
         self.line = WaitingLine(settings)
         self.out: list[Command] = []
         self.wants_room = False  # the line was last left for lack of KV room
+        self.reclaim_at_s = inf  # while it is: when an idle conversation's KV may be let go
 
     # beginnings
 
@@ -117,6 +125,9 @@ class Placer:
                 order.take(turn)
                 self.place_or_hold(turn, now)
                 continue
+            if self._is_late(turn, now):
+                order.put_last(turn)
+                continue
             answer = self.ask(turn)
             if isinstance(answer, Placement):
                 self.line.served(turn, now)
@@ -127,6 +138,12 @@ class Placer:
                 break
         order.step_back()
         return self.wants_room
+
+    def _is_late(self, turn: Turn, now: float) -> bool:
+        """Whether a turn that begins something has waited too long to be worth others' waiting."""
+        if now - turn.arrived_at_s <= self.late_after_s or turn.rank != turn.arrival_number:
+            return False
+        return self.line.num_waiting > 1 and turn.conversation.decoder is None
 
     def _serve_holders(self, now: float) -> bool:
         """Place waiting turns whose conversations hold KV, though others wait for room before them;
@@ -174,7 +191,9 @@ class Placer:
 
     def ask(self, turn: Turn) -> Answer:
         """What the policy says of a turn as things stand."""
-        view = turn_view(turn, self.bookings, self._settings)
+        usual = self._settings.reserve_output_tokens
+        room = self.retention.output_room(turn.conversation.history, usual)
+        view = turn_view(turn, self.bookings, room)
         self.bookings.ledger.line = self.line.order.besides(turn)
         if turn.avoids:
             answer = self.policy.place(view, Avoiding(self.bookings.ledger, turn.avoids))
@@ -226,15 +245,33 @@ class Placer:
         return rejected is not turn
 
     def _reclaim_one(self, now: float) -> bool:
-        """Let go of the KV of the longest idle conversation that has any; False if none is due."""
-        idle_s = self._settings.reclaim_idle_s
-        while (idle := self.conversations.idle_for(idle_s, now)) is not None:
+        """Let go of the KV of the idle conversation that has rested longest, for its patience, of
+        those that have any; False if none is due."""
+        while (idle := self._longest_idle(now)) is not None:
             self.conversations.lapse(idle)
             if self.bookings.pin_of(idle) is not None:
                 self.release(idle)
                 idle.cause = PhaseOneCause.RECLAIMED
                 return True
         return False
+
+    def _longest_idle(self, now: float) -> Conversation | None:
+        usual_s, conversations = self._settings.reclaim_idle_s, self.conversations
+        if self.retention is CONSTANT:
+            idle = conversations.idle_for(usual_s, now)
+            self.reclaim_at_s = conversations.idle_floor_s + usual_s
+            return idle
+        patience = self.retention.patience_s
+        idle, self.reclaim_at_s = conversations.outlived(
+            lambda conversation: patience(conversation.history, usual_s), now
+        )
+        return idle
+
+    def keep_headroom(self, conversation: Conversation) -> None:
+        """Keep room for the next turn of a conversation that comes to rest."""
+        usual = self._settings.reserve_output_tokens
+        room = self.retention.headroom(conversation.history, usual)
+        self.bookings.set_headroom(conversation, room)
 
     def _send(self, turn: Turn, placement: Placement, now: float) -> None:
         limits = local_limits(turn, placement, self.bookings.ledger, self._settings)
@@ -275,6 +312,7 @@ class Placer:
         if conversation.num_open_turns > 0:
             self.let_held_go(conversation, now)
         elif conversation.prompt_tokens or self.bookings.pin_of(conversation) is not None:
+            self.keep_headroom(conversation)
             self.conversations.rest(conversation)
         else:
             self.forget(conversation)  # nothing was ever answered: nothing to remember

@@ -12,15 +12,16 @@ from conserve_sglang.policy.api import NOTHING_SEEN, Placement, TurnView
 UNBOUNDED_LOCAL_TOKENS = 999_999_999
 
 
-def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> TurnView:
-    """A turn as the policy sees it now; notes on the turn how much room that is."""
+def turn_view(turn: Turn, bookings: Bookings, output_room: int) -> TurnView:
+    """A turn as the policy sees it now, with so much room for its answer; notes on the turn how
+    much room that is."""
     conversation = turn.conversation
     pin = bookings.pin_of(conversation)
     resident, cause = conversation.resident_tokens, conversation.cause
     if pin is not None and pin.intake == 0:  # to the policy as if it were lost, but nothing is yet
         resident, cause = 0, pin.closed_for
         pin = None
-    turn.needed_tokens = _needed_tokens(turn, bookings.ledger, settings)
+    turn.needed_tokens = _needed_tokens(turn, bookings.ledger, output_room)
     return TurnView(
         turn.arrival_number,
         turn.input_tokens,
@@ -32,19 +33,19 @@ def turn_view(turn: Turn, bookings: Bookings, settings: DispatchSettings) -> Tur
     )
 
 
-def _needed_tokens(turn: Turn, ledger: KvLedger, settings: DispatchSettings) -> int:
+def _needed_tokens(turn: Turn, ledger: KvLedger, output_room: int) -> int:
     """Input and output room, the latter only as far as the largest pool has it.
 
     A length that was only derived and exceeds every pool is no ground for waiting or making
     room: the turn needs nothing but output room here, and the worker, which counts, decides.
     """
-    needed = turn.input_tokens + settings.reserve_output_tokens
+    needed = turn.input_tokens + output_room
     largest = ledger.largest_pool
     if needed <= largest or largest == 0:
         return needed
     if turn.is_exact or turn.input_tokens <= largest:
         return max(turn.input_tokens, largest)
-    return settings.reserve_output_tokens
+    return output_room
 
 
 def local_limits(

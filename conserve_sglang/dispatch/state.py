@@ -60,7 +60,8 @@ class TenantAccount:
 class Conversation:
     """A live conversation.
 
-    `decoder` with `decoder_epoch` is the pin; a pin of an older epoch is void. `opener` is the
+    `decoder` with `decoder_epoch` is the pin; a pin of an older epoch is void. `headroom_tokens`
+    are kept for its next turn there. `opener` is the
     turn that is bringing the conversation's KV to its decoder; turns that arrive meanwhile are
     `held`. `cause` is why the next turn needs a phase 1. `prompt_tokens` is the prompt of the
     last turn that was answered whole, 0 before there is one. `history`: what it has shown of
@@ -73,6 +74,7 @@ class Conversation:
     decoder: WorkerState | None = None
     decoder_epoch: int = 0
     resident_tokens: int = 0
+    headroom_tokens: int = 0
     prompt_tokens: int = 0
     cause: PhaseOneCause | None = None
     opener: "Turn | None" = None
@@ -99,6 +101,7 @@ class Turn:
 
     Of a turn that goes on after its decoder was lost, `input_tokens` includes the
     `output_tokens` its client has already, and `cause` is why it needs a phase 1 of its own.
+    `rank` orders it among its tenant's: its arrival number, more once it was put behind others.
     `pending_tokens` are those to be prefilled, on the prefiller or else on the decoder;
     `line_tokens` what it counts for in the waiting line. `prefill_s` is what `prefill_tokens`
     of it took to prefill, once the first token is out at `first_token_at_s`.
@@ -111,6 +114,8 @@ class Turn:
     input_tokens: int
     is_exact: bool
     deadline_at_s: float
+    rank: int
+    arrived_at_s: float
     decoder: WorkerState | None = None
     decoder_epoch: int = 0
     prefiller: WorkerState | None = None

@@ -217,7 +217,11 @@ Answer = Placement | Defer | Reject
 
 
 class PlacementPolicy(Protocol):
-    """Answers where one turn runs."""
+    """Answers where one turn runs.
+
+    One that has an attribute `retention` (see `policy.retention`) also says how much room
+    conversations are kept, and for how long.
+    """
 
     def place(self, turn: TurnView, cluster: ClusterView) -> Answer:
         """Place, defer or reject one turn; must be a pure function of its arguments."""

@@ -17,17 +17,19 @@ from conserve_sglang.policy.api import (
     TurnView,
 )
 from conserve_sglang.policy.parts import fits, phase_one, reason_of, tbt_with_one_more
+from conserve_sglang.policy.retention import BY_HISTORY, CONSTANT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackParams:
     """`tbt_target_s`: the time between two tokens that answers must keep to, in the mean of one
-    decoder. `margin`: the part of it that packing may use. `max_local_append_tokens` as for
-    `conserve`."""
+    decoder. `margin`: the part of it that packing may use. `max_local_append_tokens` and
+    `by_history` as for `work-conserving`."""
 
     tbt_target_s: float = 0.05
     margin: float = 0.8
     max_local_append_tokens: int = 2048
+    by_history: bool = True
 
     def __post_init__(self) -> None:
         if self.tbt_target_s <= 0:
@@ -42,11 +44,12 @@ class ConservePack:
     """`conserve`, but onto the fullest decoder that keeps its target; without one, onto the
     decoder expected to be fastest."""
 
-    __slots__ = ("_bound_s", "_max_append")
+    __slots__ = ("_bound_s", "_max_append", "retention")
 
     def __init__(self, params: PackParams) -> None:
         self._bound_s = params.tbt_target_s * params.margin
         self._max_append = params.max_local_append_tokens
+        self.retention = BY_HISTORY if params.by_history else CONSTANT
 
     def place(self, turn: TurnView, cluster: ClusterView) -> Answer:
         """Place one turn; see the class."""

@@ -4,7 +4,7 @@ Whether a phase 1 goes to a prefiller or is *spilled*, that is prefilled by the 
 decode it, is a comparison of two times, both made of what was observed:
 
     what a spill saves    the turn's own wait for the prefiller, and one prefill less before each
-                          turn that waits behind it
+                          turn that waits behind it and that the decoders have room for
     what it costs         a stall of one prefill for each turn that the decoder is decoding, and
                           the turn's own wait for prefills there
 
@@ -36,32 +36,42 @@ from conserve_sglang.policy.parts import (
     reason_of,
     tbt_with_one_more,
 )
+from conserve_sglang.policy.retention import BY_HISTORY, CONSTANT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkConservingParams:
     """`max_local_append_tokens`: shorter appends are always prefilled on the decoder.
     `stall_weight`: how much more a second of stalled answers counts than a second waited for the
-    first token; at 1 a spill must save as much as it costs."""
+    first token; at 1 a spill must save as much as it costs. `by_history`: each conversation is
+    kept the room, and for the time, that it has shown to need (`policy.retention`).
+    `late_after_s`: a turn 1 that has waited longer goes behind its tenant's others, which may still
+    be in time; None: first come, first served."""
 
     max_local_append_tokens: int = 2048
     stall_weight: float = 1.0
+    by_history: bool = True
+    late_after_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_local_append_tokens < 1:
             raise ValueError("max_local_append_tokens must be at least 1")
         if self.stall_weight <= 0:
             raise ValueError("stall_weight must be positive")
+        if self.late_after_s is not None and self.late_after_s <= 0:
+            raise ValueError("late_after_s must be positive, or None")
 
 
 class WorkConserving:
     """`conserve`, but a phase 1 is spilled to a decoder when that saves more than it costs."""
 
-    __slots__ = ("_max_append", "_stall_weight")
+    __slots__ = ("_max_append", "_stall_weight", "late_after_s", "retention")
 
     def __init__(self, params: WorkConservingParams) -> None:
         self._max_append = params.max_local_append_tokens
         self._stall_weight = params.stall_weight
+        self.late_after_s = inf if params.late_after_s is None else params.late_after_s
+        self.retention = BY_HISTORY if params.by_history else CONSTANT
 
     def place(self, turn: TurnView, cluster: ClusterView) -> Answer:
         """Place one turn; see the class."""
@@ -77,19 +87,23 @@ class WorkConserving:
         if kept is not None:
             return kept
         answer = phase_one(turn, cluster, reason_of(cause), keeps_kv=True)
+        if isinstance(answer, Defer) and answer.reason is DeferReason.NO_KV_ROOM:
+            return self._squeezed(turn, cluster) or answer
         if isinstance(answer, Placement):
             where = answer.prefiller
         elif isinstance(answer, Defer) and answer.reason is DeferReason.PREFILL_BACKLOG:
             where = cluster.least_backlog_prefiller()
         else:
             return answer
-        if where is None:
-            return answer
-        spilled = self._spilled(turn, cluster, where)
+        spilled = None if where is None else self._spilled(turn, cluster, where)
         return answer if spilled is None else spilled
 
     def _kept(self, turn: TurnView, cluster: ClusterView) -> Placement | None:
         """The turn on a prefiller that prefills and decodes it: not on real servers."""
+        return None
+
+    def _squeezed(self, turn: TurnView, cluster: ClusterView) -> Placement | None:
+        """The same, where no decoder has room."""
         return None
 
     def _spilled(
@@ -99,7 +113,9 @@ class WorkConserving:
         if rate is None:
             return None
         own_s = turn.new_tokens * rate
-        saved_s = cluster.pending_tokens(prefiller) * rate + cluster.num_waiting() * own_s
+        wait_s = cluster.pending_tokens(prefiller) * rate
+        stall_s = self._stall_weight * own_s * cluster.num_running(prefiller)
+        saved_s = wait_s + stall_s + own_s * _num_helped(turn, cluster)
         if saved_s <= 0:
             return None
         decoder, cost_s = self._least_stalled(turn, cluster, prefiller)
@@ -154,3 +170,26 @@ class WorkConservingTails(WorkConserving):
         if not idle and tbt_with_one_more(cluster, prefiller) >= there:
             return None
         return Placement(prefiller, None, PlacementReason.KEPT_ON_PREFILLER, True)
+
+    def _squeezed(self, turn: TurnView, cluster: ClusterView) -> Placement | None:
+        able = [
+            each
+            for each in cluster.workers(Role.PREFILL)
+            if turn.needed_tokens <= cluster.free_tokens(each)
+            and cluster.pending_tokens(each) <= turn.input_tokens
+        ]
+        if not able:
+            return None
+        least = min(able, key=cluster.pending_tokens)
+        return Placement(least, None, PlacementReason.KEPT_ON_PREFILLER, True)
+
+
+def _num_helped(turn: TurnView, cluster: ClusterView) -> int:
+    """How many of the turns that wait behind have one prefill less before them, if this one is
+    prefilled elsewhere: as many as the decoders have room for beside it. The others wait for that.
+    """
+    waiting = cluster.num_waiting()
+    if not waiting:
+        return 0
+    room = sum(cluster.free_tokens(each) for each in cluster.workers(Role.DECODE))
+    return min(waiting, max(0, room // max(1, turn.needed_tokens) - 1))

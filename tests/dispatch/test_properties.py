@@ -39,7 +39,7 @@ from conserve_sglang.dispatch import (
     WorkerUp,
     validate,
 )
-from conserve_sglang.policy import POLICIES, make_policy
+from conserve_sglang.policy import POLICIES, PlacementPolicy, make_policy
 from tests.builders import a_worker
 
 WORKERS = ("p0", "p1", "d0", "d1", "d2")
@@ -59,6 +59,12 @@ SETTINGS = DispatchSettings(
 
 
 TENANTS = (TenantId("a"), TenantId("b"), TenantId("c"))
+
+
+def a_policy(name: str) -> PlacementPolicy:
+    """A policy whose turns may be late, where it has that."""
+    may_be_late = name.startswith("work-conserving")
+    return make_policy(PolicyChoice(name=name, params={"late_after_s": 20} if may_be_late else {}))
 
 
 class Step(NamedTuple):
@@ -90,7 +96,7 @@ class World:
     """Plays steps against a dispatcher as a faithful executor would, and keeps count."""
 
     def __init__(self, policy: str) -> None:
-        self.dispatcher = Dispatcher(make_policy(PolicyChoice(name=policy, params={})), SETTINGS)
+        self.dispatcher = Dispatcher(a_policy(policy), SETTINGS)
         self.now = 0.0
         self.log: list[tuple[Event, float, list[Command]]] = []
         self.sent: dict[TurnId, SendTurn] = {}
@@ -342,7 +348,7 @@ def test_same_events_same_commands(script: list[Step], policy: str) -> None:
     world = World(policy)
     for step in script:
         world.play(step)
-    again = Dispatcher(make_policy(PolicyChoice(name=policy, params={})), SETTINGS)
+    again = Dispatcher(a_policy(policy), SETTINGS)
     for event, now, commands in world.log:
         assert again.handle(event, now) == commands
 

@@ -71,6 +71,7 @@ BAD_PARAMS = [
     ("colocated", "choose", "any"),
     ("work-conserving", "max_local_append_tokens", 0),
     ("work-conserving", "stall_weight", 0),
+    ("work-conserving", "late_after_s", 0),
     ("conserve-pack", "tbt_target_s", 0),
     ("conserve-pack", "margin", 0),
     ("conserve-pack", "max_local_append_tokens", 0),

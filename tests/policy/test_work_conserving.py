@@ -36,6 +36,9 @@ def test_a_spill_must_save_more_than_it_stalls() -> None:
     assert ask("work-conserving", FIRST, fuller) == Defer(DeferReason.PREFILL_BACKLOG)
     # Each turn that waits behind is spared one prefill of 0.5 s.
     assert ask("work-conserving", FIRST, replace(fuller, line=(1, 9_000))) == SPILLED_TO_D0
+    # But not if they wait for KV room: there is some for one turn alone.
+    tight = replace(fuller, line=(1, 9_000), free={D0: 10_000, D1: 9_000, P0: 0})
+    assert isinstance(ask("work-conserving", FIRST, tight), Defer)
     assert isinstance(ask("work-conserving", FIRST, behind, stall_weight=2), Defer)
 
 
@@ -119,6 +122,16 @@ def test_a_conversation_stays_on_a_prefiller_that_would_answer_faster() -> None:
         replace(busy, free={D0: 50_000, D1: 90_000, P0: 9_999}),
     ):
         assert ask(name, FIRST, cluster) != kept
+
+
+def test_a_prefiller_with_room_takes_what_no_decoder_has_room_for() -> None:
+    full = replace(IDLE, free={D0: 100, D1: 200, P0: 90_000}, running={D0: 5, D1: 5, P0: 9})
+    kept = Placement(P0, None, PlacementReason.KEPT_ON_PREFILLER, True)
+    full = replace(full, paces={P0: Pace(0.5, 9)})
+    assert ask("work-conserving-tails", FIRST, full) == kept
+    assert ask("work-conserving", FIRST, full) == Defer(DeferReason.NO_KV_ROOM)
+    queued = replace(full, pending={P0: 10_001})
+    assert ask("work-conserving-tails", FIRST, queued) == Defer(DeferReason.NO_KV_ROOM)
 
 
 def test_a_large_append_stays_on_the_prefiller_that_has_the_conversation() -> None:
