@@ -1,5 +1,6 @@
 """conserve-sglang caps: power caps and SM clocks of a tier map's GPUs, planned, held, put back."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -81,3 +82,20 @@ def restore(
         is_fine = run_restore(is_forced=is_forced, as_json=as_json)
     if not is_fine:
         raise typer.Exit(3)
+
+
+@app.command()
+def replay(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="The power controller's log.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Play a log of the power controller through its law again; exit code 1 where it differs."""
+    from conserve_sglang.energy.control_log import replay as play_again
+
+    from .caps_view import print_replay
+
+    with clean_failure():
+        count, differing = play_again(log)
+    print_replay(count, differing, as_json=as_json)
+    if differing:
+        raise typer.Exit(1)

@@ -3,11 +3,14 @@
 import json
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
 from conserve_sglang.energy.cap_records import CapRecords
+from conserve_sglang.energy.control_log import Difference
 from conserve_sglang.energy.holder import restore_all
 from conserve_sglang.energy.knobs import Knobs
 from conserve_sglang.launcher.caps import CapsShown
@@ -81,3 +84,26 @@ def run_restore(*, is_forced: bool, as_json: bool) -> bool:
         mark = "ok  " if each.is_restored else "FAIL"
         typer.echo(f"{mark} GPU {each.index} ({each.uuid}): {each.message}")
     return all(each.is_restored for each in done)
+
+
+def print_replay(count: int, differing: Sequence[Difference], *, as_json: bool) -> None:
+    """How many periods were played, and those in which the law moves otherwise today."""
+    if as_json:
+        document = {"periods": count, "differences": [asdict(each) for each in differing]}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    for each in differing:
+        typer.echo(f"line {each.number}, {each.at_s:.1f} s: logged {_shown(each.logged)}")
+        typer.echo(f"{'':>8}now {_shown(each.replayed)}")
+    what = "the same moves" if not differing else f"{len(differing)} with other moves"
+    typer.echo(f"{count} periods: {what}")
+
+
+def _shown(moves: Sequence[Mapping[str, Any]]) -> str:
+    said = [
+        f"{move['tier']} {move['before_w']:g} -> {move['after_w']:g} W ({move['reason']})"
+        if move["kind"] == "cap"
+        else f"turns {move['before']} -> {move['after']} ({move['reason']})"
+        for move in moves
+    ]
+    return ", ".join(said) or "nothing"
