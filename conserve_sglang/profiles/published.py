@@ -94,13 +94,13 @@ def a40_qwen3_0_6b(cap_w: int = 300) -> Profile:
             DecodePoint(
                 batch=batch,
                 kv_tokens=tokens,
-                step_s=round(_decode_s(batch, tokens), 8),
+                step_s=round(_decode_s(batch, tokens), 12),
                 watts=watts(estimator.decode(batch, tokens)),
             )
             for batch, tokens in _decodes()
         ),
         transfer=tuple(
-            TransferPoint(tokens=tokens, seconds=round(_move_s(tokens), 8)) for tokens in _MOVED
+            TransferPoint(tokens=tokens, seconds=round(_move_s(tokens), 12)) for tokens in _MOVED
         ),
     )
 
@@ -138,7 +138,7 @@ def _prefills(seconds: tuple[float, ...]) -> Iterator[tuple[int, int, float]]:
             context = cached + new
             if context <= PREFILL_TOKENS[-1]:
                 added = uncached_s(context, seconds) - uncached_s(cached, seconds)
-                yield new, cached, round(max(added, _hit_s(context)), 8)
+                yield new, cached, round(max(added, _hit_s(context)), 12)
 
 
 def _decodes() -> Iterator[tuple[int, int]]:

@@ -4,14 +4,15 @@ from conserve_sglang.sim.alone import Alone, alone
 from conserve_sglang.sim.decode_log import GapRun, gap_percentile_s, mean_gap_s
 from conserve_sglang.sim.driver import Deployment, Simulation
 from conserve_sglang.sim.from_tier_map import deployment_of, unit_costs_of
-from conserve_sglang.sim.perf_model import (
+from conserve_sglang.sim.perf_model import PerfModel, PowerModel
+from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
+from conserve_sglang.sim.summary import Figures, Summary, Tally, summary_of
+from conserve_sglang.sim.view import (
     A40_QWEN3_0_6B,
     A40_QWEN3_0_6B_200W,
     PERF_MODELS,
-    PerfModel,
+    perf_model_of,
 )
-from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
-from conserve_sglang.sim.summary import Figures, Summary, Tally, summary_of
 from conserve_sglang.sim.worker import SimWorkerSpec
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "GapRun",
     "Outcome",
     "PerfModel",
+    "PowerModel",
     "SimWorkerSpec",
     "Simulation",
     "Summary",
@@ -34,6 +36,7 @@ __all__ = [
     "deployment_of",
     "gap_percentile_s",
     "mean_gap_s",
+    "perf_model_of",
     "summary_of",
     "unit_costs_of",
 ]

@@ -6,7 +6,8 @@ from conserve_sglang.core.worker import WorkerSpec
 from conserve_sglang.dispatch import dispatch_settings
 from conserve_sglang.policy import make_policy
 from conserve_sglang.sim.driver import Deployment
-from conserve_sglang.sim.perf_model import A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W, PerfModel
+from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.sim.view import A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W
 from conserve_sglang.sim.worker import SimWorkerSpec
 
 CAPPED_W = 200

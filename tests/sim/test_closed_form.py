@@ -85,7 +85,7 @@ def test_transfers_to_one_decoder_wait_for_each_other() -> None:
     plans = [a_plan(name, (65_536, 2)) for name in "ab"]
     records = play(a_deployment("p0", "p1", "d0", chunk_tokens=65_536), plans)
     busy_s = PERF.transfer_occupancy(65_536)
-    first = 6.8771 + busy_s + 5.27e-3
+    first = 6.8771 + busy_s + PERF.transfer_latency(65_536)
     assert records["a"].ttfet_s == pytest.approx(first)
     # It arrives while the first one decodes, and joins at the end of that step.
     assert first + busy_s <= records["b"].ttfet_s <= first + busy_s + 0.03

@@ -38,13 +38,24 @@ def test_the_fewest_steps_that_last_so_long(seconds: float) -> None:
     assert steps == 1 or run_length(steps - 1, 0.0123, 2e-6) < seconds
 
 
-def test_every_parameter_group_names_its_source() -> None:
+def test_every_model_names_its_sources() -> None:
     for perf in PERF_MODELS.values():
-        assert set(perf.sources) == {"decode", "prefill", "append", "transfer"}
+        assert "published: arXiv 2606.01839" in perf.sources["times"]
+        assert perf.sources["watts"].startswith("estimated: ")
+        assert perf.is_estimated
 
 
-def test_a_prefill_table_must_ascend() -> None:
-    with pytest.raises(ValueError, match="must ascend"):
+def test_the_published_lines_come_back_from_the_profiles_points() -> None:
+    perf = A40_QWEN3_0_6B
+    assert perf.decode_step_s == pytest.approx(12.27e-3)
+    assert perf.decode_s_per_request == pytest.approx(24.1e-6)
+    assert perf.decode_s_per_kv_token == pytest.approx(0.138e-6)
+    assert perf.append_share == 0
+    assert perf.errors["decode"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_prefill_table_must_not_fall() -> None:
+    with pytest.raises(ValueError, match="must not fall"):
         replace(A40_QWEN3_0_6B, prefill_s=tuple(reversed(A40_QWEN3_0_6B.prefill_s)))
     with pytest.raises(ValueError, match="a time for each length"):
         replace(A40_QWEN3_0_6B, prefill_s=(1.0,))
