@@ -124,6 +124,8 @@ class SimWorker:
         """A turn's KV has left this prefiller, which keeps it as a cache."""
         keep = run.input_tokens if self._keeps_prompts else 0
         self.pool.give_back(run.conversation_id, run.input_tokens, keep)
+        if self._wants_room:
+            self._give_room(now)
         if self._waiting:
             self._look_up(now)
 
