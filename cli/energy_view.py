@@ -16,11 +16,13 @@ def print_survey(found: Survey, *, as_json: bool) -> None:
         typer.echo(json.dumps(_plain(found)))
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("device", "counter", "every", "now", "limit", "range", "measured"):
+    for title in ("device", "counter", "every", "now", "limit", "range", "used"):
         table.add_column(title)
     for one in found.devices:
         table.add_row(*_row(one))
     Console().print(table)
+    for problem in found.problems:
+        typer.echo(f"Not read: {problem}")
     able = "may" if found.may_set else "may not (no CAP_SYS_ADMIN)"
     typer.echo(f"This process {able} set power limits and clocks; nothing was set.")
 
@@ -31,16 +33,19 @@ def _row(one: Surveyed) -> tuple[str, ...]:
         f"{one.device.name}\n{one.device.device_id}",
         f"{reading.source}\n({reading.origin.value})",
         "unknown" if reading.period_s is None else f"{1e3 * reading.period_s:.0f} ms",
-        "-" if reading.watts is None else f"{reading.watts:.1f} W",
+        "-" if reading.watts is None else f"{reading.watts:.1f} W\n({reading.origin.value})",
         "-" if limits is None else f"{limits.enforced_w:.0f} W",
         "-" if limits is None else f"{limits.least_w:.0f}-{limits.most_w:.0f} W",
-        "-" if used is None else f"{used.joules:.1f} J in {used.seconds:.1f} s",
+        "-"
+        if used is None
+        else f"{used.joules:.1f} J in {used.seconds:.1f} s\n({used.origin.value})",
     )
 
 
 def _plain(found: Survey) -> dict[str, Any]:
     return {
         "may_set": found.may_set,
+        "problems": list(found.problems),
         "devices": [
             {
                 "id": one.device.device_id,

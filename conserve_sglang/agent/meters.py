@@ -47,7 +47,12 @@ def meter_of(here: Here) -> Metered:
     }
     if here.settings.meter == "model":
         return _modelled(here, profiles, predictors)
-    meter = open_meter(here.settings.meter, recording=here.settings.recording)
+    meter = open_meter(
+        here.settings.meter,
+        recording=here.settings.recording,
+        with_gpus=bool(here.gpu_ids()),
+        with_cpus=any(here.tier_of(worker).is_cpu for worker in here.workers),
+    )
     try:
         users = _users(here, meter)
     except MeterError:

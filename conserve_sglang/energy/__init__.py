@@ -3,6 +3,7 @@
 from conserve_sglang.energy.meter import Device, Kind, Meter, Origin, Reading, Window
 from conserve_sglang.energy.nvml import NvmlMeter
 from conserve_sglang.energy.replay import ReplayMeter
+from conserve_sglang.energy.zeus import ZeusMeter
 
 __all__ = [
     "Device",
@@ -13,4 +14,5 @@ __all__ = [
     "Reading",
     "ReplayMeter",
     "Window",
+    "ZeusMeter",
 ]

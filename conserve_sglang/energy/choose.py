@@ -1,25 +1,73 @@
 """Which meter a machine is read with."""
 
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from conserve_sglang.core.errors import MeterError
-from conserve_sglang.energy.meter import Meter
+from conserve_sglang.energy.meter import Device, Kind, Meter
+from conserve_sglang.energy.model import ModelMeter
 from conserve_sglang.energy.nvml import NvmlMeter
 from conserve_sglang.energy.replay import ReplayMeter
+from conserve_sglang.energy.zeus import ZeusMeter
+from conserve_sglang.profiles import open_profile, shipped_profiles
 
-CHOICES = ("auto", "nvml", "replay")
+CHOICES = ("auto", "zeus", "nvml", "replay")
+_NO_METER = (
+    "Nothing on this machine tells its energy: {why} Where nothing measures, the model meter and"
+    " profiles give modelled numbers (energy.meter: model in the tier map)."
+)
 
 
-def open_meter(choice: str = "auto", *, recording: str | None = None) -> Meter:
-    """The meter of that name. Raises MeterError where it cannot read anything.
+def open_meter(
+    choice: str = "auto",
+    *,
+    recording: str | None = None,
+    with_gpus: bool = True,
+    with_cpus: bool = True,
+) -> Meter:
+    """The meter of that name, for GPUs, for CPU packages and their memory, or for both.
 
-    A `ModelMeter` is not among them: it is made of profiles, not of what a machine has.
+    `auto`: zeus where it is installed, else, or where it finds nothing, NVML. Never a model: that
+    is made of profiles, and has to be asked for. Raises MeterError where nothing can be read.
     """
     if choice == "replay":
         if recording is None:
             raise MeterError("The replay meter needs a recording.")
         return ReplayMeter.from_file(Path(recording), time.monotonic)
-    if choice in ("auto", "nvml"):
+    if choice not in CHOICES:
+        raise MeterError(f"There is no meter {choice!r} here; there are {', '.join(CHOICES)}.")
+
+    def zeus() -> Meter:
+        return ZeusMeter(with_gpus=with_gpus, with_cpus=with_cpus)
+
+    if choice == "zeus":
+        return zeus()
+    if choice == "nvml":
         return NvmlMeter()
-    raise MeterError(f"There is no meter {choice!r} here; there are {', '.join(CHOICES)}.")
+    found: list[Callable[[], Meter]] = [zeus] if find_spec("zeus") is not None else []
+    return _first([*found, NvmlMeter] if with_gpus else found)
+
+
+def modelled_device(profile: str | None) -> ModelMeter:
+    """One device that a profile stands for, with nothing running on it."""
+    if profile is None:
+        raise MeterError(
+            "The model meter needs a profile; there are: " + ", ".join(shipped_profiles()) + "."
+        )
+    known = open_profile(profile)
+    device = Device(device_id=f"model-{known.name}", kind=Kind.GPU, name=f"{known.gpu}, modelled")
+    return ModelMeter([(device, known)])
+
+
+def _first(meters: list[Callable[[], Meter]]) -> Meter:
+    problems = []
+    for open_one in meters:
+        try:
+            return open_one()
+        except MeterError as error:
+            problems.append(str(error))
+    if not problems:
+        problems.append("CPU packages are read through zeus, and it is not installed.")
+    raise MeterError(_NO_METER.format(why=" ".join(problems)))

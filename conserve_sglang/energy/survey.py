@@ -1,11 +1,15 @@
 """What can be measured on this machine, and what may be set."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from conserve_sglang.energy.meter import Device, Reading, Window, windows
+from conserve_sglang.core.errors import MeterError
+from conserve_sglang.energy.choose import open_meter
+from conserve_sglang.energy.meter import Device, Meter, Reading, Window, windows
 from conserve_sglang.energy.nvml import NvmlMeter, PowerLimits
+from conserve_sglang.energy.zeus import ZeusMeter
 
 _CAP_SYS_ADMIN = 21
 
@@ -22,40 +26,64 @@ class Surveyed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The devices, and whether this process may set power limits and clocks."""
+    """The devices, and whether this process may set power limits and clocks.
+
+    `problems` says what else could not be read, and why.
+    """
 
     devices: tuple[Surveyed, ...]
     may_set: bool
+    problems: tuple[str, ...] = ()
 
 
-def survey(seconds: float = 0.0) -> Survey:
-    """Look at every GPU; with `seconds` also measure for so long. Only reads, and blocks.
+def survey(meter: Meter | None = None, seconds: float = 0.0) -> Survey:
+    """Look at every device of a meter, by default all there are; it is closed.
 
-    Raises `MeterError` where there is nothing to measure.
+    With `seconds` also measure for so long. Only reads, and blocks. Raises `MeterError` where there
+    is nothing to measure.
     """
-    meter = NvmlMeter()
+    meter = open_meter() if meter is None else meter
     try:
-        meter.measure_periods()
+        if isinstance(meter, NvmlMeter | ZeusMeter):
+            meter.measure_periods()
         before = meter.read()
         if seconds:
             time.sleep(seconds)
         after = meter.read()
         used = windows(before, after) if seconds else {}
-        limits = meter.limits()
+        limits = _limits(meter)
         return Survey(
             devices=tuple(
                 Surveyed(
                     device=device,
                     reading=after[device.device_id],
-                    limits=limits[device.device_id],
+                    limits=limits.get(device.device_id),
                     used=used.get(device.device_id),
                 )
                 for device in meter.devices()
+                if device.device_id in after
             ),
             may_set=may_set(),
+            problems=tuple(meter.problems) if isinstance(meter, ZeusMeter) else (),
         )
     finally:
         meter.close()
+
+
+def _limits(meter: Meter) -> Mapping[str, PowerLimits | None]:
+    """Power limits are NVML's to tell, whatever the energy is read through."""
+    if isinstance(meter, NvmlMeter):
+        return meter.limits()
+    if not isinstance(meter, ZeusMeter):
+        return {}
+    try:
+        nvml = NvmlMeter()
+    except MeterError:
+        return {}
+    try:
+        return nvml.limits()
+    finally:
+        nvml.close()
 
 
 def may_set(status: Path = Path("/proc/self/status")) -> bool:

@@ -1,0 +1,75 @@
+"""Which meter is taken, and what is said where there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from conserve_sglang.core.errors import MeterError
+from conserve_sglang.energy import choose
+from conserve_sglang.energy.choose import modelled_device, open_meter
+from conserve_sglang.energy.meter import Origin
+from conserve_sglang.energy.replay import ReplayMeter
+from tests.cli.conftest import RunCli, run_cli
+
+__all__ = ["run_cli"]
+
+ROWS = """at_s,device_id,kind,name,joules,watts,source
+0,g0,gpu,A GPU,0,50,a counter
+9,g0,gpu,A GPU,450,50,a counter
+"""
+
+
+def test_replay_needs_its_recording(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(ROWS)
+    assert isinstance(open_meter("replay", recording=str(tmp_path / "r.csv")), ReplayMeter)
+    with pytest.raises(MeterError, match="needs a recording"):
+        open_meter("replay")
+
+
+def test_unknown_meter_is_named_with_those_there_are() -> None:
+    with pytest.raises(MeterError, match=r"no meter 'watt' here; there are auto, zeus, nvml"):
+        open_meter("watt")
+
+
+def test_auto_takes_the_first_that_reads_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise MeterError("zeus has nothing.")
+
+    monkeypatch.setattr(choose, "ZeusMeter", fails)
+    monkeypatch.setattr(choose, "find_spec", lambda name: object())
+    nvml = modelled_device("l4-qwen3-0.6b")  # any meter will do
+    monkeypatch.setattr(choose, "NvmlMeter", lambda: nvml)
+    assert open_meter("auto") is nvml
+
+
+def test_auto_says_all_that_was_tried_and_offers_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise MeterError("zeus has nothing.")
+
+    monkeypatch.setattr(choose, "ZeusMeter", fails)
+    monkeypatch.setattr(choose, "find_spec", lambda name: object())
+    with pytest.raises(MeterError, match=r"zeus has nothing\..*energy\.meter: model"):
+        open_meter("auto", with_gpus=False)
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    with pytest.raises(MeterError, match=r"zeus, and it is not installed"):
+        open_meter("auto", with_gpus=False)
+
+
+def test_modelled_device_is_idle_and_says_what_it_is() -> None:
+    (reading,) = modelled_device("a40-qwen3-0.6b-300w").read().values()
+    assert reading.origin is Origin.MODELLED
+    with pytest.raises(MeterError, match="needs a profile; there are: a100"):
+        modelled_device(None)
+
+
+def test_command_never_prints_a_modelled_number_without_the_word(run_cli: RunCli) -> None:
+    asked = ("energy", "--meter", "model", "--profile", "l4-qwen3-0.6b", "--seconds", "0.2")
+    out = run_cli(*asked).out
+    assert out.count("modelled") >= 4  # the device, its counter, its power, what it used
+    assert "measured" not in out
+
+
+def test_command_plays_a_recording(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(ROWS)
+    out = run_cli("energy", "--meter", "replay", "--recording", tmp_path / "r.csv").out
+    assert "recorded: a counter" in out
