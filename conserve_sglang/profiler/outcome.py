@@ -1,0 +1,56 @@
+"""What measuring one point gave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from conserve_sglang.profiler.point import Point
+from conserve_sglang.profiler.stopping import estimate
+
+Clock = Literal["scheduler", "client"]
+"""Whose clock: the worker's scheduler's, or the asking client's, with HTTP and tokenizer in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One point as measured, or why it could not be.
+
+    `seconds` is the median of the repeats: a prefill of the whole batch, one decode step, one
+    transfer. `watts` is the mean power of one device meanwhile. `kv_tokens` is what a decode batch
+    really held at the mean. `took_s` is what measuring it cost.
+    """
+
+    point: Point
+    took_s: float
+    seconds: float | None = None
+    rel_ci: float | None = None
+    num_repeats: int = 0
+    watts: float | None = None
+    clock: Clock = "scheduler"
+    kv_tokens: int | None = None
+    failure: str | None = None
+
+
+def outcome_of(  # noqa: PLR0913 - the parts of one value
+    point: Point,
+    repeats: Sequence[float],
+    took_s: float,
+    *,
+    clock: Clock,
+    watts: float | None = None,
+    kv_tokens: int | None = None,
+) -> Outcome:
+    """The outcome of some repeats; a failure without any."""
+    if not repeats:
+        return Outcome(point=point, took_s=took_s, failure="no repeat of it was valid")
+    found = estimate(repeats)
+    return Outcome(
+        point=point,
+        took_s=took_s,
+        seconds=found.value,
+        rel_ci=found.rel_ci,
+        num_repeats=found.num_repeats,
+        watts=watts,
+        clock=clock,
+        kv_tokens=kv_tokens,
+    )
