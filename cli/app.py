@@ -11,6 +11,7 @@ from . import (
     energy,
     keys,
     launch,
+    profile,
     profiles,
     route,
     simulate,
@@ -36,6 +37,7 @@ app.command()(dashboards.dashboards)
 app.command()(top.top)
 app.command()(energy.energy)
 app.add_typer(caps.app, name="caps")
+app.command()(profile.profile)
 app.add_typer(keys.app, name="keys")
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(tiers.app, name="tiers")

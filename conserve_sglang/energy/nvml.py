@@ -76,6 +76,10 @@ class NvmlMeter:
         """Each GPU's power limits; None where it has none."""
         return {gpu.device.device_id: self._limits(gpu) for gpu in self._gpus}
 
+    def driver_version(self) -> str:
+        """The driver's, as it tells it."""
+        return str(self._nvml.nvmlSystemGetDriverVersion())
+
     def measure_periods(self, steps: int = 5, timeout_s: float = 3.0) -> None:
         """Watch how often each counter changes: the median of `steps` gaps. Blocks meanwhile."""
         for gpu in self._gpus:

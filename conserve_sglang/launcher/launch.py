@@ -79,7 +79,7 @@ def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:
     worker_api_key(tier_map.router)  # here only to say at once that it is not there
     key = admin_key(tier_map.router)
     check(plan, tier_map)
-    _make_room_for_logs(plan, options.log_dir)
+    make_room_for_logs(plan, options.log_dir)
     asked = caps_here(tier_map, options.host)
     if asked and not options.with_caps:
         report(Progress(step=Step.NOTICE, message="the tier map's caps are not set: --no-caps"))
@@ -106,7 +106,7 @@ async def _supervise(
     await supervisor.run()
 
 
-def _make_room_for_logs(plan: LaunchPlan, log_dir: Path) -> None:
+def make_room_for_logs(plan: LaunchPlan, log_dir: Path) -> None:
     """Each launch begins its logs anew; a restart within it appends."""
     try:
         log_dir.mkdir(parents=True, exist_ok=True)

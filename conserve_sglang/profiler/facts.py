@@ -24,9 +24,7 @@ def context_tokens(model: Path) -> int:
     return int(_config(model).get("max_position_embeddings") or _UNKNOWN_CONTEXT)
 
 
-def setup_of(
-    tier_map: TierMap, tier: Tier, infos: Iterable[Mapping[str, Any]], power_cap_w: float | None
-) -> dict[str, str]:
+def setup_of(tier_map: TierMap, tier: Tier, infos: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """What two runs must have in common for their points to be of one profile."""
     told = list(infos)
     first = told[0] if told else {}
@@ -34,7 +32,7 @@ def setup_of(
         "gpu": tier.gpu,
         "model": tier_map.model.served_name,
         "tp": str(tier.tp),
-        "power_cap_w": "none" if power_cap_w is None else f"{power_cap_w:g}",
+        "power_cap_w": "none" if tier.power_cap_w is None else f"{tier.power_cap_w:g}",
         "sm_clock_mhz": "none" if tier.sm_clock_mhz is None else str(tier.sm_clock_mhz),
         "engine_version": str(first.get("version") or "unknown"),
         "dtype": dtype_of(first),

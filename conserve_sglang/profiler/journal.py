@@ -97,7 +97,8 @@ class Journal:
             self.outcomes = [_outcome(line) for line in lines[1:-1]]
         except msgspec.MsgspecError as error:
             raise ConfigError(
-                f"{self._path} is no journal of points ({error}); remove it, or choose another --out"
+                f"{self._path} is no journal of points ({error}); remove it, or choose another"
+                " --out"
             ) from error
         if lines[-1]:  # cut off in the middle of a line: that point is measured again
             with self._path.open("r+b") as file:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from conserve_sglang.profiler.grid import DECODE_ROOM
 from conserve_sglang.profiler.outcome import Clock, Outcome, outcome_of
@@ -113,7 +114,7 @@ def _steady_part(probe: Reply, others: Sequence[Reply], prompt_tokens: int) -> R
     ticks = [tick for tick in probe.ticks if begin_s <= tick[0] <= end_s]
     gaps = [
         ((after[0] - before[0]) / (after[1] - before[1]), after[1] - before[1])
-        for before, after in zip(ticks, ticks[1:], strict=False)
+        for before, after in pairwise(ticks)
         if after[1] > before[1]
     ]
     steps = [gap for gap, count in gaps for _ in range(count)]

@@ -1,8 +1,8 @@
 """Measures moving KV from a prefiller to a decoder that has nothing of it yet.
 
 The prefiller has the prompt cached, so that its KV moves at once and not chunk by chunk behind the
-prefill. A repeat is the time from the scheduler's end of prefill until the prefiller's answer, which
-it gives when the KV has arrived, less the same time of a request whose KV goes nowhere.
+prefill. A repeat is the time from the scheduler's end of prefill until the prefiller's answer,
+which it gives when the KV has arrived, less the same time of a request whose KV goes nowhere.
 """
 
 import asyncio

@@ -31,7 +31,7 @@ class Outcome:
     failure: str | None = None
 
 
-def outcome_of(  # noqa: PLR0913 - the parts of one value
+def outcome_of(
     point: Point,
     repeats: Sequence[float],
     took_s: float,

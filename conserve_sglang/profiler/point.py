@@ -43,10 +43,13 @@ class Point:
         return self.batch * (self.new_tokens + self.cached_tokens) + self.kv_tokens
 
     @property
-    def place(self) -> tuple[float, ...]:
-        """Where it lies in log space, in octaves."""
-        axes = (self.new_tokens, self.cached_tokens, self.batch, self.kv_tokens)
-        return tuple(math.log2(value + 1) for value in axes)
+    def axes(self) -> tuple[float, float]:
+        """Its row and its place there, in octaves: batch and length, or what comes before an
+        append and its length; a decode point's length is the context of one request."""
+        if self.sweep == Sweep.APPEND.value:
+            return math.log2(self.cached_tokens), math.log2(self.new_tokens)
+        length = self.kv_tokens / self.batch if self.kv_tokens else self.new_tokens
+        return math.log2(self.batch), math.log2(length)
 
     def describe(self) -> str:
         """In words, for a progress line."""

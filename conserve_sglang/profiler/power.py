@@ -38,7 +38,7 @@ class _Track:
 
 
 class PowerTrack:
-    """Samples some devices of a meter in a thread; `watts` is their sum over a window.
+    """Samples some devices of a meter in a thread; `watts` is their mean over a window.
 
     `origin` is measured only if every sample was; `source` names the counter.
     """
@@ -69,7 +69,7 @@ class PowerTrack:
             self._meter.close()
 
     def watts(self, begin_s: float, end_s: float) -> float | None:
-        """Mean power of all devices over a window; None if the counters were too slow for it.
+        """Mean power of one device over a window; None if the counters were too slow for it.
 
         Waits for the counters' next steps, a tenth of a second or so. Raises `MeterError` if the
         meter stopped telling.
@@ -82,7 +82,7 @@ class PowerTrack:
         with self._lock:
             found = [track.mean_watts(begin_s, end_s) for track in self._tracks.values()]
         known = [watts for watts in found if watts is not None]
-        return sum(known) if len(known) == len(found) and found else None
+        return sum(known) / len(known) if known and len(known) == len(found) else None
 
     def _has_stepped(self, since_s: float) -> bool:
         with self._lock:
@@ -101,7 +101,9 @@ class PowerTrack:
         with self._lock:
             for name, track in self._tracks.items():
                 if name not in readings:
-                    raise MeterError(f"the meter has no device {name}; it has {', '.join(readings)}")
+                    raise MeterError(
+                        f"the meter has no device {name}; it has {', '.join(readings)}"
+                    )
                 reading = readings[name]
                 track.add(reading.at_s, reading.joules)
                 self.source = reading.source

@@ -33,6 +33,7 @@ class Stand:
     infos: dict[Role, dict[str, Any]]
     limits: Limits
     is_ours: bool
+    kv_bytes_per_token: float | None
 
     def measures(self, power: PowerTrack | None) -> dict[Sweep, Measure]:
         """What can be measured on these workers, by sweep.
@@ -133,26 +134,26 @@ async def look_at(
 ) -> Stand:
     """Ask the workers what they are, and what fits them all."""
     infos = {role: await talker.info() for role, talker in talkers.items()}
+    facts = [await talker.facts() for talker in talkers.values()]
     tier = next((t for t in tier_map.tiers if t.role in talkers), tier_map.tiers[0])
     most = max_batch or (32 if tier.is_cpu else 128)
     told = list(infos.values())
     limits = Limits(
-        kv_capacity_tokens=_least(told, "max_total_num_tokens", "max_total_tokens"),
+        kv_capacity_tokens=min(fact.kv_capacity_tokens for fact in facts),
         context_tokens=min(
             info.get("context_length") or context_tokens(Path(tier_map.model.path)) for info in told
         ),
         chunk_tokens=min(_chunk_tokens(info) for info in told),
         max_batch=min([most, *(info.get("max_running_requests") or most for info in told)]),
     )
-    return Stand(tier=tier, talkers=talkers, infos=infos, limits=limits, is_ours=is_ours)
-
-
-def _least(infos: Sequence[dict[str, Any]], *names: str) -> int:
-    found = [next((info[name] for name in names if info.get(name)), None) for info in infos]
-    known = [int(value) for value in found if value]
-    if len(known) < len(infos) or not known:
-        raise NotCapable(f"GET /server_info tells no {names[0]}: is it SGLang?")
-    return min(known)
+    return Stand(
+        tier=tier,
+        talkers=talkers,
+        infos=infos,
+        limits=limits,
+        is_ours=is_ours,
+        kv_bytes_per_token=facts[0].kv_bytes_per_token,
+    )
 
 
 def _chunk_tokens(info: dict[str, Any]) -> int:

@@ -1,8 +1,8 @@
 """Where a series has become steady.
 
-MSER-5 (White, "An effective truncation heuristic for bias reduction in simulation output", Simulation
-69, 1997; in batches of five as White, Cobb and Spratt, WSC 2000): leave out as much of the beginning
-as makes the standard error of the mean of the rest least, half of it at most. Pure.
+MSER-5 (White, "An effective truncation heuristic for bias reduction in simulation output",
+Simulation 69, 1997; in batches of five as White, Cobb and Spratt, WSC 2000): leave out as much of
+the beginning as makes the standard error of the mean of the rest least, half of it at most. Pure.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,10 @@ def steady_from(series: Sequence[float], batch: int = BATCH) -> int:
 
 
 def typical(series: Sequence[float], batch: int = 8) -> float:
-    """The median of the means of `batch` values each: a gap that was delivered late makes the next
-    one short, and a machine that stutters touches few of the means. Raises ValueError when empty."""
+    """The median of the means of `batch` values each. Raises ValueError when empty.
+
+    A gap that was delivered late makes the next one short, and a machine that stutters touches few
+    of the means."""
     if not series:
         raise ValueError("no values")
     size = min(batch, len(series))

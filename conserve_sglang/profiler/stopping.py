@@ -3,7 +3,7 @@
 A point's value is the median of its repeats, and its confidence interval the exact one of order
 statistics, which asks nothing of how the repeats are distributed: on a machine that does something
 else now and then they are anything but normal (Hoefler and Belli, "Scientific benchmarking of
-parallel computing systems", SC 2015, section 3.1.3). It takes six repeats to have one at 95 %. Pure.
+parallel computing systems", SC 2015). It takes six repeats to have one at 95 %. Pure.
 """
 
 import math

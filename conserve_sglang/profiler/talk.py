@@ -18,6 +18,7 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.workers.bootstrap import rooms
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.pool import ConnectionPool
+from conserve_sglang.workers.probe import WorkerFacts, read_facts
 from conserve_sglang.workers.upstream import Headers
 
 FAKE_PEER = "2.2.2.2"
@@ -142,6 +143,10 @@ class Talker:
             raise NotCapable(f"{self.url}: GET /server_info answered {status}; is it SGLang?")
         told = json.loads(body)
         return told if isinstance(told, dict) else {}
+
+    async def facts(self) -> WorkerFacts:
+        """The same as far as the router reads it, the KV capacity among it."""
+        return await read_facts(self._pool)
 
     def paired(self) -> dict[str, Any]:
         """The fields of one request to this prefiller and a decoder."""

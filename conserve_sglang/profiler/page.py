@@ -1,0 +1,220 @@
+"""One self-contained page of a profile: what it holds for, its points drawn, its own error.
+
+Needs matplotlib (the extra `report`).
+"""
+
+import html
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.profiles import LeftOut, PrefillPoint, Profile, Provenance
+
+NOT_INSTALLED = "the page of plots needs matplotlib: pip install 'conserve-sglang[report]'"
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } th, td { text-align: left; padding: .15rem .9rem .15rem 0;
+  vertical-align: top; } th { font-weight: 600; white-space: nowrap; }
+figure { margin: 1rem 0; display: inline-block; } svg { max-width: 100%; height: auto; }
+.flag { background: #fff3cd; padding: .5rem .8rem; border-left: 4px solid #d39e00; }
+"""
+
+
+def write_page(profile: Profile, path: Path, notes: Sequence[str] = ()) -> Path:
+    """Write the page; `notes` are said at its top. Raises `ConfigError` without matplotlib."""
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+    except ImportError as error:
+        raise ConfigError(NOT_INSTALLED) from error
+    parts = [
+        f"<h1>Profile {html.escape(profile.name)}</h1>",
+        *(f'<p class="flag">{html.escape(note)}</p>' for note in (*_flags(profile), *notes)),
+        _table(_head(profile)),
+        "<h2>Times</h2>",
+        *_figures(profile, _TIMES),
+        *(["<h2>Power</h2>", *_figures(profile, _WATTS)] if profile.has_watts else []),
+        "<h2>Each point told from the others</h2>",
+        _table(_left_out(profile)),
+    ]
+    title = html.escape(f"Profile {profile.name}")
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def _flags(profile: Profile) -> Iterable[str]:
+    if profile.provenance.kind != "measured":
+        yield f"The times are {profile.provenance.kind}, not measured."
+    power = profile.power_provenance
+    if power is not None and power.kind != "measured":
+        yield f"All watts are modelled, not measured: {power.source}"
+
+
+def _head(profile: Profile) -> Iterable[tuple[str, str]]:
+    yield "GPU", profile.gpu + (f", tensor parallel {profile.tp}" if profile.tp > 1 else "")
+    yield "model", f"{profile.model}, {profile.dtype}"
+    yield "engine", f"{profile.engine} {profile.engine_version}, {profile.graph_mode}"
+    if profile.power_cap_w is not None:
+        yield "power cap", f"{profile.power_cap_w:g} W"
+    if profile.idle_w is not None:
+        word = "" if _is_metered(profile) else " (modelled)"
+        yield "idle, loaded", f"{profile.idle_w:.1f} W{word}"
+    yield "KV capacity", f"{profile.kv_capacity_tokens or 0:,} tokens"
+    yield "prefill chunk", f"{profile.chunk_tokens or 0:,} tokens"
+    yield from _origin("times", profile.provenance)
+    if profile.power_provenance is not None:
+        yield from _origin("watts", profile.power_provenance)
+    for name, value in profile.provenance.machine.items():
+        yield name.replace("_", " "), value
+
+
+def _origin(what: str, origin: Provenance) -> Iterable[tuple[str, str]]:
+    yield what, f"{origin.kind} {origin.date or ''}: {origin.source}"
+    if origin.error is not None:
+        yield f"{what}, error", origin.error
+
+
+def _left_out(profile: Profile) -> Iterable[tuple[str, str]]:
+    found = profile.leave_one_out()
+    for name in ("prefill", "prefill_watts", "decode", "decode_watts", "transfer"):
+        error: LeftOut | None = getattr(found, name)
+        if error is not None:
+            yield name.replace("_", " "), _words(error)
+
+
+def _words(error: LeftOut) -> str:
+    if error.median_error is None:
+        return f"{error.num_points} points, none of them between others"
+    return (
+        f"median {100 * error.median_error:.1f} %, worst {100 * (error.worst_error or 0):.0f} %"
+        f" at {error.worst_at}; {error.num_edge} of {error.num_points} lie at the edge"
+    )
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    lines = (
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in rows
+    )
+    return f"<table>{''.join(lines)}</table>"
+
+
+Draw = Callable[[Profile, Any], bool]
+
+
+def _figures(profile: Profile, draws: Sequence[tuple[str, str, str, Draw]]) -> Iterable[str]:
+    from matplotlib.figure import Figure
+
+    for title, across, up, draw in draws:
+        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        if not draw(profile, axes):
+            continue
+        axes.set_xscale("log", base=2)
+        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.grid(visible=True, which="major", alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+        drawn = out.getvalue()
+        yield f"<figure>{drawn[drawn.index('<svg') :]}</figure>"
+
+
+def _is_metered(profile: Profile) -> bool:
+    return profile.power_provenance is not None and profile.power_provenance.kind == "measured"
+
+
+def _line(axes: Any, points: Sequence[tuple[float, float, float | None]], label: str) -> bool:
+    """Points (across, up, half a confidence interval over the value), joined."""
+    if not points:
+        return False
+    ordered = sorted(points, key=lambda point: point[0])
+    xs, ys = [p[0] for p in ordered], [p[1] for p in ordered]
+    bars = [p[1] * (p[2] or 0.0) for p in ordered]
+    axes.errorbar(xs, ys, yerr=bars, marker="o", markersize=3, capsize=2, linewidth=1, label=label)
+    return True
+
+
+def _new_prompts(profile: Profile) -> list[PrefillPoint]:
+    return [p for p in profile.prefill if p.cached_tokens == 0]
+
+
+def _prefill_times(profile: Profile, axes: Any) -> bool:
+    axes.set_yscale("log")
+    drawn = False
+    for batch in sorted({p.batch for p in _new_prompts(profile)}):
+        row = [p for p in _new_prompts(profile) if p.batch == batch]
+        values = [(p.new_tokens * batch, p.seconds * 1e3, p.rel_ci) for p in row]
+        drawn = _line(axes, values, f"{batch} prompt{'s' if batch > 1 else ''}") or drawn
+    return drawn
+
+
+def _append_times(profile: Profile, axes: Any) -> bool:
+    axes.set_yscale("log")
+    drawn = False
+    for cached in sorted({p.cached_tokens for p in profile.prefill} - {0}):
+        row = [p for p in profile.prefill if p.cached_tokens == cached]
+        values = [(p.new_tokens, p.seconds * 1e3, p.rel_ci) for p in row]
+        drawn = _line(axes, values, f"after {cached:,}") or drawn
+    return drawn
+
+
+def _decode_times(profile: Profile, axes: Any) -> bool:
+    axes.set_yscale("log")
+    drawn = False
+    for batch in sorted({p.batch for p in profile.decode}):
+        row = [p for p in profile.decode if p.batch == batch]
+        values = [(p.kv_tokens, p.step_s * 1e3, p.rel_ci) for p in row]
+        drawn = _line(axes, values, f"batch {batch}") or drawn
+    return drawn
+
+
+def _transfer_times(profile: Profile, axes: Any) -> bool:
+    axes.set_yscale("log")
+    return _line(axes, [(p.tokens, p.seconds * 1e3, None) for p in profile.transfer], "")
+
+
+def _prefill_watts(profile: Profile, axes: Any) -> bool:
+    points = [(p.new_tokens * p.batch, p.watts) for p in _new_prompts(profile)]
+    drawn = _line(axes, [(x, w, None) for x, w in points if w is not None], "")
+    return drawn and _floor(profile, axes)
+
+
+def _decode_watts(profile: Profile, axes: Any) -> bool:
+    drawn = False
+    for batch in sorted({p.batch for p in profile.decode}):
+        row = [p for p in profile.decode if p.batch == batch]
+        values = [(float(p.kv_tokens), p.watts, None) for p in row if p.watts is not None]
+        drawn = _line(axes, values, f"batch {batch}") or drawn
+    return drawn and _floor(profile, axes)
+
+
+def _floor(profile: Profile, axes: Any) -> bool:
+    if profile.idle_w is not None:
+        axes.axhline(profile.idle_w, linestyle=":", linewidth=1, color="grey", label="idle, loaded")
+    if not _is_metered(profile):
+        axes.text(0.02, 0.95, "modelled", transform=axes.transAxes, color="#a05a00")
+    axes.set_ylim(bottom=0)
+    return True
+
+
+_TIMES: Sequence[tuple[str, str, str, Draw]] = (
+    ("Prefill, nothing cached", "new tokens of the batch", "ms", _prefill_times),
+    ("Append prefill, by what is cached before", "new tokens", "ms", _append_times),
+    ("Decode step", "KV tokens of the batch", "ms", _decode_times),
+    ("KV transfer", "tokens", "ms", _transfer_times),
+)
+_WATTS: Sequence[tuple[str, str, str, Draw]] = (
+    ("Prefill", "new tokens of the batch", "W", _prefill_watts),
+    ("Decode", "KV tokens of the batch", "W", _decode_watts),
+)

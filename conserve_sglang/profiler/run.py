@@ -1,0 +1,182 @@
+"""A profile from beginning to end: workers up, points measured, files written."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from conserve_sglang.core.errors import ConfigError, LaunchError
+from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.here import host_test
+from conserve_sglang.launcher.launch import make_room_for_logs
+from conserve_sglang.launcher.plan import make_plan
+from conserve_sglang.launcher.preflight import check
+from conserve_sglang.launcher.progress import Progress
+from conserve_sglang.launcher.progress import Step as LaunchStep
+from conserve_sglang.launcher.supervise import SuperviseSettings, Supervisor
+from conserve_sglang.profiler.assemble import assemble
+from conserve_sglang.profiler.facts import machine_facts, setup_of
+from conserve_sglang.profiler.grid import candidates
+from conserve_sglang.profiler.journal import Journal
+from conserve_sglang.profiler.options import Profiled, ProfileOptions, Report
+from conserve_sglang.profiler.page import write_page
+from conserve_sglang.profiler.planner import Planner
+from conserve_sglang.profiler.power_source import PowerSource, power_source
+from conserve_sglang.profiler.stand import (
+    Stand,
+    attached_talkers,
+    look_at,
+    measured_part,
+    talkers_of,
+)
+from conserve_sglang.profiler.sweep import run_sweep
+from conserve_sglang.profiles import Profile, save_profile
+
+IDLE_S = 3.0
+_SETTLE_S = 2.0
+
+
+def run_profile(tier_map: TierMap, options: ProfileOptions, report: Report) -> tuple[Profiled, ...]:
+    """Measure until done, out of time, or interrupted; the points so far are kept on disk.
+
+    Raises `ConfigError`, `LaunchError`, `MeterError`, or `WorkerError` when a worker is lost.
+    """
+    if options.power_caps_w:
+        raise ConfigError(
+            "--power-cap: this version cannot set power caps; set the cap yourself (nvidia-smi -pl)"
+            " and name it in the tier map's power_cap_w"
+        )
+    return (asyncio.run(_until_signal(_profile(tier_map, options, report))),)
+
+
+async def _until_signal(work: Coroutine[Any, Any, Profiled]) -> Profiled:
+    """Let Ctrl-C and SIGTERM end the work in order, workers and all."""
+    task = asyncio.create_task(work)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise LaunchError(
+            "interrupted; what was measured is kept, and the same command goes on from there"
+        ) from None
+
+
+async def _profile(tier_map: TierMap, options: ProfileOptions, report: Report) -> Profiled:
+    rng = random.Random(os.urandom(16))
+    if options.attach:
+        talkers = await attached_talkers(options.attach, tier_map, rng)
+        stand = await look_at(tier_map, talkers, is_ours=False, max_batch=options.max_batch)
+        return await _measure(tier_map, stand, (), options, report)
+    part = measured_part(tier_map, options.tier, host_test(options.host))
+    async with _running(part, options, report) as pids:
+        stand = await look_at(
+            part, talkers_of(part, rng), is_ours=True, max_batch=options.max_batch
+        )
+        return await _measure(part, stand, pids, options, report)
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    part: TierMap, options: ProfileOptions, report: Report
+) -> AsyncIterator[Sequence[int]]:
+    """The workers, up inside the block; their process groups."""
+    plan = make_plan(part, is_here=lambda host: True, python=sys.executable, with_router=False)
+    check(plan, part)
+    serving, pids = asyncio.Event(), []
+
+    def hear(progress: Progress) -> None:
+        report(progress)
+        if progress.step is LaunchStep.READY and progress.pid is not None:
+            pids.append(progress.pid)
+        if progress.step is LaunchStep.SERVING:
+            serving.set()
+
+    make_room_for_logs(plan, options.log_dir)
+    settings = SuperviseSettings(log_dir=options.log_dir, ready_timeout_s=options.ready_timeout_s)
+    supervisor = Supervisor(plan, settings, hear)
+    life = asyncio.create_task(supervisor.run())
+    ready = asyncio.create_task(serving.wait())
+    try:
+        await asyncio.wait({life, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if life.done():
+            life.result()
+        yield pids
+    finally:
+        ready.cancel()
+        if not life.done():
+            supervisor.stop("measuring is over")
+        await asyncio.wait({life})
+
+
+async def _measure(
+    tier_map: TierMap,
+    stand: Stand,
+    pids: Sequence[int],
+    options: ProfileOptions,
+    report: Report,
+) -> Profiled:
+    setup = setup_of(tier_map, stand.tier, stand.infos.values())
+    path = options.out.with_name(options.out.name + ".points.jsonl")
+    if options.begins_anew:
+        path.unlink(missing_ok=True)
+    journal = Journal(path, setup)
+    source = power_source(options.meter, stand.tier, tier_map.workers, pids)
+    with contextlib.ExitStack() as open_things:
+        open_things.callback(stand.close)
+        if source.track is None:
+            report(f"no watts: {source.why}")
+        else:
+            open_things.enter_context(source.track.running())
+        if journal.num_found:
+            report(f"going on from {journal.num_found} points in {path}")
+        machine = machine_facts(dict(source.gpu_facts))
+        await _begin(journal, source)
+        measures = stand.measures(source.track)
+        wanted = options.sweeps & measures.keys()
+        await run_sweep(
+            Planner(candidates(stand.limits, frozenset(wanted))),
+            measures,
+            journal,
+            budget_s=options.budget_s,
+            report=report,
+        )
+    profile = assemble(
+        options.out.name,
+        tier_map,
+        stand,
+        journal,
+        source,
+        machine=machine,
+    )
+    failures = tuple((o.point.key, o.failure) for o in journal.outcomes if o.failure is not None)
+    path = save_profile(profile, options.out.parent)
+    return Profiled(
+        profile=profile, path=path, page=_page(profile, path, report), failures=failures
+    )
+
+
+def _page(profile: Profile, path: Path, report: Report) -> Path | None:
+    try:
+        return write_page(profile, path.with_suffix(".html"))
+    except ConfigError as error:
+        report(str(error))
+        return None
+
+
+async def _begin(journal: Journal, source: PowerSource) -> None:
+    """Measure what loaded workers draw that have nothing to do, unless an earlier run has."""
+    if journal.num_found or source.track is None:
+        journal.begin(None)
+        return
+    await asyncio.sleep(_SETTLE_S)
+    begin_s = time.monotonic()
+    await asyncio.sleep(IDLE_S)
+    watts = await asyncio.to_thread(source.track.watts, begin_s, time.monotonic())
+    journal.begin(watts)
