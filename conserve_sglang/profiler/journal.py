@@ -25,6 +25,7 @@ class _Head(msgspec.Struct, kw_only=True):
 class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     sweep: str
     took_s: float
+    prepare_s: float = 0.0
     new_tokens: int = 0
     cached_tokens: int = 0
     batch: int = 1
@@ -74,6 +75,7 @@ class Journal:
                 batch=point.batch,
                 kv_tokens=point.kv_tokens,
                 took_s=round(outcome.took_s, 3),
+                prepare_s=round(outcome.prepare_s, 3),
                 seconds=outcome.seconds,
                 rel_ci=outcome.rel_ci,
                 num_repeats=outcome.num_repeats,
@@ -134,6 +136,7 @@ def _outcome(text: bytes) -> Outcome:
     return Outcome(
         point=point,
         took_s=line.took_s,
+        prepare_s=line.prepare_s,
         seconds=line.seconds,
         rel_ci=line.rel_ci,
         num_repeats=line.num_repeats,

@@ -50,6 +50,7 @@ class DecodeMeasure:
         length = point.kv_tokens // point.batch
         prompts = [self._talker.prompt(length) for _ in range(point.batch)]
         first = await self._round(prompts, _FIRST_STEPS)
+        prepare_s = time.monotonic() - began_s
         num_steps = self._steps(first.step_s if first else None, point.batch)
         rounds: list[Round] = []
         num_invalid = 0
@@ -67,6 +68,7 @@ class DecodeMeasure:
             point,
             [one.step_s for one in rounds],
             time.monotonic() - began_s,
+            prepare_s=prepare_s,
             clock=rounds[0].clock if rounds else "scheduler",
             watts=await asyncio.to_thread(self._watts, rounds),
             kv_tokens=round(sum(r.kv_tokens for r in rounds) / len(rounds)) if rounds else None,

@@ -23,12 +23,24 @@ _MOST_MISSED = 0.02  # of a cached prefix: a page at its end is not reused
 
 
 class PrefillMeasure:
-    """Measures points on one worker. `chunk_tokens` is the most that it prefills in a step."""
+    """Measures points on one worker. `chunk_tokens` is the most that it prefills in a step.
 
-    def __init__(self, talker: Talker, chunk_tokens: int, power: PowerTrack | None) -> None:
+    `runs_behind`: its device runs behind its scheduler, as a GPU does. Then a batch that is started
+    while another one runs waits for it first; on a CPU starting is running.
+    """
+
+    def __init__(
+        self,
+        talker: Talker,
+        chunk_tokens: int,
+        power: PowerTrack | None,
+        *,
+        runs_behind: bool = True,
+    ) -> None:
         self._talker = talker
         self._chunk_tokens = chunk_tokens
         self._power = power
+        self._runs_behind = runs_behind
 
     async def measure(self, point: Point, rule: StopRule) -> Outcome:
         """Warm up, then repeat until the rule says that it is enough."""
@@ -38,6 +50,7 @@ class PrefillMeasure:
             await self._talker.generate(prefix)
         for _ in range(NUM_WARM_UP):
             await self._repeat(point, prefix)
+        prepare_s = time.monotonic() - began_s
         repeats: list[float] = []
         clock: Clock = "scheduler"
         num_invalid = 0
@@ -54,7 +67,8 @@ class PrefillMeasure:
             seconds, clock = found
             repeats.append(seconds)
         watts = await self._watts(point, prefix, repeats) if repeats else None
-        return outcome_of(point, repeats, time.monotonic() - began_s, clock=clock, watts=watts)
+        took_s = time.monotonic() - began_s
+        return outcome_of(point, repeats, took_s, prepare_s=prepare_s, clock=clock, watts=watts)
 
     async def _repeat(self, point: Point, prefix: list[int]) -> tuple[float, Clock] | None:
         """Seconds of one repeat and whose clock they are of; None when it was something else."""
@@ -68,7 +82,8 @@ class PrefillMeasure:
         ahead = asyncio.create_task(self._talker.generate(blocker))
         await asyncio.sleep(0)
         replies = await asyncio.gather(*(self._talker.generate(prompt) for prompt in prompts))
-        return _together(await ahead, replies)
+        freed = (await ahead).meta.prefill_finished_time
+        return _together(replies, freed if self._runs_behind else 0.0)
 
     async def _watts(
         self, point: Point, prefix: list[int], repeats: Sequence[float]
@@ -96,13 +111,12 @@ def _alone(reply: Reply, point: Point) -> tuple[float, Clock] | None:
     return (end - begin, "scheduler") if end > begin else None
 
 
-def _together(blocker: Reply, replies: Sequence[Reply]) -> tuple[float, Clock] | None:
-    """A batch starts when it is taken in, or when the device is free, whichever is later."""
+def _together(replies: Sequence[Reply], freed: float | None) -> tuple[float, Clock] | None:
+    """A batch starts when it is taken in, or when its device is freed, whichever is later."""
     begins = [reply.meta.forward_entry_time for reply in replies]
     ends = [reply.meta.prefill_finished_time for reply in replies]
     known_begins = [value for value in begins if value is not None]
     known_ends = [value for value in ends if value is not None]
-    freed = blocker.meta.prefill_finished_time
     if freed is None or len(known_begins) < len(replies) or len(known_ends) < len(replies):
         return None
     seconds = max(known_ends) - max(*known_begins, freed)

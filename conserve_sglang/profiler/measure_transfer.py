@@ -35,6 +35,7 @@ class TransferMeasure:
         if _after_prefill(await self._move(prompt)) is None:
             return Outcome(point=point, took_s=time.monotonic() - began_s, failure=NEEDS_STAMPS)
         base_s = await self._baseline(prompt)
+        prepare_s = time.monotonic() - began_s
         repeats: list[float] = []
         num_invalid = 0
         measured_from_s = time.monotonic()
@@ -46,7 +47,8 @@ class TransferMeasure:
             num_invalid += 1
             if num_invalid > _MOST_INVALID + len(repeats):
                 break
-        return outcome_of(point, repeats, time.monotonic() - began_s, clock="scheduler")
+        took_s = time.monotonic() - began_s
+        return outcome_of(point, repeats, took_s, prepare_s=prepare_s, clock="scheduler")
 
     async def _move(self, prompt: list[int]) -> Reply:
         """One hand-over; the prefiller's answer."""

@@ -17,11 +17,13 @@ class Outcome:
 
     `seconds` is the median of the repeats: a prefill of the whole batch, one decode step, one
     transfer. `watts` is the mean power of one device meanwhile. `kv_tokens` is what a decode batch
-    really held at the mean. `took_s` is what measuring it cost.
+    really held at the mean. `took_s` is what measuring it cost, `prepare_s` of that what came before
+    the first repeat.
     """
 
     point: Point
     took_s: float
+    prepare_s: float = 0.0
     seconds: float | None = None
     rel_ci: float | None = None
     num_repeats: int = 0
@@ -31,11 +33,12 @@ class Outcome:
     failure: str | None = None
 
 
-def outcome_of(
+def outcome_of(  # noqa: PLR0913 - the parts of one value
     point: Point,
     repeats: Sequence[float],
     took_s: float,
     *,
+    prepare_s: float,
     clock: Clock,
     watts: float | None = None,
     kv_tokens: int | None = None,
@@ -47,6 +50,7 @@ def outcome_of(
     return Outcome(
         point=point,
         took_s=took_s,
+        prepare_s=prepare_s,
         seconds=found.value,
         rel_ci=found.rel_ci,
         num_repeats=found.num_repeats,

@@ -38,9 +38,9 @@ class Point:
         )
 
     @property
-    def work(self) -> int:
-        """Tokens it deals with: what its cost grows with, roughly."""
-        return self.batch * (self.new_tokens + self.cached_tokens) + self.kv_tokens
+    def longest(self) -> int:
+        """Tokens of one of its prompts, or the context of one of its requests; at least 1."""
+        return max(1, self.new_tokens + self.cached_tokens + self.kv_tokens // self.batch)
 
     @property
     def axes(self) -> tuple[float, float]:

@@ -41,15 +41,15 @@ class Stand:
         Prompts are prefilled by a prefiller where there is one; appends where a conversation
         lives. A transfer needs both, and that nobody else uses them: they are emptied.
         """
-        chunk = self.limits.chunk_tokens
+        chunk, runs_behind = self.limits.chunk_tokens, not self.tier.is_cpu
         lives_on = self.talkers.get(Role.DECODE) or self.talkers.get(Role.MIXED)
         prefiller = self.talkers.get(Role.PREFILL)
         found: dict[Sweep, Measure] = {}
         for talker in (prefiller or lives_on,):
             if talker is not None:
-                found[Sweep.PREFILL] = PrefillMeasure(talker, chunk, power)
+                found[Sweep.PREFILL] = PrefillMeasure(talker, chunk, power, runs_behind=runs_behind)
         if lives_on is not None:
-            found[Sweep.APPEND] = PrefillMeasure(lives_on, chunk, power)
+            found[Sweep.APPEND] = PrefillMeasure(lives_on, chunk, power, runs_behind=runs_behind)
             found[Sweep.DECODE] = DecodeMeasure(lives_on, power)
         decoder = self.talkers.get(Role.DECODE)
         if self.is_ours and prefiller is not None and decoder is not None:

@@ -1,5 +1,6 @@
 """Measures point after point until all are done or the time is spent."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from conserve_sglang.profiler.stopping import StopRule
 
 _SHARE_OF_BUDGET = 1 / 30  # the most that one point may take
 _LEAST_POINT_S, _MOST_POINT_S = 2.0, 20.0
+_MOST_SLOW = 8.0  # times that, without a budget
 _UNKNOWN_S = 3.0  # what a first point of a sweep is thought to take
 
 
@@ -50,7 +52,8 @@ async def run_sweep(
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Measure the widest gap again and again. With a budget, only what is thought to fit into what
-    is left of it; what a worker refuses is noted and passed over."""
+    is left of it; without one, all but points so slow that they take many times what a point may.
+    What a worker refuses is noted and passed over."""
     began_s = clock()
     for outcome in journal.outcomes:
         planner.done(outcome.point)
@@ -62,7 +65,8 @@ async def run_sweep(
 
     def affords(point: Point) -> bool:
         left_s = left_of_budget_s()
-        return left_s is None or (left_s > 0 and cost_s(point, journal.outcomes) <= left_s)
+        most_s = _MOST_SLOW * rule.most_seconds if left_s is None else left_s
+        return most_s > 0 and cost_s(point, journal.outcomes, rule.most_seconds) <= most_s
 
     while True:
         now = planner.next(affords)
@@ -71,7 +75,7 @@ async def run_sweep(
                 num_done=len(journal.outcomes),
                 num_left=len(planner.left),
                 elapsed_s=clock() - began_s,
-                left_s=_left_s(planner.left, journal.outcomes, left_of_budget_s()),
+                left_s=_left_s(planner.left, journal.outcomes, left_of_budget_s(), rule),
                 now=now,
                 last=last,
             )
@@ -90,14 +94,27 @@ def point_limit_s(budget_s: float | None) -> float:
     return min(_MOST_POINT_S, max(_LEAST_POINT_S, budget_s * _SHARE_OF_BUDGET))
 
 
-def cost_s(point: Point, outcomes: Sequence[Outcome]) -> float:
-    """What measuring a point is thought to take: as the one with the most similar work of its
-    sweep, in proportion to the work where that is more."""
-    same = [one for one in outcomes if one.point.sweep == point.sweep and one.took_s > 0]
+def cost_s(point: Point, outcomes: Sequence[Outcome], limit_s: float = _MOST_POINT_S) -> float:
+    """What measuring a point is thought to take, from the most similar one of its sweep.
+
+    Attention makes long prompts grow with the square of their length at worst, so that is what a
+    longer one is thought to do; repeats stop at `limit_s`, but the last one begun is ended.
+    """
+    same = [one for one in outcomes if one.point.sweep == point.sweep and one.seconds is not None]
     if not same:
         return _UNKNOWN_S
-    nearest = min(same, key=lambda one: abs(one.point.work - point.work))
-    return nearest.took_s * max(1.0, point.work / max(1, nearest.point.work))
+    nearest = min(same, key=lambda one: _apart(one.point, point))
+    longer = max(1.0, point.longest / nearest.point.longest)
+    more = max(1.0, point.batch / nearest.point.batch)
+    factor = longer**2 * more
+    repeats_s = max(0.0, nearest.took_s - nearest.prepare_s)
+    return 1.5 * nearest.prepare_s * factor + min(limit_s, repeats_s * factor)
+
+
+def _apart(one: Point, other: Point) -> float:
+    """How many octaves lie between two points of a sweep; what is longer than asked is farther."""
+    lengths = math.log2(other.longest / one.longest)
+    return abs(lengths) + abs(math.log2(other.batch / one.batch)) + 0.1 * (lengths < 0)
 
 
 async def _measured(
@@ -111,9 +128,9 @@ async def _measured(
 
 
 def _left_s(
-    left: Sequence[Point], outcomes: Sequence[Outcome], budget_s: float | None
+    left: Sequence[Point], outcomes: Sequence[Outcome], budget_s: float | None, rule: StopRule
 ) -> float | None:
     if not outcomes:
         return budget_s
-    all_s = sum(cost_s(point, outcomes) for point in left)
+    all_s = sum(cost_s(point, outcomes, rule.most_seconds) for point in left)
     return all_s if budget_s is None else max(0.0, min(all_s, budget_s))

@@ -96,9 +96,8 @@ def test_no_candidate_is_larger_than_the_worker(capacity: int) -> None:
     assert points
     for point in points:
         room = point.batch * DECODE_ROOM if point.sweep == "decode" else 0
-        assert point.work + room <= capacity
-        longest = point.new_tokens + point.cached_tokens + point.kv_tokens // point.batch
-        assert longest < limits.context_tokens
+        assert point.longest * point.batch + room <= capacity
+        assert point.longest < limits.context_tokens
         if point.sweep == "prefill" and point.batch > 1:
             assert point.batch * point.new_tokens <= limits.chunk_tokens
 

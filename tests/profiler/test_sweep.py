@@ -134,6 +134,45 @@ def test_the_time_left_shrinks_to_nothing(tmp_path: Path) -> None:
 def test_a_larger_point_is_thought_to_take_longer() -> None:
     small = Point(sweep="prefill", new_tokens=1024)
     large = Point(sweep="prefill", new_tokens=8192)
-    known = [Outcome(point=small, took_s=2.0, seconds=0.1)]
-    assert cost_s(large, known) == pytest.approx(16.0)
-    assert cost_s(Point(sweep="prefill", new_tokens=64), known) == pytest.approx(2.0)
+    known = [Outcome(point=small, took_s=2.0, prepare_s=0.5, seconds=0.1)]
+    assert cost_s(large, known, 10.0) == pytest.approx(1.5 * 0.5 * 64 + 10.0)
+    assert cost_s(Point(sweep="prefill", new_tokens=64), known) == pytest.approx(0.75 + 1.5)
+
+
+def test_the_cost_is_told_from_the_most_similar_point() -> None:
+    known = [
+        Outcome(point=Point(sweep="prefill", new_tokens=2**n), took_s=n, prepare_s=n, seconds=0.1)
+        for n in (4, 10)
+    ]
+    assert cost_s(Point(sweep="prefill", new_tokens=2**9), known) == pytest.approx(1.5 * 10)
+    known.append(Outcome(point=Point(sweep="prefill", new_tokens=512), took_s=99.0, failure="no"))
+    assert cost_s(Point(sweep="prefill", new_tokens=2**9), known) == pytest.approx(1.5 * 10)
+
+
+def test_a_point_that_would_take_minutes_waits_for_what_lies_between(tmp_path: Path) -> None:
+    """A quadratic worker: the longest prompts are never begun, the others all are."""
+    points = [Point(sweep="prefill", new_tokens=2**n) for n in range(4, 16)]
+    clock = Clock()
+
+    class Quadratic(Measuring):
+        async def measure(self, point: Point, rule: StopRule) -> Outcome:
+            each_s = 1e-7 * point.new_tokens**2
+            self.measured.append(point)
+            clock.now += 10 * each_s
+            return Outcome(point=point, took_s=10 * each_s, prepare_s=3 * each_s, seconds=each_s)
+
+    measuring = Quadratic(clock)
+    journal = Journal(tmp_path / "j", {})
+    journal.begin(None)
+    steps: list[Step] = []
+    work = run_sweep(
+        Planner(points),
+        dict.fromkeys(Sweep, measuring),
+        journal,
+        budget_s=None,
+        report=steps.append,
+        clock=clock,
+    )
+    asyncio.run(work)
+    assert max(p.new_tokens for p in measuring.measured) == 16_384
+    assert steps[-1].num_left == 1
