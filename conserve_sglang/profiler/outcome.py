@@ -17,8 +17,8 @@ class Outcome:
 
     `seconds` is the median of the repeats: a prefill of the whole batch, one decode step, one
     transfer. `watts` is the mean power of one device meanwhile. `kv_tokens` is what a decode batch
-    really held at the mean. `took_s` is what measuring it cost, `prepare_s` of that what came before
-    the first repeat.
+    really held at the mean. `took_s` is what measuring it cost, `prepare_s` what of that came
+    before the first repeat.
     """
 
     point: Point
