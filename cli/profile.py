@@ -8,37 +8,45 @@ import typer
 from .fail import clean_failure
 from .options import HostOption, JsonOption, TierMapOption
 
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="PATH", help="Profile to write: PATH.yaml, .csv, .html.")
+]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option("--minutes", min=0.1, help="Measure so long, the widest gaps first."),
+]
+AttachOption = Annotated[
+    list[str] | None,
+    typer.Option("--attach", metavar="URL", help="Measure this running worker; repeatable."),
+]
+TierOption = Annotated[
+    str | None, typer.Option("--tier", metavar="NAME", help="Only this tier's worker.")
+]
+PowerCapOption = Annotated[
+    list[float] | None,
+    typer.Option("--power-cap", min=1.0, metavar="W", help="Measure at this cap; repeatable."),
+]
+MeterOption = Annotated[
+    str, typer.Option("--meter", metavar="NAME", help="auto, nvml, cpu-model or none.")
+]
+MaxBatchOption = Annotated[
+    int | None, typer.Option("--max-batch", min=1, help="Largest batch; else 128, CPU 32.")
+]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Begin anew; else an interrupted run goes on.")
+]
+
 
 def profile(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     tier_map: TierMapOption,
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="PATH", help="Profile to write: PATH.yaml, .csv, .html."),
-    ],
-    minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", min=0.1, help="Measure so long, the widest gaps first."),
-    ] = None,
-    attach: Annotated[
-        list[str] | None,
-        typer.Option("--attach", metavar="URL", help="Measure this running worker; repeatable."),
-    ] = None,
-    tier: Annotated[
-        str | None, typer.Option("--tier", metavar="NAME", help="Only this tier's worker.")
-    ] = None,
-    power_cap: Annotated[
-        list[float] | None,
-        typer.Option("--power-cap", min=1.0, metavar="W", help="Measure at this cap; repeatable."),
-    ] = None,
-    meter: Annotated[
-        str, typer.Option("--meter", metavar="NAME", help="auto, nvml, cpu-model or none.")
-    ] = "auto",
-    max_batch: Annotated[
-        int | None, typer.Option("--max-batch", min=1, help="Largest batch; else 128, CPU 32.")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew; else an interrupted run goes on.")
-    ] = False,
+    out: OutOption,
+    minutes: MinutesOption = None,
+    attach: AttachOption = None,
+    tier: TierOption = None,
+    power_cap: PowerCapOption = None,
+    meter: MeterOption = "auto",
+    max_batch: MaxBatchOption = None,
+    fresh: FreshOption = False,
     host: HostOption = None,
     log_dir: Annotated[
         Path, typer.Option("--log-dir", metavar="DIR", help="Where each process's log goes.")

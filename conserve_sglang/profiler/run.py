@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from conserve_sglang.core.errors import ConfigError, LaunchError
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.launcher.caps import caps_here, hold_caps
 from conserve_sglang.launcher.here import host_test
 from conserve_sglang.launcher.launch import make_room_for_logs
 from conserve_sglang.launcher.plan import make_plan
@@ -30,9 +32,11 @@ from conserve_sglang.profiler.planner import Planner
 from conserve_sglang.profiler.power_source import PowerSource, power_source
 from conserve_sglang.profiler.stand import (
     Stand,
+    at_cap,
     attached_talkers,
     look_at,
     measured_part,
+    named_for_cap,
     talkers_of,
 )
 from conserve_sglang.profiler.sweep import run_sweep
@@ -45,17 +49,14 @@ _SETTLE_S = 2.0
 def run_profile(tier_map: TierMap, options: ProfileOptions, report: Report) -> tuple[Profiled, ...]:
     """Measure until done, out of time, or interrupted; the points so far are kept on disk.
 
-    Raises `ConfigError`, `LaunchError`, `MeterError`, or `WorkerError` when a worker is lost.
+    One profile for each power cap given, or one with the tier map's. Caps are put back at the end.
+    Raises `CapsError`, `ConfigError`, `LaunchError`, `MeterError`, or `WorkerError` when a worker
+    is lost.
     """
-    if options.power_caps_w:
-        raise ConfigError(
-            "--power-cap: this version cannot set power caps; set the cap yourself (nvidia-smi -pl)"
-            " and name it in the tier map's power_cap_w"
-        )
-    return (asyncio.run(_until_signal(_profile(tier_map, options, report))),)
+    return asyncio.run(_until_signal(_profile(tier_map, options, report)))
 
 
-async def _until_signal(work: Coroutine[Any, Any, Profiled]) -> Profiled:
+async def _until_signal(work: Coroutine[Any, Any, tuple[Profiled, ...]]) -> tuple[Profiled, ...]:
     """Let Ctrl-C and SIGTERM end the work in order, workers and all."""
     task = asyncio.create_task(work)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -68,18 +69,40 @@ async def _until_signal(work: Coroutine[Any, Any, Profiled]) -> Profiled:
         ) from None
 
 
-async def _profile(tier_map: TierMap, options: ProfileOptions, report: Report) -> Profiled:
+async def _profile(
+    tier_map: TierMap, options: ProfileOptions, report: Report
+) -> tuple[Profiled, ...]:
     rng = random.Random(os.urandom(16))
     if options.attach:
         talkers = await attached_talkers(options.attach, tier_map, rng)
         stand = await look_at(tier_map, talkers, is_ours=False, max_batch=options.max_batch)
-        return await _measure(tier_map, stand, (), options, report)
+        return await _at_each_cap(tier_map, stand, (), options, report)
     part = measured_part(tier_map, options.tier, host_test(options.host))
     async with _running(part, options, report) as pids:
         stand = await look_at(
             part, talkers_of(part, rng), is_ours=True, max_batch=options.max_batch
         )
-        return await _measure(part, stand, pids, options, report)
+        return await _at_each_cap(part, stand, pids, options, report)
+
+
+async def _at_each_cap(
+    part: TierMap, stand: Stand, pids: Sequence[int], options: ProfileOptions, report: Report
+) -> tuple[Profiled, ...]:
+    """The same workers under one cap after the other."""
+    found = []
+    try:
+        for cap_w in options.power_caps_w or (None,):
+            capped, here = at_cap(part, stand, cap_w)
+            holding = hold_caps(caps_here(capped, options.host), report)
+            try:
+                out = named_for_cap(options.out, cap_w)
+                found.append(await _measure(capped, here, pids, replace(options, out=out), report))
+            finally:
+                if holding is not None:
+                    holding.close()
+    finally:
+        stand.close()
+    return tuple(found)
 
 
 @contextlib.asynccontextmanager
@@ -129,7 +152,6 @@ async def _measure(
     journal = Journal(path, setup)
     source = power_source(options.meter, stand.tier, tier_map.workers, pids)
     with contextlib.ExitStack() as open_things:
-        open_things.callback(stand.close)
         if source.track is None:
             report(f"no watts: {source.why}")
         else:

@@ -91,6 +91,24 @@ def measured_part(tier_map: TierMap, tier: str | None, is_here: Any) -> TierMap:
     return replace(tier_map, tiers=stamped, workers=tuple(first.values()), power_budget_w=None)
 
 
+def at_cap(part: TierMap, stand: Stand, cap_w: float | None) -> tuple[TierMap, Stand]:
+    """The same under another power cap; None leaves the tier map's.
+
+    Raises `ConfigError` for a tier that has no GPU to cap.
+    """
+    if cap_w is None:
+        return part, stand
+    if stand.tier.is_cpu:
+        raise ConfigError(f"--power-cap: tier {stand.tier.name} runs on the CPU, which has no cap")
+    tiers = tuple(replace(tier, power_cap_w=cap_w) for tier in part.tiers)
+    return replace(part, tiers=tiers), replace(stand, tier=replace(stand.tier, power_cap_w=cap_w))
+
+
+def named_for_cap(out: Path, cap_w: float | None) -> Path:
+    """The profile's path, with the cap where one was asked for."""
+    return out if cap_w is None else out.with_name(f"{out.name}-{cap_w:g}w")
+
+
 def talkers_of(tier_map: TierMap, rng: random.Random) -> dict[Role, Talker]:
     """A talker for each worker of `measured_part`'s answer."""
     ids = num_token_ids(Path(tier_map.model.path))

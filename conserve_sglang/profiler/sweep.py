@@ -1,5 +1,6 @@
 """Measures point after point until all are done or the time is spent."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,9 @@ from conserve_sglang.profiler.stopping import StopRule
 
 _SHARE_OF_BUDGET = 1 / 30  # the most that one point may take
 _LEAST_POINT_S, _MOST_POINT_S = 2.0, 20.0
-_MOST_SLOW = 8.0  # times that, without a budget
-_UNKNOWN_S = 3.0  # what a first point of a sweep is thought to take
+_MOST_SLOW = 4.0  # times that, for one that is slow to prepare
+_OVERRUN_S = 5.0  # what a point may take beyond the budget
+_UNKNOWN_S = 2.0  # what a first point of a sweep is thought to take
 
 
 class Measure(Protocol):
@@ -42,6 +44,21 @@ class Step:
     last: Outcome | None
 
 
+class _Time:
+    """How much has passed, and is left of a budget."""
+
+    def __init__(self, budget_s: float | None, clock: Callable[[], float]) -> None:
+        self._budget_s, self._clock, self._began_s = budget_s, clock, clock()
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._began_s
+
+    @property
+    def left_s(self) -> float | None:
+        return None if self._budget_s is None else self._budget_s - self.elapsed_s
+
+
 async def run_sweep(
     planner: Planner,
     measures: Mapping[Sweep, Measure],
@@ -51,21 +68,21 @@ async def run_sweep(
     report: Callable[[Step], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Measure the widest gap again and again. With a budget, only what is thought to fit into what
-    is left of it; without one, all but points so slow that they take many times what a point may.
-    What a worker refuses is noted and passed over."""
-    began_s = clock()
+    """Measure the widest gap again and again.
+
+    Left out are points so slow that each would take several times what a point may, and with a
+    budget those thought not to fit into what is left of it; one that does not fit after all is
+    given up. What a worker refuses is noted and passed over.
+    """
+    spent = _Time(budget_s, clock)
     for outcome in journal.outcomes:
         planner.done(outcome.point)
     rule = StopRule(most_seconds=point_limit_s(budget_s))
     last: Outcome | None = None
 
-    def left_of_budget_s() -> float | None:
-        return None if budget_s is None else budget_s - (clock() - began_s)
-
     def affords(point: Point) -> bool:
-        left_s = left_of_budget_s()
-        most_s = _MOST_SLOW * rule.most_seconds if left_s is None else left_s
+        slow_s, left_s = _MOST_SLOW * rule.most_seconds, spent.left_s
+        most_s = slow_s if left_s is None else min(slow_s, left_s)
         return most_s > 0 and cost_s(point, journal.outcomes, rule.most_seconds) <= most_s
 
     while True:
@@ -74,15 +91,17 @@ async def run_sweep(
             Step(
                 num_done=len(journal.outcomes),
                 num_left=len(planner.left),
-                elapsed_s=clock() - began_s,
-                left_s=_left_s(planner.left, journal.outcomes, left_of_budget_s(), rule),
+                elapsed_s=spent.elapsed_s,
+                left_s=_left_s(planner.left, journal.outcomes, spent.left_s, rule),
                 now=now,
                 last=last,
             )
         )
         if now is None:
             return
-        last = await _measured(measures[Sweep(now.sweep)], now, rule, clock)
+        last = await _measured(measures[Sweep(now.sweep)], now, rule, spent)
+        if last is None:
+            return
         journal.add(last)
         planner.done(now)
 
@@ -117,14 +136,16 @@ def _apart(one: Point, other: Point) -> float:
     return abs(lengths) + abs(math.log2(other.batch / one.batch)) + 0.1 * (lengths < 0)
 
 
-async def _measured(
-    measure: Measure, point: Point, rule: StopRule, clock: Callable[[], float]
-) -> Outcome:
-    began_s = clock()
+async def _measured(measure: Measure, point: Point, rule: StopRule, spent: _Time) -> Outcome | None:
+    """One point; None if it is not done long after the budget."""
+    began_s, left_s = spent.elapsed_s, spent.left_s
+    most_s = None if left_s is None else left_s + _OVERRUN_S
     try:
-        return await measure.measure(point, rule)
+        return await asyncio.wait_for(measure.measure(point, rule), most_s)
+    except asyncio.TimeoutError:
+        return None
     except NotCapable as refused:
-        return Outcome(point=point, took_s=clock() - began_s, failure=str(refused))
+        return Outcome(point=point, took_s=spent.elapsed_s - began_s, failure=str(refused))
 
 
 def _left_s(

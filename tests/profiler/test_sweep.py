@@ -88,6 +88,27 @@ def test_a_budget_is_not_overrun(tmp_path: Path) -> None:
     assert {p.sweep for p in measuring.measured} == {sweep.value for sweep in Sweep}
 
 
+def test_a_point_that_takes_all_day_is_given_up_with_the_budget(tmp_path: Path) -> None:
+    class Endless(Measuring):
+        async def measure(self, point: Point, rule: StopRule) -> Outcome:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    journal = Journal(tmp_path / "j", {})
+    journal.begin(None)
+    work = run_sweep(
+        Planner(POINTS),
+        dict.fromkeys(Sweep, Endless(Clock())),
+        journal,
+        budget_s=2.1,
+        report=lambda step: None,
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("conserve_sglang.profiler.sweep._OVERRUN_S", -2.0)
+        asyncio.run(work)
+    assert journal.outcomes == []
+
+
 def test_a_point_gets_a_share_of_the_budget() -> None:
     assert point_limit_s(None) == 20
     assert point_limit_s(480) == 16
@@ -174,5 +195,5 @@ def test_a_point_that_would_take_minutes_waits_for_what_lies_between(tmp_path: P
         clock=clock,
     )
     asyncio.run(work)
-    assert max(p.new_tokens for p in measuring.measured) == 16_384
-    assert steps[-1].num_left == 1
+    assert max(p.new_tokens for p in measuring.measured) == 8192
+    assert steps[-1].num_left == 2
