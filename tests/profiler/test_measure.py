@@ -18,7 +18,7 @@ from conserve_sglang.profiler.talk import Talker
 from tests.profiler.fake_worker import Costs, FakeMeasuredWorker
 
 RULE = StopRule(most_seconds=1.5)
-NEAR = 0.15  # of what the worker really took: a busy machine is late more than once
+NEAR = 0.3  # of what the worker really took, on a machine that others share
 CHUNK = 512
 
 
@@ -137,8 +137,8 @@ async def test_watts_are_those_of_the_busy_worker() -> None:
             step = await DecodeMeasure(talker(worker), power).measure(
                 Point(sweep="decode", batch=4, kv_tokens=256), RULE
             )
-    assert found.watts == pytest.approx(300, rel=0.1)
-    assert step.watts == pytest.approx(300, rel=0.1)
+    assert found.watts == pytest.approx(300, rel=0.2)
+    assert step.watts == pytest.approx(300, rel=0.2)
     assert power.origin is Origin.MEASURED
 
 
