@@ -27,7 +27,7 @@ METHOD = (
     " scheduler's start of a batch to its result, decode by the token gaps of one request of the"
     " batch, transfer from the end of prefill to the prefiller's answer"
 )
-_NARROW = 0.03
+_NARROW, _NARROWEST = 0.03, 1e-6
 
 
 def assemble(
@@ -118,6 +118,11 @@ def _power(source: PowerSource, today: str, machine: Mapping[str, str]) -> Prove
     )
 
 
+def _above_zero(rel_ci: float | None) -> float | None:
+    """Repeats that are all equal have an interval without width, and a profile's has some."""
+    return None if rel_ci is None else max(rel_ci, _NARROWEST)
+
+
 def _prefill(outcomes: Iterable[Outcome]) -> Iterable[PrefillPoint]:
     found = [
         PrefillPoint(
@@ -126,7 +131,7 @@ def _prefill(outcomes: Iterable[Outcome]) -> Iterable[PrefillPoint]:
             batch=one.point.batch,
             seconds=one.seconds,
             watts=one.watts,
-            rel_ci=one.rel_ci,
+            rel_ci=_above_zero(one.rel_ci),
         )
         for one in outcomes
         if one.point.sweep in (Sweep.PREFILL.value, Sweep.APPEND.value) and one.seconds
@@ -141,7 +146,7 @@ def _decode(outcomes: Iterable[Outcome]) -> Iterable[DecodePoint]:
             kv_tokens=one.kv_tokens or one.point.kv_tokens,
             step_s=one.seconds,
             watts=one.watts,
-            rel_ci=one.rel_ci,
+            rel_ci=_above_zero(one.rel_ci),
         )
         for one in outcomes
         if one.point.sweep == Sweep.DECODE.value and one.seconds

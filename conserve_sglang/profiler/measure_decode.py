@@ -23,6 +23,7 @@ from conserve_sglang.profiler.talk import Reply, Talker
 _FIRST_STEPS, _FEWEST_STEPS = 24, 16
 _UNMETERED_S = 0.3
 _MOST_INVALID = 5
+_FEW_ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class DecodeMeasure:
         prompts = [self._talker.prompt(length) for _ in range(point.batch)]
         first = await self._round(prompts, _FIRST_STEPS)
         prepare_s = time.monotonic() - began_s
-        num_steps = self._steps(first.step_s if first else None, point.batch)
+        num_steps = self._steps(first.step_s if first else None, point.batch, rule)
         rounds: list[Round] = []
         num_invalid = 0
         measured_from_s = time.monotonic()
@@ -74,10 +75,13 @@ class DecodeMeasure:
             kv_tokens=round(sum(r.kv_tokens for r in rounds) / len(rounds)) if rounds else None,
         )
 
-    def _steps(self, step_s: float | None, batch: int) -> int:
+    def _steps(self, step_s: float | None, batch: int, rule: StopRule) -> int:
+        """Steps of a round: as long as a meter needs, if there is time for some rounds of it."""
         if step_s is None:
             return 2 * _FIRST_STEPS
-        window_s = _UNMETERED_S if self._power is None else LEAST_WINDOW_S
+        window_s = _UNMETERED_S
+        if self._power is not None:
+            window_s = max(window_s, min(LEAST_WINDOW_S, rule.most_seconds / _FEW_ROUNDS))
         return min(max(_FIRST_STEPS, round(1.2 * window_s / step_s)), _most_steps(batch))
 
     async def _round(self, prompts: Sequence[Sequence[int]], num_steps: int) -> Round | None:
@@ -93,7 +97,7 @@ class DecodeMeasure:
         finally:
             for other in others:
                 other.cancel()
-        return _steady_part(probe, replies, sum(len(prompt) for prompt in prompts))
+        return steady_part(probe, replies, sum(len(prompt) for prompt in prompts))
 
     def _watts(self, rounds: Sequence[Round]) -> float | None:
         """The mean over the rounds, each weighing as long as it was."""
@@ -108,7 +112,11 @@ class DecodeMeasure:
         return total_j / total_s if total_s else None
 
 
-def _steady_part(probe: Reply, others: Sequence[Reply], prompt_tokens: int) -> Round | None:
+def steady_part(probe: Reply, others: Sequence[Reply], prompt_tokens: int) -> Round | None:
+    """What the streamed one of a batch shows while all of it wrote; None if that was too short.
+
+    `prompt_tokens` are those of the whole batch.
+    """
     window = _whole_batch(probe, others)
     if window is None:
         return None

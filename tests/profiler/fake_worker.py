@@ -1,8 +1,9 @@
-"""A worker that takes a known time for everything, and notes it: what measuring must find.
+"""A worker that takes a known time for everything: what measuring must find.
 
 It answers /generate, streamed or not, /server_info and /flush_cache as SGLang 0.5.23 does with
---enable-metrics, as far as the profiler looks; `tests/sglang/test_profile.py` compares it to the
-real one. Prefill runs one batch at a time; decode steps all requests together.
+--enable-metrics, as far as the profiler looks. Its stamps are exact whatever else the machine does:
+they are of a clock of its own, which only its costs move. `tests/sglang/test_profile.py` compares
+it to the real one. Prefill runs one batch at a time; decode steps all requests together.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ class Costs:
     per_kv_s: float = 0.1e-6
     transfer_s: float = 0.003
     per_moved_s: float = 2e-6
+    answer_s: float = 0.002
 
     def prefill(self, new: int, cached: int) -> float:
         return self.prefill_s + self.per_new_s * new + self.per_cached_s * cached
@@ -65,9 +67,8 @@ class FakeMeasuredWorker:
         self.is_busy = False
         self.num_flushes = 0
         self.port = 0
-        self.prefills: list[tuple[int, float]] = []  # new tokens of a batch, seconds it really took
         self.steps: list[tuple[int, float]] = []  # requests of a step, seconds since the one before
-        self.transfers: list[float] = []
+        self._now = 1.8e9
         self._stepped_at: float | None = None
         self._cache: set[tuple[int, ...]] = set()
         self._waiting: list[Request] = []
@@ -110,23 +111,23 @@ class FakeMeasuredWorker:
 
     async def _prefill(self, batch: list[Request]) -> None:
         self._stepped_at = None
-        entered, began_s = time.time(), time.perf_counter()
-        seconds, num_new = 0.0, 0
+        entered, seconds = self._now, 0.0
         for request in batch:
             request.cached = self._cached(request.prompt)
             seconds += self.costs.prefill(len(request.prompt) - request.cached, request.cached)
-            num_new += len(request.prompt) - request.cached
-        await _exactly(seconds)
-        self.prefills.append((num_new, time.perf_counter() - began_s))
+        await asyncio.sleep(seconds)
+        self._now += seconds
         for request in batch:
-            request.entered_at, request.prefilled_at = entered, time.time()
+            request.entered_at, request.prefilled_at = entered, self._now
             self._cache.add(request.prompt)
             self._write(request)
             if request.num_written < request.num_tokens:
                 self._running.append(request)
 
     async def _step(self) -> None:
-        await _exactly(self.costs.step(sum(len(r.prompt) + r.num_written for r in self._running)))
+        seconds = self.costs.step(sum(len(r.prompt) + r.num_written for r in self._running))
+        await asyncio.sleep(seconds)
+        self._now += seconds
         now = time.perf_counter()
         if self._stepped_at is not None:
             self.steps.append((len(self._running), now - self._stepped_at))
@@ -203,11 +204,10 @@ class FakeMeasuredWorker:
             return await _stream(writer, request)
         meta = await _last_event(request)
         if request.is_moved:
-            began_s = time.perf_counter()
-            await _exactly(self.costs.transfer(len(prompt)))
-            self.transfers.append(time.perf_counter() - began_s)
+            await asyncio.sleep(self.costs.transfer(len(prompt)))
+            self._now += self.costs.transfer(len(prompt))
         if self.has_stamps:
-            meta["request_finished_ts"] = time.time()
+            meta["request_finished_ts"] = self._now + self.costs.answer_s
         return _reply(writer, 200, {"text": "", "output_ids": [1], "meta_info": meta})
 
     def _info(self) -> dict[str, Any]:
@@ -251,11 +251,3 @@ def _reply(writer: asyncio.StreamWriter, status: int, answer: dict[str, Any]) ->
     body = json.dumps(answer).encode()
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-
-
-async def _exactly(seconds: float) -> None:
-    """Sleep, and wait out the rest: a timer alone is late by up to a millisecond."""
-    until = time.perf_counter() + seconds
-    await asyncio.sleep(max(0.0, seconds - 0.002))
-    while time.perf_counter() < until:
-        await asyncio.sleep(0)
