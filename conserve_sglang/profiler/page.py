@@ -120,6 +120,7 @@ def _figures(profile: Profile, draws: Sequence[tuple[str, str, str, Draw]]) -> I
         if not draw(profile, axes):
             continue
         axes.set_xscale("log", base=2)
+        _widen(axes)
         axes.set(title=title, xlabel=across, ylabel=up)
         axes.grid(visible=True, which="major", alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
@@ -128,6 +129,16 @@ def _figures(profile: Profile, draws: Sequence[tuple[str, str, str, Draw]]) -> I
         figure.savefig(out, format="svg", metadata={"Date": None})
         drawn = out.getvalue()
         yield f"<figure>{drawn[drawn.index('<svg') :]}</figure>"
+
+
+def _widen(axes: Any) -> None:
+    """A lone point spans nothing that a logarithmic axis could show."""
+    low, high = axes.dataLim.intervaly
+    if low == high and low > 0:
+        axes.set_ylim(low / 2, low * 2)
+    low, high = axes.dataLim.intervalx
+    if low == high and low > 0:
+        axes.set_xlim(low / 2, low * 2)
 
 
 def _is_metered(profile: Profile) -> bool:

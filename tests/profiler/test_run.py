@@ -16,7 +16,7 @@ from conserve_sglang.profiler.options import Event, ProfileOptions, meter_choice
 from conserve_sglang.profiler.run import run_profile
 from conserve_sglang.profiler.stand import measured_part
 from conserve_sglang.profiler.sweep import Step
-from conserve_sglang.profiles import load_profile
+from conserve_sglang.profiles import Profile, load_profile
 from conserve_sglang.tiermap import load_tier_map
 from tests.profiler.fake_worker import Costs, FakeMeasuredWorker
 
@@ -57,6 +57,10 @@ def options(tmp_path: Path, *urls: str, budget_s: float = 4.0) -> ProfileOptions
     )
 
 
+def num_points(profile: Profile) -> int:
+    return len(profile.prefill) + len(profile.decode)
+
+
 @pytest.fixture
 def tier_map() -> TierMap:
     return load_tier_map(CPU)
@@ -74,7 +78,7 @@ def test_a_profile_a_page_and_what_goes_on_later(tier_map: TierMap, tmp_path: Pa
     assert profile.power_provenance is None
     assert any(p.cached_tokens for p in profile.prefill)
     assert profile.prefill_s(16) == pytest.approx(FAST.prefill(16, 0), rel=0.8)
-    assert len(second.profile.prefill) > len(first.profile.prefill)
+    assert num_points(second.profile) > num_points(first.profile)
     steps = [event for event in events if isinstance(event, Step)]
     begin = next(n for n in range(1, len(steps)) if steps[n].elapsed_s < steps[n - 1].elapsed_s)
     assert steps[begin].num_done == steps[begin - 1].num_done
