@@ -7,8 +7,20 @@ from typing import Annotated
 import typer
 
 from .fail import clean_failure
-from .options import JsonOption, TierMapOption
+from .options import JsonOption, TierMapOption, TokenizerOption
 
+TraceOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Conversations to play.")]
+SyntheticOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Generate N conversations; see --like.")
+]
+LikeOption = Annotated[str, typer.Option(help="mini-swe, the paper's workload, or claude-code.")]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="R", help="Conversations per second, Poisson; else the trace's own times."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Same seed, same result to the last bit.")]
 PolicyOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Instead of the tier map's policy.")
 ]
@@ -19,6 +31,25 @@ WindowOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="TOKENS", help="Cut conversations that outgrow this context."),
 ]
+FittingOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Scale all lengths so that this share of conversations fits --window; cut the rest.",
+    ),
+]
+CvOption = Annotated[
+    float | None,
+    typer.Option(metavar="CV", help="Gamma arrivals of this variation: above 1 for bursts."),
+]
+ArrivalsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Arrive as the conversations of this trace, at --rate."),
+]
+LoadOption = Annotated[float, typer.Option(metavar="X", help="Arrive X times as fast.")]
+GapsOption = Annotated[
+    float, typer.Option("--tool-gaps", metavar="X", help="Tool gaps X times as long; 0: none.")
+]
 KvCapacityOption = Annotated[
     int, typer.Option(min=1, help="KV pool of a worker whose tier sets no max-total-tokens.")
 ]
@@ -26,23 +57,20 @@ KvCapacityOption = Annotated[
 
 def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     tier_map: TierMapOption,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Conversations to play.")
-    ] = None,
-    synthetic: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Generate N conversations like the paper's."),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="R", help="Conversations per second, Poisson; else the trace's own times."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same result to the last bit.")] = 0,
+    trace: TraceOption = None,
+    tokenizer: TokenizerOption = None,
+    synthetic: SyntheticOption = None,
+    like: LikeOption = "mini-swe",
+    rate: RateOption = None,
+    cv: CvOption = None,
+    arrivals_of: ArrivalsOption = None,
+    load: LoadOption = 1.0,
+    tool_gaps: GapsOption = 1.0,
+    seed: SeedOption = 0,
     policy: PolicyOption = None,
     max_turns: MaxTurnsOption = None,
     window: WindowOption = None,
+    fitting: FittingOption = None,
     kv_capacity_tokens: KvCapacityOption = 308_448,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,19 +79,28 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     The router's own dispatcher and policies place the turns. How long a step takes is modelled
     from unit measurements of an A40 with Qwen3-0.6B, whatever GPUs the tier map names.
     """
-    from .simulate_run import Workload, run
+    from conserve_sglang.traces import Source
+
+    from .simulate_run import run
     from .simulate_view import as_document, print_summary
 
     with clean_failure():
-        workload = Workload(
+        source = Source(
             trace=trace,
+            tokenizer=tokenizer,
             synthetic=synthetic,
+            like=like,
             rate_per_s=rate,
+            cv=cv,
+            arrivals_of=arrivals_of,
+            load=load,
+            gap_factor=tool_gaps,
             seed=seed,
             max_turns=max_turns,
             window_tokens=window,
+            fitting=fitting,
         )
-        result = run(tier_map, workload, policy, kv_capacity_tokens)
+        result = run(tier_map, source, policy, kv_capacity_tokens)
     if as_json:
         typer.echo(json.dumps(as_document(result), indent=2))
     else:

@@ -24,6 +24,7 @@ def as_document(result: Result) -> dict[str, Any]:
         },
         "bad_lines": [asdict(line) for line in result.bad_lines],
         "num_left_out": result.num_left_out,
+        "scaling": result.scaling,
         "num_kv_transfers": result.num_kv_transfers,
         "summary": asdict(result.summary),
     }
@@ -66,6 +67,8 @@ def print_summary(result: Result) -> None:
         f"{result.num_kv_transfers} KV transfers; {summary.output_tokens_per_s:.0f} output"
         f" tokens/s over {summary.duration_s:.0f} s"
     )
+    if result.scaling:
+        console.print(f"scaled: {result.scaling}")
     if result.num_left_out:
         console.print(f"{result.num_left_out} conversations do not fit the window: left out")
     for line in result.bad_lines[:5]:

@@ -3,5 +3,17 @@
 from conserve_sglang.traces.formats import FORMATS, format_of, read_trace
 from conserve_sglang.traces.own import write_conversation
 from conserve_sglang.traces.reading import BadLine, Trace
+from conserve_sglang.traces.source import GENERATORS, Drawn, Source, draw
 
-__all__ = ["FORMATS", "BadLine", "Trace", "format_of", "read_trace", "write_conversation"]
+__all__ = [
+    "FORMATS",
+    "GENERATORS",
+    "BadLine",
+    "Drawn",
+    "Source",
+    "Trace",
+    "draw",
+    "format_of",
+    "read_trace",
+    "write_conversation",
+]

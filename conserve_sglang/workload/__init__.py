@@ -1,13 +1,26 @@
 """Streams of conversations: how they look, when they arrive, and generators of them. Pure."""
 
-from conserve_sglang.workload.arrivals import gamma_arrivals, poisson_arrivals, with_arrivals
+from conserve_sglang.workload.arrivals import (
+    drawn_gaps,
+    gamma_arrivals,
+    poisson_arrivals,
+    trace_arrivals,
+    with_arrivals,
+    with_gaps,
+)
 from conserve_sglang.workload.claude_code import claude_code_conversations
 from conserve_sglang.workload.claude_code_params import CLAUDE_CODE, ClaudeCodeParams
 from conserve_sglang.workload.histogram import Bin, Histogram, histograms_of
 from conserve_sglang.workload.mini_swe import MINI_SWE, MiniSweParams, mini_swe_conversations
 from conserve_sglang.workload.plan import ConversationPlan, TurnPlan
 from conserve_sglang.workload.rng import Rng
-from conserve_sglang.workload.scaling import at_rate, cut_to_window, first_turns
+from conserve_sglang.workload.scaling import (
+    at_load,
+    at_rate,
+    cut_to_window,
+    first_turns,
+    with_gaps_scaled,
+)
 from conserve_sglang.workload.shape import Shape, Spread, shape_of
 from conserve_sglang.workload.window import (
     WindowScaling,
@@ -29,9 +42,11 @@ __all__ = [
     "Spread",
     "TurnPlan",
     "WindowScaling",
+    "at_load",
     "at_rate",
     "claude_code_conversations",
     "cut_to_window",
+    "drawn_gaps",
     "first_turns",
     "gamma_arrivals",
     "histograms_of",
@@ -41,5 +56,8 @@ __all__ = [
     "scaled",
     "scaled_to_window",
     "shape_of",
+    "trace_arrivals",
     "with_arrivals",
+    "with_gaps",
+    "with_gaps_scaled",
 ]

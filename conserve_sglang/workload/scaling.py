@@ -23,6 +23,26 @@ def at_rate(
     return tuple(replace(c, arrived_at_s=(c.arrived_at_s - start) * factor) for c in conversations)
 
 
+def at_load(conversations: Iterable[ConversationPlan], factor: float) -> Iterator[ConversationPlan]:
+    """`factor` times as many conversations a second: their arrival times divided by it. Tool gaps
+    stay as they are."""
+    if factor <= 0:
+        raise ValueError("factor must be positive")
+    for conversation in conversations:
+        yield replace(conversation, arrived_at_s=conversation.arrived_at_s / factor)
+
+
+def with_gaps_scaled(
+    conversations: Iterable[ConversationPlan], factor: float
+) -> Iterator[ConversationPlan]:
+    """All tool gaps times `factor`; 0 for none."""
+    if factor < 0:
+        raise ValueError("factor must not be negative")
+    for conversation in conversations:
+        turns = tuple(replace(turn, gap_s=turn.gap_s * factor) for turn in conversation.turns)
+        yield replace(conversation, turns=turns)
+
+
 def first_turns(
     conversations: Iterable[ConversationPlan], max_turns: int
 ) -> Iterator[ConversationPlan]:

@@ -69,6 +69,11 @@ def test_conversations_can_be_cut_by_turns_and_by_window(run_cli: RunCli) -> Non
         (("--synthetic", 5, "--rate", 0), "--rate must be positive"),
         (("--synthetic", 5, "--rate", 1, "--policy", "best"), "policy 'best' is unknown"),
         (("--trace", "nowhere"), "cannot be read"),
+        (("--synthetic", 5, "--rate", 1, "--like", "me"), "use one of mini-swe, claude-code"),
+        (("--synthetic", 5, "--rate", 1, "--fitting", 0.5), "say which with --window"),
+        (("--synthetic", 5, "--rate", 1, "--window", 900, "--fitting", 2), "fitting must lie in"),
+        (("--synthetic", 5, "--cv", 2), "--cv shapes the arrivals of --rate"),
+        (("--synthetic", 5, "--rate", 1, "--load", 0), "--load must be positive"),
     ],
 )
 def test_options_that_do_not_fit_are_exit_code_2(
@@ -77,3 +82,15 @@ def test_options_that_do_not_fit_are_exit_code_2(
     ran = run_cli("simulate", "--tier-map", MAP, *options)
     assert ran.code == 2
     assert message in ran.err
+
+
+def test_claude_code_conversations_are_scaled_to_a_window_and_that_is_stated(
+    run_cli: RunCli,
+) -> None:
+    options = ("--synthetic", 20, "--like", "claude-code", "--rate", 0.1, "--tool-gaps", 0)
+    size = ("--window", 32_768, "--fitting", 0.8, "--max-turns", 6)
+    ran = run_cli("simulate", "--tier-map", MAP, *options, *size)
+    assert ran.code == 0
+    scaled = " ".join(line.strip() for line in ran.out.splitlines())
+    assert "scaled: all lengths times 0." in scaled
+    assert "80% of the conversations fit whole in 32,768 tokens" in scaled

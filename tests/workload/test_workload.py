@@ -7,16 +7,22 @@ import pytest
 
 from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.workload import (
+    CLAUDE_CODE,
     ConversationPlan,
     TurnPlan,
+    at_load,
     at_rate,
     cut_to_window,
+    drawn_gaps,
     first_turns,
     gamma_arrivals,
     mini_swe_conversations,
     poisson_arrivals,
     shape_of,
+    trace_arrivals,
     with_arrivals,
+    with_gaps,
+    with_gaps_scaled,
 )
 
 
@@ -110,3 +116,31 @@ def test_the_shape_counts_uncached_prefill() -> None:
 def test_the_shape_of_nothing_is_empty() -> None:
     assert shape_of([]).num_turns == 0
     assert shape_of([]).append_tokens is None
+
+
+def test_recorded_arrivals_begin_anew_after_a_mean_gap() -> None:
+    times = trace_arrivals([10.0, 11.0, 14.0])
+    assert list(islice(times, 6)) == pytest.approx([0.0, 1.0, 4.0, 6.0, 7.0, 10.0])
+    stretched = trace_arrivals([10.0, 11.0, 14.0], 4.0)
+    assert list(islice(stretched, 30_001))[-1] == pytest.approx(7500.0)
+    with pytest.raises(ValueError, match="need some spread"):
+        next(trace_arrivals([3.0]))
+
+
+def test_tool_gaps_are_drawn_for_all_turns_but_the_first() -> None:
+    rng = random.Random(4)
+    gaps = drawn_gaps(CLAUDE_CODE.fresh.tool_gap_s, rng)
+    plans = list(with_gaps([plan(*[(5, 5)] * 2001)], gaps))
+    drawn = sorted(turn.gap_s for turn in plans[0].turns[1:])
+    assert plans[0].turns[0].gap_s == 0.0
+    assert drawn[1000] == pytest.approx(8.71, rel=0.1)  # the sessions' median
+
+
+def test_gaps_and_load_are_scaled() -> None:
+    (slow,) = with_gaps_scaled([plan((5, 5), (5, 5), gap=3.0)], 2.0)
+    assert [turn.gap_s for turn in slow.turns] == [0.0, 6.0]
+    (dense,) = at_load([plan((5, 5), at=3.0)], 2.0)
+    assert dense.arrived_at_s == 1.5
+    for scale in (at_load([plan((5, 5))], 0.0), with_gaps_scaled([plan((5, 5))], -1.0)):
+        with pytest.raises(ValueError, match="factor must"):
+            list(scale)

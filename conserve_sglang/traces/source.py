@@ -1,0 +1,145 @@
+"""A workload as options ask for it: where conversations come from, cut and scaled, and when."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.traces.formats import read_trace
+from conserve_sglang.traces.reading import BadLine
+from conserve_sglang.workload import (
+    ConversationPlan,
+    at_load,
+    claude_code_conversations,
+    cut_to_window,
+    first_turns,
+    gamma_arrivals,
+    mini_swe_conversations,
+    poisson_arrivals,
+    scaled_to_window,
+    trace_arrivals,
+    with_arrivals,
+    with_gaps_scaled,
+)
+
+GENERATORS: dict[str, Callable[[int, random.Random], Iterator[ConversationPlan]]] = {
+    "mini-swe": mini_swe_conversations,
+    "claude-code": claude_code_conversations,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What to play: a `trace` or `synthetic` conversations of generator `like`, at their own times
+    (`load` times as dense), by a Poisson process at `rate_per_s`, by a gamma process if `cv` is
+    given too, or with the gaps of the trace `arrivals_of`.
+
+    Lengths are scaled so that a share `fitting` fits `window_tokens`, or cut there without it.
+    """
+
+    trace: Path | None = None
+    tokenizer: Path | None = None
+    synthetic: int | None = None
+    like: str = "mini-swe"
+    rate_per_s: float | None = None
+    cv: float | None = None
+    arrivals_of: Path | None = None
+    load: float = 1.0
+    gap_factor: float = 1.0
+    seed: int = 0
+    max_turns: int | None = None
+    window_tokens: int | None = None
+    fitting: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The conversations, and what was done to get them. `num_left_out`: those whose first turn is
+    larger than the window. `scaling` says how lengths were scaled; empty if they were not."""
+
+    conversations: Sequence[ConversationPlan]
+    bad_lines: tuple[BadLine, ...]
+    num_left_out: int
+    scaling: str
+
+
+def draw(source: Source) -> Drawn:
+    """The workload. Same source, same conversations. Raises ConfigError for what does not fit
+    together."""
+    rng = random.Random(source.seed)
+    try:
+        given, bad_lines = _conversations(source, rng)
+        plans, scaling = _sized(given, source)
+        timed = list(_timed(plans, source, rng))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Drawn(
+        conversations=timed,
+        bad_lines=bad_lines,
+        num_left_out=len(given) - len(timed),
+        scaling=scaling,
+    )
+
+
+def _conversations(
+    source: Source, rng: random.Random
+) -> tuple[Sequence[ConversationPlan], tuple[BadLine, ...]]:
+    if (source.trace is None) == (source.synthetic is None):
+        raise ConfigError("give either --trace FILE or --synthetic N")
+    if source.synthetic is not None:
+        if source.like not in GENERATORS:
+            raise ConfigError(f"--like {source.like}: use one of {', '.join(GENERATORS)}")
+        return list(GENERATORS[source.like](source.synthetic, rng)), ()
+    assert source.trace is not None
+    trace = read_trace(source.trace, tokenizer=source.tokenizer)
+    if not trace.conversations:
+        raise ConfigError(f"{source.trace}: no line of it can be used")
+    return trace.conversations, trace.bad_lines
+
+
+def _sized(
+    given: Sequence[ConversationPlan], source: Source
+) -> tuple[Sequence[ConversationPlan], str]:
+    plans: Iterable[ConversationPlan] = given
+    scaling = ""
+    if source.max_turns is not None:
+        plans = first_turns(plans, source.max_turns)
+    if source.fitting is not None:
+        if source.window_tokens is None:
+            raise ConfigError("--fitting scales lengths to a window: say which with --window")
+        scaled = scaled_to_window(plans, source.window_tokens, fitting=source.fitting)
+        plans, scaling = scaled.conversations, scaled.statement()
+    elif source.window_tokens is not None:
+        plans = cut_to_window(plans, source.window_tokens)
+    if source.gap_factor != 1:
+        plans = with_gaps_scaled(plans, source.gap_factor)
+    return list(plans), scaling
+
+
+def _timed(
+    plans: Sequence[ConversationPlan], source: Source, rng: random.Random
+) -> Iterable[ConversationPlan]:
+    if source.rate_per_s is not None and source.rate_per_s <= 0:
+        raise ConfigError("--rate must be positive")
+    if source.load <= 0:
+        raise ConfigError("--load must be positive")
+    if source.cv is not None and (source.rate_per_s is None or source.arrivals_of is not None):
+        raise ConfigError("--cv shapes the arrivals of --rate, and of no --arrivals-of")
+    if source.arrivals_of is not None:
+        trace = read_trace(source.arrivals_of, tokenizer=source.tokenizer)
+        times = [plan.arrived_at_s for plan in trace.conversations]
+        return at_load(with_arrivals(plans, trace_arrivals(times, source.rate_per_s)), source.load)
+    if source.rate_per_s is not None:
+        rate = source.rate_per_s * source.load
+        times_of = (
+            poisson_arrivals(rate, rng)
+            if source.cv is None
+            else gamma_arrivals(rate, source.cv, rng)
+        )
+        return with_arrivals(plans, times_of)
+    if len(plans) > 1 and len({plan.arrived_at_s for plan in plans}) == 1:
+        raise ConfigError("all these conversations arrive at once; say how fast with --rate")
+    if plans and plans[0].arrived_at_s < 0:
+        raise ConfigError("conversations arrive before 0; say how fast with --rate")
+    return at_load(plans, source.load)

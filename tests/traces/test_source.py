@@ -1,0 +1,69 @@
+"""A workload is what its source asks for."""
+
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import pytest
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.traces import Source, draw
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+def gaps_of(source: Source) -> list[float]:
+    times = [plan.arrived_at_s for plan in draw(source).conversations]
+    return [after - before for before, after in pairwise(times)]
+
+
+def test_arrivals_are_poisson_or_in_bursts_at_the_rate_asked_for() -> None:
+    poisson = gaps_of(Source(synthetic=4000, rate_per_s=2.0, max_turns=1))
+    bursts = gaps_of(Source(synthetic=4000, rate_per_s=2.0, cv=3.0, max_turns=1))
+    assert fmean(poisson) == pytest.approx(0.5, rel=0.05)
+    assert pstdev(poisson) / fmean(poisson) == pytest.approx(1.0, rel=0.05)
+    assert fmean(bursts) == pytest.approx(0.5, rel=0.15)
+    assert pstdev(bursts) / fmean(bursts) == pytest.approx(3.0, rel=0.15)
+
+
+def test_load_makes_arrivals_denser_whatever_they_are() -> None:
+    once, twice = (
+        gaps_of(Source(synthetic=10, rate_per_s=2.0, load=load, max_turns=1)) for load in (1, 2)
+    )
+    assert [gap / 2 for gap in once] == pytest.approx(twice)
+    own, faster = (
+        gaps_of(Source(trace=SAMPLES / "conversations.jsonl", load=load)) for load in (1, 3)
+    )
+    assert (own, faster) == ([1.5], [0.5])
+
+
+def test_arrivals_of_another_trace_keep_their_gaps_and_begin_anew() -> None:
+    arrivals = SAMPLES / "azure.csv"  # two requests, 0.5 s apart
+    own = gaps_of(Source(synthetic=4, arrivals_of=arrivals, max_turns=1))
+    assert own == pytest.approx([0.5, 0.5, 0.5])
+    at_rate = gaps_of(Source(synthetic=4, arrivals_of=arrivals, rate_per_s=10.0, max_turns=1))
+    assert at_rate == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_lengths_gaps_and_turns_are_scaled_and_cut() -> None:
+    trace = SAMPLES / "claude_code.csv"
+    cut = draw(Source(trace=trace, rate_per_s=1.0, window_tokens=1200, gap_factor=0.5))
+    assert [len(plan.turns) for plan in cut.conversations] == [1, 1]
+    assert cut.scaling == ""
+    scaled = draw(
+        Source(trace=trace, rate_per_s=1.0, window_tokens=1200, fitting=1.0, gap_factor=0.5)
+    )
+    assert [len(plan.turns) for plan in scaled.conversations] == [3, 1]
+    assert [turn.gap_s for turn in scaled.conversations[0].turns] == [0.0, 2.0, 0.0]
+    assert "100% of the conversations fit whole in 1,200 tokens" in scaled.scaling
+    assert [line.number for line in scaled.bad_lines] == [5]
+
+
+def test_those_that_do_not_fit_are_counted() -> None:
+    drawn = draw(Source(trace=SAMPLES / "claude_code.csv", rate_per_s=1.0, window_tokens=500))
+    assert (len(drawn.conversations), drawn.num_left_out) == (1, 1)
+
+
+def test_a_trace_of_single_arrivals_has_no_gaps_to_take() -> None:
+    with pytest.raises(ConfigError, match="need some spread"):
+        draw(Source(synthetic=4, arrivals_of=SAMPLES / "conserve_lengths.csv"))
