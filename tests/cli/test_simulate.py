@@ -24,7 +24,9 @@ def test_a_synthetic_workload_is_played_on_a_tier_map(run_cli: RunCli) -> None:
     assert document["summary"]["num_turns"] == 150
     assert document["summary"]["ttfet"]["p50_normalised"] > 1
     assert document["unit_costs"]["decode"]["name"] == "a40-qwen3-0.6b-200w"
-    assert "2606.01839" in document["unit_costs"]["prefill"]["sources"]["decode"]
+    assert any(
+        "2606.01839" in told for told in document["unit_costs"]["prefill"]["sources"].values()
+    )
 
 
 def test_the_same_seed_prints_the_same_bytes(run_cli: RunCli) -> None:
