@@ -5,6 +5,7 @@ from conserve_sglang.sim.decode_log import GapRun, gap_percentile_s, mean_gap_s
 from conserve_sglang.sim.driver import Deployment, Simulation
 from conserve_sglang.sim.from_tier_map import deployment_of, unit_costs_of
 from conserve_sglang.sim.perf_model import PerfModel, PowerModel
+from conserve_sglang.sim.power import ModelledEnergy, WorkerEnergy
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
 from conserve_sglang.sim.summary import Figures, Summary, Tally, summary_of
 from conserve_sglang.sim.view import (
@@ -13,7 +14,7 @@ from conserve_sglang.sim.view import (
     PERF_MODELS,
     perf_model_of,
 )
-from conserve_sglang.sim.worker import SimWorkerSpec
+from conserve_sglang.sim.worker_spec import SimWorkerSpec
 
 __all__ = [
     "A40_QWEN3_0_6B",
@@ -24,6 +25,7 @@ __all__ = [
     "Deployment",
     "Figures",
     "GapRun",
+    "ModelledEnergy",
     "Outcome",
     "PerfModel",
     "PowerModel",
@@ -32,6 +34,7 @@ __all__ = [
     "Summary",
     "Tally",
     "TurnRecord",
+    "WorkerEnergy",
     "alone",
     "deployment_of",
     "gap_percentile_s",

@@ -3,19 +3,39 @@
 from heapq import heappop, heappush
 
 from conserve_sglang.sim.decode_log import DecodeLog, StepRun
+from conserve_sglang.sim.perf_model import PowerModel
 from conserve_sglang.sim.turn_run import TurnRun
 
 FORGET_EVERY = 32
 
 
 class DecodeBatch:
-    """Turns by the step after which each needs attention: it is answered, or its room is full."""
+    """Turns by the step after which each needs attention: it is answered, or its room is full.
 
-    __slots__ = ("_heap", "_last_end_s", "_log", "_num_joined", "kv_tokens", "num_steps")
+    A step's joules (`decode_j` in all) are affine in requests and KV tokens: what does not depend
+    on KV tokens is shared equally by the requests, the rest by the KV tokens each holds. Sums over
+    the steps so far are kept (joules per request, per KV token, and the latter times the step's
+    number), so that a turn's share is a difference of sums, whatever batches lay between.
+    """
+
+    __slots__ = (
+        "_heap",
+        "_last_end_s",
+        "_log",
+        "_num_joined",
+        "_numbered_j",
+        "_request_j",
+        "_token_j",
+        "decode_j",
+        "kv_tokens",
+        "num_steps",
+    )
 
     def __init__(self) -> None:
         self.num_steps = 0
         self.kv_tokens = 0
+        self.decode_j = 0.0
+        self._request_j = self._token_j = self._numbered_j = 0.0
         self._heap: list[tuple[int, int, TurnRun]] = []
         self._num_joined = 0
         self._log = DecodeLog()
@@ -32,18 +52,32 @@ class DecodeBatch:
     def join(self, run: TurnRun) -> None:
         """Decode a turn, from its next token on, until it is answered or its room is full."""
         run.joined_at_step = self.num_steps
+        run.request_j, run.token_j = self._request_j, self._token_j
+        run.numbered_j = self._numbered_j
         room = run.held_tokens - run.input_tokens - run.generated_tokens
         left = run.output_tokens - run.generated_tokens
         self._num_joined += 1
         self.kv_tokens += run.input_tokens + run.generated_tokens
         heappush(self._heap, (self.num_steps + min(room, left), self._num_joined, run))
 
-    def advance(self, steps: StepRun, now: float) -> None:
+    def advance(self, steps: StepRun, now: float, power: PowerModel | None) -> None:
         """The steps of a run have been decoded."""
         self._log.add(steps)
+        if power is not None:
+            self._book(power, steps.num_steps)
         self._last_end_s = now
         self.num_steps += steps.num_steps
         self.kv_tokens += steps.num_steps * len(self._heap)
+
+    def _book(self, power: PowerModel, num_steps: int) -> None:
+        """Joules of steps that begin with the present batch."""
+        requests, token_j = len(self._heap), power.decode_j_per_kv_token
+        whole_j = power.decode_step_j + power.decode_j_per_request * requests
+        half = (num_steps - 1) / 2
+        self._request_j += num_steps * whole_j / requests
+        self._token_j += num_steps * token_j
+        self._numbered_j += token_j * num_steps * (self.num_steps + half)
+        self.decode_j += num_steps * (whole_j + token_j * (self.kv_tokens + requests * half))
 
     def step_run(self, num_steps: int, start_s: float, step_s: float, growth_s: float) -> StepRun:
         """A run of steps that follows those decoded so far."""
@@ -57,6 +91,13 @@ class DecodeBatch:
         run = heappop(heap)[2]
         if run.wants_gaps:
             run.gaps += self._log.gaps(run.joined_at_step, run.token_at_s, self.num_steps)
+        context = run.input_tokens + run.generated_tokens - run.joined_at_step
+        run.decode_j += (
+            self._request_j
+            - run.request_j
+            + context * (self._token_j - run.token_j)
+            + (self._numbered_j - run.numbered_j)
+        )
         run.generated_tokens += self.num_steps - run.joined_at_step
         run.token_at_s = now
         self.kv_tokens -= run.input_tokens + run.generated_tokens

@@ -32,9 +32,11 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.policy import PlacementPolicy
 from conserve_sglang.sim.kernel import Kernel
 from conserve_sglang.sim.link import Links, moved_twice_s
+from conserve_sglang.sim.power import WorkerEnergy
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
 from conserve_sglang.sim.turn_run import TurnRun
-from conserve_sglang.sim.worker import SimWorker, SimWorkerSpec
+from conserve_sglang.sim.worker import SimWorker
+from conserve_sglang.sim.worker_spec import SimWorkerSpec
 from conserve_sglang.workload import ConversationPlan
 
 Sink = Callable[[ConversationRecord], None]
@@ -103,6 +105,10 @@ class Simulation:
                 raise AssertionError(f"{len(self._playing)} conversations came to a standstill")
         return self.kernel.now
 
+    def energy(self, window_s: float) -> tuple[WorkerEnergy, ...]:
+        """What each worker has used by now, modelled, of a window that holds all the work."""
+        return tuple(worker.energy(window_s) for worker in self.workers.values())
+
     # clients
 
     def _await_next(self) -> None:
@@ -144,6 +150,7 @@ class Simulation:
 
     def _end(self, run: TurnRun, outcome: Outcome, now: float, why: str = "") -> None:
         playing = self._playing.pop(run.conversation_id)
+        unanswered_j = 0.0 if outcome is Outcome.ANSWERED else run.prefill_j + run.decode_j
         if self._says_goodbye or outcome is not Outcome.ANSWERED:
             self._tell(ConversationEnded(conversation_id=run.conversation_id), now)
         self._sink(
@@ -153,6 +160,7 @@ class Simulation:
                 turns=tuple(playing.records),
                 last_turn_gaps=run.gaps if outcome is Outcome.ANSWERED else (),
                 why=why,
+                modelled_unanswered_j=unanswered_j,
             )
         )
 
@@ -319,4 +327,6 @@ def _turn_record(run: TurnRun, turn_index: int, now: float) -> TurnRecord:
         cached_tokens=run.cached_tokens,
         attempts=command.attempt,
         prefill_at_s=run.prefill_at_s,
+        modelled_prefill_j=run.prefill_j,
+        modelled_decode_j=run.decode_j,
     )

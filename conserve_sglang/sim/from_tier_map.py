@@ -8,7 +8,7 @@ from conserve_sglang.policy import make_policy
 from conserve_sglang.sim.driver import Deployment
 from conserve_sglang.sim.perf_model import PerfModel
 from conserve_sglang.sim.view import A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W
-from conserve_sglang.sim.worker import SimWorkerSpec
+from conserve_sglang.sim.worker_spec import SimWorkerSpec
 
 CAPPED_W = 200
 DEFAULT_CHUNK_TOKENS = 2944

@@ -109,16 +109,32 @@ class PerfModel:
 
     def prefill_cost(self, cached_tokens: int, tokens: int) -> Cost:
         """The same with its joules, 0 where power is not known."""
-        seconds = self.prefill(cached_tokens, tokens)
         power = self.power
         if power is None:
-            return Cost(seconds, 0.0)
-        joules = _whole(self.prefill_tokens, power.prefill_j, tokens)
+            return Cost(self.prefill(cached_tokens, tokens), 0.0)
+        seconds, joules = self._whole_cost(tokens, power.prefill_j)
         if cached_tokens > 0:
-            added = joules - _whole(self.prefill_tokens, power.prefill_j, cached_tokens)
-            least = _line(self.append_tokens, power.append_floor_j, tokens)
-            joules = _joined(added, least, self.append_share)
+            before_s, before_j = self._whole_cost(cached_tokens, power.prefill_j)
+            least_j = _line(self.append_tokens, power.append_floor_j, tokens)
+            seconds = _joined(seconds - before_s, self.append_floor(tokens), self.append_share)
+            joules = _joined(joules - before_j, least_j, self.append_share)
         return Cost(seconds, joules)
+
+    def _whole_cost(self, tokens: int, joules: Sequence[float]) -> tuple[float, float]:
+        """`whole_prefill` in seconds and joules, the table looked at once."""
+        lengths, times = self.prefill_tokens, self.prefill_s
+        right = bisect_right(lengths, tokens)
+        if right == 0:
+            return (times[0], joules[0]) if tokens > 0 else (0.0, 0.0)
+        low = right - 1
+        if right == len(lengths):
+            factor = (tokens / lengths[low]) ** 2
+            return times[low] * factor, joules[low] * factor
+        share = (tokens - lengths[low]) / (lengths[right] - lengths[low])
+        return (
+            times[low] + share * (times[right] - times[low]),
+            joules[low] + share * (joules[right] - joules[low]),
+        )
 
     def prefill_batch(self, costs: Sequence[float]) -> float:
         """One prefill step over parts of several prompts, from what each would cost by itself:

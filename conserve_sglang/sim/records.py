@@ -22,7 +22,8 @@ class Outcome(Enum):
 class TurnRecord:
     """An answered turn. `cached_tokens` is what the decoder already held of the prompt;
     `prefiller` is None for a turn the decoder served alone. `prefill_at_s`: when the first step of
-    its prefill began, after every wait for that."""
+    its prefill began, after every wait for that. Joules are modelled and of all its attempts: its
+    share of the prefill and decode steps it was in; idle is nobody's."""
 
     turn_index: int
     arrived_at_s: float
@@ -36,6 +37,8 @@ class TurnRecord:
     cached_tokens: int
     attempts: int
     prefill_at_s: float = 0.0
+    modelled_prefill_j: float = 0.0
+    modelled_decode_j: float = 0.0
 
     @property
     def times(self) -> TurnTimes:
@@ -55,7 +58,8 @@ class TurnRecord:
 class ConversationRecord:
     """A conversation that is over: its answered turns, and the token gaps of its last turn.
 
-    `why` says more when it was not answered.
+    `why` says more when it was not answered, and `modelled_unanswered_j` is what was spent on the
+    turn it ended with.
     """
 
     plan: ConversationPlan
@@ -63,6 +67,13 @@ class ConversationRecord:
     turns: tuple[TurnRecord, ...]
     last_turn_gaps: tuple[GapRun, ...]
     why: str = ""
+    modelled_unanswered_j: float = 0.0
+
+    @property
+    def modelled_j(self) -> float:
+        """Joules of all its turns, idle left out; modelled."""
+        spent = sum(turn.modelled_prefill_j + turn.modelled_decode_j for turn in self.turns)
+        return spent + self.modelled_unanswered_j
 
     @property
     def ttfet_s(self) -> float:

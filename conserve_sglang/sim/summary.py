@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from conserve_sglang.core.stats import geometric_mean, percentile
 from conserve_sglang.sim.alone import Alone, alone
+from conserve_sglang.sim.driver import Simulation
 from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.sim.power import ModelledEnergy, Served, modelled_energy
 from conserve_sglang.sim.records import ConversationRecord, Outcome
 
 SLO_FACTOR = 5
@@ -32,7 +34,8 @@ class Figures:
 class Summary:
     """A run's figures; latencies are of answered conversations, None when there are none.
 
-    Of all conversations, those not answered count as having missed their SLO.
+    Of all conversations, those not answered count as having missed their SLO. `modelled_energy` is
+    None where that was not asked for, or a worker's profile has no watts.
     """
 
     num_conversations: int
@@ -47,6 +50,7 @@ class Summary:
     ttfet: Figures | None
     last_turn_tbt: Figures | None
     e2e: Figures | None
+    modelled_energy: ModelledEnergy | None = None
 
 
 @dataclass(slots=True)
@@ -91,7 +95,7 @@ class Tally:
         self._outcomes: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._output_tokens = 0
+        self._output_tokens, self._counted_tokens = 0, 0
         self._began_at_s, self._ended_at_s = float("inf"), 0.0
 
     def __call__(self, record: ConversationRecord) -> None:
@@ -101,6 +105,7 @@ class Tally:
         for turn in record.turns:
             self._reasons[turn.reason.value] += 1
             self._output_tokens += turn.output_tokens
+            self._counted_tokens += turn.input_tokens + turn.output_tokens
         if record.turns:
             self._ended_at_s = max(self._ended_at_s, record.turns[-1].last_token_at_s)
         if record.outcome is Outcome.ANSWERED:
@@ -113,12 +118,17 @@ class Tally:
         self._tbt.add(record.last_turn_tbt_s, by_itself.last_turn_tbt_s)
         self._e2e.add(record.e2e_s, by_itself.e2e_s)
 
-    def summary(self) -> Summary:
-        """The figures so far."""
+    @property
+    def window_s(self) -> float:
+        """The serving window so far: first arrival to last token."""
+        return max(0.0, self._ended_at_s - self._began_at_s) if self._outcomes else 0.0
+
+    def summary(self, simulation: Simulation | None = None) -> Summary:
+        """The figures so far, with the energy of the simulation they are of, if that is given."""
         num = sum(self._outcomes.values())
         missing = num - self._outcomes[Outcome.ANSWERED.value]
         num_turns = sum(self._reasons.values())
-        duration_s = max(0.0, self._ended_at_s - self._began_at_s) if num else 0.0
+        duration_s = self.window_s
         return Summary(
             num_conversations=num,
             outcomes=_by_name(self._outcomes),
@@ -132,7 +142,18 @@ class Tally:
             ttfet=self._ttfet.figures(missing),
             last_turn_tbt=self._tbt.figures(missing),
             e2e=self._e2e.figures(missing),
+            modelled_energy=self._energy(simulation) if simulation is not None else None,
         )
+
+    def _energy(self, simulation: Simulation) -> ModelledEnergy | None:
+        served = Served(
+            window_s=self.window_s,
+            num_answered=self._outcomes[Outcome.ANSWERED.value],
+            num_turns=sum(self._reasons.values()),
+            output_tokens=self._output_tokens,
+            counted_tokens=self._counted_tokens,
+        )
+        return modelled_energy(simulation.energy(served.window_s), served)
 
 
 def summary_of(records: Sequence[ConversationRecord], perf: PerfModel) -> Summary:

@@ -4,7 +4,7 @@ from conserve_sglang.core.ids import ConversationId, TurnId
 from conserve_sglang.core.local_turn import Refusal
 from conserve_sglang.dispatch import SendTurn
 from conserve_sglang.sim.decode_log import GapRun
-from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.sim.perf_model import Cost, PerfModel
 from conserve_sglang.workload import TurnPlan
 
 
@@ -13,8 +13,10 @@ class TurnRun:
 
     `cached_tokens`: of the prompt, what the decoder had. `position`: up to where the prompt is
     prefilled, from `prefill_from`, on the prefiller or else on the decoder itself. `held_tokens`:
-    its room on the decoder. `prefill_at_s`: when its prefill began. `token_at_s`: the latest
-    token's time when it last joined the batch.
+    its room on the decoder. `prefill_cost`: of all its prefill, by itself. `prefill_at_s`: when
+    its prefill began. `token_at_s`: the latest token's time when it last joined the batch.
+    `prefill_j` and `decode_j` are of all attempts; `request_j`, `token_j` and `numbered_j` the
+    batch's sums when it joined.
     """
 
     __slots__ = (
@@ -22,6 +24,7 @@ class TurnRun:
         "cached_tokens",
         "command",
         "conversation_id",
+        "decode_j",
         "first_token_at_s",
         "gaps",
         "generated_tokens",
@@ -30,12 +33,17 @@ class TurnRun:
         "input_tokens",
         "is_prefilled",
         "joined_at_step",
+        "numbered_j",
         "output_tokens",
         "position",
         "prefill_at_s",
+        "prefill_cost",
         "prefill_from",
+        "prefill_j",
+        "request_j",
         "shared_tokens",
         "token_at_s",
+        "token_j",
         "turn_id",
         "wants_gaps",
     )
@@ -52,6 +60,10 @@ class TurnRun:
         self.shared_tokens = plan.shared_tokens
         self.arrived_at_s = arrived_at_s
         self.wants_gaps = False
+        self.prefill_j = 0.0
+        self.decode_j = 0.0
+        self.prefill_cost = Cost(0.0, 0.0)
+        self.request_j = self.token_j = self.numbered_j = 0.0
         self.gaps: tuple[GapRun, ...] = ()
 
     def begin(self, command: SendTurn) -> None:
@@ -84,10 +96,11 @@ class TurnRun:
         left = self.output_tokens - self.generated_tokens
         return self.input_tokens + self.generated_tokens + min(left, lump_tokens)
 
-    def prefill_after(self, resident_tokens: int) -> None:
+    def prefill_after(self, resident_tokens: int, perf: PerfModel) -> None:
         """Prefill what is not among the conversation's resident tokens: one token at least."""
         usable = min(self.shared_tokens, resident_tokens)
         self.prefill_from = self.position = min(usable, self.input_tokens - 1)
+        self.prefill_cost = perf.prefill_cost(self.prefill_from, self.input_tokens)
 
     def refusal(self, resident_tokens: int) -> Refusal | None:
         """The refusal due if this is a local turn and its limits are not kept, as the plugin
@@ -104,7 +117,7 @@ class TurnRun:
         """Seconds for the prompt's tokens from `position` to `until`, by itself: a part of the
         whole prefill's cost, so that chunks add up to it."""
         begin, end = self.prefill_from, self.input_tokens
-        whole = perf.prefill(begin, end)
+        whole = self.prefill_cost.seconds
         if self.position == begin and until == end:
             return whole
         span = perf.whole_prefill(end) - perf.whole_prefill(begin)

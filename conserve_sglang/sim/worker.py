@@ -12,61 +12,18 @@ step's end when work comes in.
 """
 
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from conserve_sglang.core.ids import ConversationId
-from conserve_sglang.core.local_turn import Refusal
-from conserve_sglang.core.worker import Role, WorkerSpec
+from conserve_sglang.core.worker import Role
 from conserve_sglang.sim.batch import DecodeBatch
 from conserve_sglang.sim.decode_log import StepRun
 from conserve_sglang.sim.kernel import Kernel
 from conserve_sglang.sim.kv_pool import KvPool
-from conserve_sglang.sim.perf_model import PerfModel, run_length, steps_until
+from conserve_sglang.sim.perf_model import run_length, steps_until
+from conserve_sglang.sim.power import WorkerEnergy
 from conserve_sglang.sim.turn_run import TurnRun
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimWorkerSpec:
-    """A worker to simulate.
-
-    `kv_pool_tokens` is the pool it really has; None: what its `spec` says. `chunk_tokens` bounds a
-    prefill step, `max_running` the batch. A turn holds room for its prompt and for
-    `output_lump_tokens` of its answer, and takes another lump when these are used up; without
-    room for one it is retracted to host memory, and comes back in the time a KV transfer takes.
-    `prefill_decode_interval`: decode steps between two prefill steps while the batch is not empty,
-    as SGLang's argument of that name; 0: prefill goes first. `keeps_prompts`: a prefiller keeps
-    what it has prefilled as a cache.
-    """
-
-    spec: WorkerSpec
-    perf: PerfModel
-    chunk_tokens: int = 2944
-    max_running: int = 256
-    output_lump_tokens: int = 512
-    kv_pool_tokens: int | None = None
-    prefill_decode_interval: int = 0
-    keeps_prompts: bool = True
-
-
-class Reports(Protocol):
-    """What a worker tells the one who drives it."""
-
-    def refused(self, run: TurnRun, refusal: Refusal, now: float) -> None:
-        """A decoder will not prefill a local turn."""
-
-    def prefilled(self, run: TurnRun, now: float) -> None:
-        """A prefiller has a prompt's KV whole."""
-
-    def has_room(self, run: TurnRun, now: float) -> None:
-        """A decoder holds room for a turn that is prefilled elsewhere."""
-
-    def first_token(self, run: TurnRun, now: float) -> None:
-        """A turn's first token is out."""
-
-    def done(self, run: TurnRun, now: float) -> None:
-        """A turn's last token is out."""
+from conserve_sglang.sim.worker_spec import Reports, SimWorkerSpec
 
 
 class SimWorker:
@@ -89,6 +46,8 @@ class SimWorker:
         self._arrived: deque[TurnRun] = deque()
         self._open: TurnRun | None = None  # prefilled in part
         self._prefilling: list[tuple[TurnRun, int]] = []  # in prefill now, and up to where
+        self._costs_s: list[float] = []  # of each of them by itself
+        self._prefill_j, self._append_j = 0.0, 0.0
         self._batch = DecodeBatch()
         self._steps = StepRun(0, 0, 0.0, 0.0, 0.0, 0.0)  # in decode now
         self._action_start_s = 0.0
@@ -178,6 +137,7 @@ class SimWorker:
             self._pick_prefill(now)
         if self._prefilling:
             costs = [run.chunk_cost(self.perf, until) for run, until in self._prefilling]
+            self._costs_s = costs
             self._be_busy(now, self.perf.prefill_batch(costs))
         elif num_running := len(self._batch):
             step_s = self.perf.decode_step(num_running, self._batch.kv_tokens)
@@ -216,7 +176,7 @@ class SimWorker:
             if not self._take_for_prefill(run):
                 return
             self._waiting.popleft()
-            run.prefill_after(resident)
+            run.prefill_after(resident, self.perf)
             run.prefill_at_s = now
             if not run.is_prefilled_apart:
                 run.cached_tokens = run.prefill_from
@@ -241,6 +201,8 @@ class SimWorker:
 
     def _end_prefill(self, now: float) -> None:
         self.busy_s += now - self._action_start_s
+        if self.perf.power is not None:
+            self._book_prefill(now - self._action_start_s)
         batch, self._prefilling = self._prefilling, []
         self._decode_due = self._interval
         for run, until in batch:
@@ -251,6 +213,33 @@ class SimWorker:
                 self._reports.prefilled(run, now)
             else:
                 self._begin_answer(run, now)
+
+    def _book_prefill(self, seconds: float) -> None:
+        """A prefill step's joules: each prompt's own watts, for its share of the step."""
+        costs = self._costs_s
+        stretch = 1.0 if len(costs) == 1 else seconds / sum(costs)
+        for (run, _), cost_s in zip(self._prefilling, costs, strict=True):
+            whole_s, whole_j = run.prefill_cost
+            joules = cost_s * stretch * whole_j / whole_s
+            run.prefill_j += joules
+            if run.prefill_from:
+                self._append_j += joules
+            else:
+                self._prefill_j += joules
+
+    def energy(self, window_s: float) -> WorkerEnergy:
+        """What it has used by now, of a window that holds all of its work."""
+        power = self.perf.power
+        return WorkerEnergy(
+            worker_id=self.spec.worker_id,
+            tier=self.spec.tier,
+            prefill_j=self._prefill_j,
+            append_prefill_j=self._append_j,
+            decode_j=self._batch.decode_j,
+            idle_j=power.idle_w * max(0.0, window_s - self.busy_s) if power else 0.0,
+            busy_s=self.busy_s,
+            has_power=power is not None,
+        )
 
     # decode
 
@@ -281,7 +270,7 @@ class SimWorker:
 
     def _end_decode(self, now: float) -> None:
         self.busy_s += now - self._action_start_s
-        self._batch.advance(self._steps, now)
+        self._batch.advance(self._steps, now, self.perf.power)
         self._decode_due = max(0, self._decode_due - self._steps.num_steps)
         while (run := self._batch.pop_due(now)) is not None:
             self._go_on(run, now)

@@ -24,8 +24,9 @@ lines = []
 def sink(record):
     tally(record)
     lines.append(repr((record.plan.conversation_id, record.turns, record.last_turn_gaps)))
-Simulation(a_deployment("p0", "d0", "d1", "d2", capacity=308_448), sink).run(plans)
-print(json.dumps(asdict(tally.summary()), indent=1))
+simulation = Simulation(a_deployment("p0", "d0", "d1", "d2", capacity=308_448), sink)
+simulation.run(plans)
+print(json.dumps(asdict(tally.summary(simulation)), indent=1))
 print("\\n".join(lines))
 """
 
