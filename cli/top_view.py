@@ -49,6 +49,12 @@ def _traffic(router: RouterRow) -> Text:
         ("queued", queued or "0"),
         ("conversations", f"{router.num_conversations:,}"),
     )
+    if router.watts is not None and router.energy_origin is not None:
+        line.append("  watts ", style="dim").append(_number(router.watts), style="bold")
+        if router.joules_per_output_token is not None:
+            line.append("  J/token out ", style="dim")
+            line.append(f"{router.joules_per_output_token:.3g}", style="bold")
+        line.append(f" ({router.energy_origin})", style="dim")
     for name, value in (
         ("retries/s", router.retries_per_s),
         ("rejected/s", router.rejections_per_s),
@@ -142,6 +148,13 @@ def _styled(value: str | None, styles: dict[str, str]) -> Text:
     return Text(value.replace("_", " "), style=styles.get(value, ""))
 
 
+def _watts(value: float | None, origin: str | None) -> Text:
+    """Never without its origin."""
+    if value is None or origin is None:
+        return Text(UNKNOWN, style="dim")
+    return Text(_number(value)).append(f" {origin}", style="dim")
+
+
 def _cell(value: float | None) -> Text:
     return Text(UNKNOWN, style="dim") if value is None else Text(_number(value))
 
@@ -155,7 +168,7 @@ _COLUMNS = (
     _Column("running", lambda row, bar: _cell(row.num_running), 7, 88, True),
     _Column("waiting", lambda row, bar: _cell(row.num_waiting), 7, 96, True),
     _Column("backlog", lambda row, bar: _cell(row.backlog_tokens), 7, 80, True),
-    _Column("watts", lambda row, bar: _cell(row.watts), 5, 104, True),
+    _Column("watts", lambda row, bar: _watts(row.watts, row.power_origin), 14, 112, True),
 )
 
 

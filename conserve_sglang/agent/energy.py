@@ -138,7 +138,7 @@ class EnergyPart:
             "incarnation": self._incarnation,
             "meter": self._here.settings.meter,
             "problem": self._problem,
-            "settling": ledger.number,
+            "settling": ledger.told_to(rows),
             "settled_age_s": max(0.0, self._clock() - ledger.settled_to_s),
             "devices": [self._device(each, metered) for each in self._readings.values()],
             "counters": [

@@ -26,6 +26,7 @@ from conserve_sglang.power.attribution import (
 SETTLE_S = 1.0
 MOST_WAIT_S = 60.0
 MOST_ROWS = 50_000
+MOST_TOLD = 10_000
 
 OWN, ATTRIBUTED = "own", "attributed"
 """Whether a counter saw the worker alone, or a device's joules were split between workers."""
@@ -152,10 +153,24 @@ class Ledger:
         return None if device is None else device.idle.watts
 
     def rows_since(self, number: int) -> tuple[list[Row], bool]:
-        """What was billed to turns after that settling, and whether some of it is forgotten."""
+        """What was billed to turns after that settling, and whether some of it is forgotten.
+
+        Of much, the settlings that come first, whole: `told_to` says how far they reach.
+        """
         found = [row for row in self.rows if row.number > number]
+        if len(found) > MOST_TOLD:
+            last = found[MOST_TOLD].number
+            found = [row for row in found if row.number < last] or [
+                row for row in found if row.number == last
+            ]
         is_full = len(self.rows) == self.rows.maxlen
         return found, is_full and bool(self.rows) and self.rows[0].number > number + 1
+
+    def told_to(self, found: Sequence[Row]) -> int:
+        """The last settling of which these rows tell everything."""
+        if found and self.rows[-1].number > found[-1].number:
+            return found[-1].number
+        return self.number
 
     def _settle(self, pending: _Pending) -> None:
         self.number += 1

@@ -277,7 +277,7 @@ class Brain:
     def _close(self, conversation: Conversation) -> None:
         conversation.num_open_turns -= 1
         self.conversations.changed(conversation.key)
-        now = self._clock()
+        conversation.ended_at_s = now = self._clock()
         if now >= self._sweep_at_s:
             self._sweep_at_s = now + SWEEP_INTERVAL_S
             self.conversations.sweep(max(16, len(self.conversations) // 64))

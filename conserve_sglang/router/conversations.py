@@ -10,11 +10,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.history import FiledAt, HistoryIndex, Trail
+
+if TYPE_CHECKING:
+    from conserve_sglang.router.energy import Used
 
 MAX_NAME_BYTES = 256
 _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")
@@ -33,6 +37,8 @@ class Conversation:
     __slots__ = (
         "began_at_s",
         "counted",
+        "ended_at_s",
+        "energy",
         "filed_at",
         "first_turns",
         "header_line",
@@ -54,6 +60,8 @@ class Conversation:
         self.session_field = b'"session_id":"' + key.encode() + b'",'
         self.filed_at: FiledAt | None = None
         self.counted: Counted | None = None  # the last answered prompt, where it was text
+        self.energy: Used | None = None  # where agents tell some
+        self.ended_at_s = 0.0  # when its last turn was over
         self.num_open_turns = 0
         self.first_turns = self.last_turns = b""  # the journal's
         # Arrival of turn 1, until the user has had an answer that calls no tool.

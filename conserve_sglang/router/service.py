@@ -17,6 +17,7 @@ from conserve_sglang.router.access import worker_access
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.control import ControlEndpoints, control_app
 from conserve_sglang.router.door import Door
+from conserve_sglang.router.energy import EnergyWatch
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.place import Placements
@@ -27,6 +28,7 @@ from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.serving.control_server import ControlServer
 from conserve_sglang.serving.listening import bound
 from conserve_sglang.state import StateStore, Store
+from conserve_sglang.telemetry.energy import EnergyCollector
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.prometheus import Exporter
 from conserve_sglang.tiermap.secrets import admin_key
@@ -83,7 +85,9 @@ class BrainService(ABC):
         self.fleet.books = dispatcher
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         status.memory = self.memory
-        exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name)
+        self.energy = status.energy = self._energy(tier_map)
+        others = () if self.energy is None else (EnergyCollector(self.energy.reading),)
+        exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name, others)
         self.placements = Placements(self.brain, self.fleet.worker, self._clock)
         self.placements.tags_turns = tier_map.energy is not None
         self.about = AboutBrain(self.brain, status, self.placements)
@@ -93,6 +97,13 @@ class BrainService(ABC):
         self._control_app = control_app(control, admin_key(settings))
         self.port, self.control_port = settings.port, settings.control_port
         self._control_server: ControlServer | None = None
+
+    def _energy(self, tier_map: TierMap) -> EnergyWatch | None:
+        """What the agents tell, where energy is read."""
+        if tier_map.energy is None:
+            return None
+        find = self.brain.conversations.by_key
+        return EnergyWatch(tier_map, find, self._clock, admin_key(self._settings))
 
     def _keeper(self, store: Store) -> Keeper:
         if isinstance(store, StateStore):
@@ -142,6 +153,8 @@ class BrainService(ABC):
             await self.memory.restore()
         await self._open(main)
         self.reports.start()
+        if self.energy is not None:
+            self.energy.start()
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
             "listening on %s:%d, control port on %s:%d",
@@ -157,6 +170,8 @@ class BrainService(ABC):
         self.placements.stop()
         self.brain.stop()
         await self.reports.stop()
+        if self.energy is not None:
+            await self.energy.stop()
         await self.fleet.stop()
         if self.memory is not None:
             await self.memory.stop()

@@ -7,6 +7,7 @@ from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch import Dispatcher, WorkerLoad
 from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.router.energy import EnergyWatch
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.reports import Reports
@@ -35,6 +36,7 @@ class Status:
         self._reports = reports
         self._journal = journal
         self.memory: StateHealth | None = None
+        self.energy: EnergyWatch | None = None
         self._roles = {worker.plan.role for worker in fleet.workers()}
 
     def health(self, *, is_brief: bool = False) -> tuple[int, dict[str, Any]]:
@@ -101,6 +103,7 @@ class Status:
         if view is None:
             return None
         placements = self._journal.told(conversation)
+        energy = None if self.energy is None else self.energy.told(conversation)
         return {
             "id": conversation.name.decode("utf-8", "replace"),
             "object": "conversation",
@@ -112,6 +115,7 @@ class Status:
             "open_turns": view.num_open_turns,
             "placements": placements,
             "placements_left_out": max(0, view.num_turns - len(placements)),
+            **({} if self.energy is None else {"energy": energy}),
         }
 
     @staticmethod

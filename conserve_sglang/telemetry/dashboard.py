@@ -48,6 +48,10 @@ def _now(name: str) -> str:
     return f"sum({name}{{{_HERE}}})"
 
 
+_JOULES = "conserve_router_energy_joules_total"
+_POWER = f"sum by (instance, origin) (rate({_JOULES}{{{_HERE}}}[$__rate_interval]))"
+
+
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     (
         "Now",
@@ -147,6 +151,36 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                   ((_worker("waiting_turns"), "{{worker}}"),)),
             Panel("KV of running turns, as reported", "short",
                   ((_worker("kv_used_tokens"), "{{worker}}"),)),
+        ),
+    ),
+    (
+        "Energy, where agents read it; idle apart; each series says whether it is modelled",
+        (
+            Panel("Power by phase", "watt",
+                  ((f"sum by (phase, origin) (rate({_JOULES}{{{_TIER}}}[$__rate_interval]))",
+                    "{{phase}}, {{origin}}"),), stacks=True),
+            Panel("Power of workers", "watt",
+                  ((f"sum by (worker, origin, split) ({_worker('power_watts')})",
+                    "{{worker}}, {{origin}}, {{split}}"),),
+                  "attributed: several workers share a device, which is split by their work."),
+            Panel("Power of devices", "watt",
+                  ((f"conserve_device_power_watts{{{_HERE}}}",
+                    "{{host}} {{device}}, {{origin}}"),)),
+            Panel("Energy per token", "joule",
+                  ((f"{_POWER} / on (instance) group_left () sum by (instance)"
+                    f" (rate(conserve_router_output_tokens_total{{{_HERE}}}[$__rate_interval]))",
+                    "per output token, {{origin}}"),
+                   (f"{_POWER} / on (instance) group_left () sum by (instance)"
+                    f" (rate(conserve_router_output_tokens_total{{{_HERE}}}[$__rate_interval])"
+                    f" + rate(conserve_router_prompt_tokens_total{{{_HERE}}}[$__rate_interval]))",
+                    "per counted token, {{origin}}")),
+                  "All energy, idle included. Counted: prompt and output of each turn."),
+            Panel("Energy of devices since their agents began", "joule",
+                  ((f"conserve_device_energy_joules_total{{{_HERE}}}",
+                    "{{host}} {{device}}, {{origin}}"),)),
+            Panel("Agents", "s",
+                  ((f"conserve_agent_settled_age_seconds{{{_HERE}}}", "{{host}}: books behind"),
+                   (f"conserve_agent_up{{{_HERE}}}", "{{host}}: up"))),
         ),
     ),
     (

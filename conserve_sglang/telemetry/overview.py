@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 from conserve_sglang.telemetry.scrape import Scrape, quantile, rate
 
@@ -28,11 +29,15 @@ class RouterRow:
     retries_per_s: float | None
     rejections_per_s: float | None
     latency_s: Mapping[str, tuple[float | None, float | None]]  # p50 and p95
+    watts: float | None = None
+    joules_per_output_token: float | None = None
+    energy_origin: str | None = None  # of both: measured, or modelled if any of it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRow:
-    """One worker; None where it does not tell. `watts` needs a meter, which there is not yet."""
+    """One worker; None where it does not tell. `watts` needs an agent, `power_origin` says what
+    they are: measured or modelled."""
 
     name: str
     role: str
@@ -49,6 +54,7 @@ class WorkerRow:
     num_running: int | None
     num_waiting: int | None
     watts: float | None
+    power_origin: str | None = None
 
     @property
     def state(self) -> str:
@@ -98,7 +104,31 @@ def _router(before: Scrape | None, after: Scrape, wall_s: float) -> RouterRow:
         retries_per_s=per_s("retries"),
         rejections_per_s=per_s("rejections"),
         latency_s={name: _latency(before, after, name) for name in LATENCIES},
+        **_energy(before, after, per_s("output_tokens")),
     )
+
+
+class _Energy(TypedDict):
+    watts: float | None
+    joules_per_output_token: float | None
+    energy_origin: str | None
+
+
+def _energy(before: Scrape | None, after: Scrape, output_per_s: float | None) -> _Energy:
+    """Power of all workers, idle too, over the time between, and what an output token took."""
+    name = "conserve_router_energy_joules_total"
+    watts = None if before is None else rate(before, after, name)
+    return _Energy(
+        watts=watts,
+        joules_per_output_token=watts / output_per_s if watts and output_per_s else None,
+        energy_origin=_origin(after, name),
+    )
+
+
+def _origin(scrape: Scrape, name: str, **wanted: str) -> str | None:
+    """One modelled part makes a sum modelled; None where there is nothing."""
+    origins = {labels["origin"] for labels, _ in scrape.each(name, **wanted)}
+    return "modelled" if "modelled" in origins else "measured" if origins else None
 
 
 def _latency(before: Scrape | None, after: Scrape, name: str) -> tuple[float | None, float | None]:
@@ -134,4 +164,5 @@ def _worker(scrape: Scrape, name: str) -> WorkerRow:
         num_running=count("running_turns"),
         num_waiting=count("waiting_turns"),
         watts=told("power_watts"),
+        power_origin=_origin(scrape, "conserve_worker_power_watts", worker=name),
     )

@@ -233,10 +233,16 @@ class Exporter:
     """Renders the metrics as text."""
 
     def __init__(
-        self, read: Callable[[], RouterMetrics], observe: Callable[[], Gauges], policy: str = ""
+        self,
+        read: Callable[[], RouterMetrics],
+        observe: Callable[[], Gauges],
+        policy: str = "",
+        others: Sequence[Collector] = (),
     ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(RouterCollector(read, observe, policy))
+        for collector in others:
+            self._registry.register(collector)
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:

@@ -7,9 +7,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from conserve_sglang.core.tier import ObserveSettings
+from conserve_sglang.core.tier import EnergySettings, ObserveSettings
 from conserve_sglang.telemetry.assets import alert_rules
 from conserve_sglang.telemetry.dashboard import dashboard, queries
+from tests.fakes.agent import FakeAgent, an_agent
 from tests.fakes.router_cluster import Cluster, a_cluster
 from tests.telemetry.promql import labels_in, metrics_in
 
@@ -25,11 +26,22 @@ async def exposition(cluster: Cluster) -> str:
 async def worked_through() -> str:
     """The metrics of a router that has met everything a metric is about."""
     often = ObserveSettings(report_interval_s=0.05)
-    async with a_cluster(observe=often) as cluster:
-        await cluster.until(lambda: len(cluster.service.reports.latest()) == 3)
-        await cluster.chat("hello", stream=True)
-        await cluster.chat("hello", "the answer", "more", stream=True)
-        return await exposition(cluster)
+    async with an_agent(10.0) as agent:
+        agent.counters = [["d0", "d0", "decode", "measured", "own", 60.0]]
+        energy = EnergySettings(agent_port=agent.port)
+        async with a_cluster(observe=often, energy=energy) as cluster:
+            return await _all_met(cluster, agent)
+
+
+async def _all_met(cluster: Cluster, agent: FakeAgent) -> str:
+    await cluster.until(lambda: len(cluster.service.reports.latest()) == 3)
+    await cluster.chat("hello", stream=True)
+    await cluster.chat("hello", "the answer", "more", stream=True)
+    assert cluster.service.energy is not None
+    await cluster.service.energy.ask()
+    agent.settled_age_s = 0.0  # a later settling, so that there is power
+    await cluster.service.energy.ask()
+    return await exposition(cluster)
 
 
 def exported(text: str) -> dict[str, set[str]]:

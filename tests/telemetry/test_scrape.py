@@ -1,10 +1,14 @@
 """Rates and quantiles between two scrapes, and the overview made of them."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
+from rich.console import Console
 
-from conserve_sglang.telemetry.overview import overview
+from cli.top_view import picture
+from conserve_sglang.telemetry.energy import EnergyCollector, EnergyLabels, EnergyReading
+from conserve_sglang.telemetry.overview import Overview, overview
 from conserve_sglang.telemetry.prometheus import BreakerReading, Exporter
 from conserve_sglang.telemetry.scrape import quantile, rate, read_scrape
 from tests.telemetry.test_metrics import GAUGES, REPORT, counted
@@ -66,3 +70,31 @@ def test_the_overview_reads_what_the_router_exports() -> None:
     assert (worker.resident_tokens, worker.held_tokens, worker.num_running) == (400, 350, 2)
     assert worker.num_waiting is None
     assert worker.watts is None
+
+
+def with_energy(origin: str) -> Overview:
+    """Two scrapes, 10 s apart: d0 used 500 J more."""
+    scrapes = []
+    for at_s, joules in ((0.0, 100.0), (10.0, 600.0)):
+        labels = EnergyLabels("d0", "lean", "decode", origin, "own")
+        reading = EnergyReading(joules={labels: joules}, watts={labels: 50.0})
+        others = (EnergyCollector(partial(_same, reading)),)
+        text = Exporter(counted, lambda: GAUGES, "conserve", others).text().decode()
+        scrapes.append(read_scrape(text, at_s))
+    before, after = scrapes
+    return overview(before, after, 0.0)
+
+
+def _same(reading: EnergyReading) -> EnergyReading:
+    return reading
+
+
+@pytest.mark.parametrize("origin", ["measured", "modelled"])
+def test_power_is_shown_with_its_origin(origin: str) -> None:
+    seen = with_energy(origin)
+    assert (seen.router.watts, seen.router.energy_origin) == (50.0, origin)
+    assert (seen.workers[0].watts, seen.workers[0].power_origin) == (50.0, origin)
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(picture(seen, "http://r:1", 200))
+    assert captured.get().count(origin) == 2
