@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
@@ -116,9 +117,14 @@ class Site(ABC):
             )
 
     def kill(self, name: str) -> None:
-        """Kill a process as a crash does."""
+        """Kill a process as a crash does; its port is free when this returns."""
         self.signal(name, signal.SIGKILL)
-        self.processes[name].wait()
+        process = self.processes[name]
+        process.wait()
+        with suppress(ProcessLookupError):
+            for _ in range(2000):  # the one that is kept may outlive its keeper by a moment
+                os.killpg(process.pid, 0)
+                time.sleep(0.005)
 
     def slow(self, name: str) -> None:
         """Let a worker run for a tenth of the time only."""
