@@ -51,6 +51,7 @@ class EnergyPart:
         self._read_at_s = 0.0
         self._problem: str | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stepping = asyncio.Lock()
 
     def routes(self) -> Sequence[Route]:
         return (Route("/energy", self._energy),)
@@ -84,16 +85,20 @@ class EnergyPart:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._here.settings.interval_s)
-            try:
+            await self._try_step()
+
+    async def _try_step(self) -> None:
+        try:
+            async with self._stepping:
                 await self._step()
-                self._problem = None
-            except MeterError as error:
-                if self._problem is None:
-                    logger.error("the meter cannot be read: %s", error)
-                self._problem = str(error)
-            except Exception:
-                logger.exception("energy could not be settled; the next interval tries again")
-                self._problem = "energy could not be settled; the agent's log has the reason"
+            self._problem = None
+        except MeterError as error:
+            if self._problem is None:
+                logger.error("the meter cannot be read: %s", error)
+            self._problem = str(error)
+        except Exception:
+            logger.exception("energy could not be settled; the next interval tries again")
+            self._problem = "energy could not be settled; the agent's log has the reason"
 
     async def _step(self) -> None:
         """Hear what was done, read what it took, and settle what can be."""
@@ -119,7 +124,10 @@ class EnergyPart:
                             metered.model.worked(device_id, span)
 
     async def _energy(self, request: Request) -> Response:
-        """Counters since the agent's start, and what was billed to turns after settling `since`."""
+        """Counters since the agent's start, and what was billed to turns after settling `since`;
+        with `fresh` the meters are read for it."""
+        if "fresh" in request.query_params:
+            await self._try_step()
         try:
             since = int(request.query_params.get("since", "0"))
         except ValueError:
@@ -138,6 +146,7 @@ class EnergyPart:
             "incarnation": self._incarnation,
             "meter": self._here.settings.meter,
             "problem": self._problem,
+            "now_s": self._clock(),
             "settling": ledger.told_to(rows),
             "settled_age_s": max(0.0, self._clock() - ledger.settled_to_s),
             "devices": [self._device(each, metered) for each in self._readings.values()],
@@ -165,6 +174,7 @@ class EnergyPart:
             "id": reading.device_id,
             "kind": device.kind.value,
             "name": device.name,
+            "at_s": reading.at_s,
             "joules": reading.joules,
             "watts": reading.watts,
             "idle_w": self._ledger.idle_w(reading.device_id),

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from conserve_sglang.agent.caps import CapsPart
 from conserve_sglang.agent.energy import EnergyPart
 from conserve_sglang.agent.here import Here
 from conserve_sglang.agent.part import Part
@@ -24,7 +25,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "::1"})
 
 def compose(here: Here) -> tuple[Part, ...]:
     """The parts of an agent; started in this order, stopped in the other."""
-    return (EnergyPart(here),)
+    return (EnergyPart(here), CapsPart())
 
 
 class AgentService:

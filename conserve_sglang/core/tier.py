@@ -209,7 +209,8 @@ class EnergySettings:
 
     On each host with workers an agent reads its `meter` every `interval_s` and listens on
     `agent_port`. `recording` is what the replay meter plays. Each worker's phase log takes up to
-    `max_log_mb` on disk, twice.
+    `max_log_mb` on disk, twice. `control_log` is where the router writes what its power controller
+    sees and moves; None: nowhere.
     """
 
     meter: str = "auto"
@@ -217,6 +218,7 @@ class EnergySettings:
     interval_s: float = 1.0
     recording: str | None = None
     max_log_mb: int = 16
+    control_log: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,9 +251,15 @@ class TierMap:
     policy: PolicyChoice
     slo: Slo
     power_budget_w: float | None
+    energy_budget_j_per_output_token: float | None = None
     router: RouterSettings = field(default_factory=RouterSettings)
     transfer_backend: str = "mooncake"
     energy: EnergySettings | None = None
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a controller keeps it under a budget."""
+        return self.power_budget_w is not None or self.energy_budget_j_per_output_token is not None
 
     def tier_of(self, worker: WorkerPlan) -> Tier:
         """The tier a worker belongs to."""

@@ -66,6 +66,7 @@ class Dispatcher:
             events.ConversationTaken: partial(restoring.give_up, placer),
             events.PeersReported: partial(restoring.count_peers, placer),
             events.TenantsWeighed: self._weigh,
+            events.RunningBounded: self._bound_running,
             events.Tick: self._tick,
         }
 
@@ -313,6 +314,10 @@ class Dispatcher:
 
     def _weigh(self, event: events.TenantsWeighed, now: float) -> None:
         self._conversations.weigh(event.weights)
+        self._placer.serve_line(now)
+
+    def _bound_running(self, event: events.RunningBounded, now: float) -> None:
+        self._placer.most_running = event.num_turns
         self._placer.serve_line(now)
 
     def _tick(self, event: events.Tick, now: float) -> None:

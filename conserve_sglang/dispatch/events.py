@@ -184,6 +184,18 @@ class TenantsWeighed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunningBounded:
+    """While `num_turns` run, no turn is sent but those whose KV lies on their decoder; None: any
+    number may. What runs already goes on."""
+
+    num_turns: int | None
+
+    def __post_init__(self) -> None:
+        if self.num_turns is not None and self.num_turns < 1:
+            raise ValueError(f"at least one turn has to run, not {self.num_turns}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passed: deadlines and time-to-live are looked at."""
 
@@ -205,5 +217,6 @@ Event = (
     | ConversationTaken
     | PeersReported
     | TenantsWeighed
+    | RunningBounded
     | Tick
 )

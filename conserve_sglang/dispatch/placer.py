@@ -45,6 +45,7 @@ class Placer:
         "conversations",
         "late_after_s",
         "line",
+        "most_running",
         "out",
         "policy",
         "reclaim_at_s",
@@ -63,6 +64,7 @@ class Placer:
         self.turns: dict[TurnId, Turn] = {}
         self.line = WaitingLine(settings)
         self.out: list[Command] = []
+        self.most_running: int | None = None
         self.wants_room = False  # the line was last left for lack of KV room
         self.reclaim_at_s = inf  # while it is: when an idle conversation's KV may be let go
 
@@ -190,7 +192,9 @@ class Placer:
         return self.line.order.step_aside(self.bookings.ledger.largest_pool)
 
     def ask(self, turn: Turn) -> Answer:
-        """What the policy says of a turn as things stand."""
+        """What the policy says of a turn as things stand, if as many may run."""
+        if self._must_wait(turn):
+            return Defer(DeferReason.RUNNING_BOUND)
         usual = self._settings.reserve_output_tokens
         room = self.retention.output_room(turn.conversation.history, usual)
         view = turn_view(turn, self.bookings, room)
@@ -200,6 +204,16 @@ class Placer:
             if isinstance(answer, Placement):
                 return answer
         return self.policy.place(view, self.bookings.ledger)
+
+    def _must_wait(self, turn: Turn) -> bool:
+        """Whether as many turns run as may, and this one has no KV on a decoder."""
+        most = self.most_running
+        if most is None:
+            return False
+        itself = 0 if turn.is_waiting else 1
+        if len(self.turns) - self.line.num_unsent - itself < most:
+            return False
+        return self.bookings.pin_of(turn.conversation) is None
 
     def _place(self, turn: Turn, now: float) -> None:
         answer = self.ask(turn)

@@ -1,11 +1,12 @@
 """The power caps and clocks of a tier map, as a launch or `conserve-sglang caps` sees them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from conserve_sglang.core.errors import CapsError
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.energy.holding import Holding
+from conserve_sglang.energy.holding import SOCKET_VARIABLE, Holding
 from conserve_sglang.energy.knobs import Knobs
 from conserve_sglang.launcher.here import host_test
 from conserve_sglang.power.caps import CapPlan, Wish, describe, plan_caps, wishes
@@ -25,15 +26,20 @@ class CapsShown:
     why_not: str | None = None
 
 
+def is_controlled(tier_map: TierMap) -> bool:
+    """Whether the router moves caps to keep a budget, so that all GPUs are to be in hand."""
+    return tier_map.has_budget and tier_map.energy is not None
+
+
 def caps_here(tier_map: TierMap, host: str | None) -> tuple[Wish, ...]:
     """What the tier map asks for on this machine."""
-    return wishes(tier_map, host_test(host))
+    return wishes(tier_map, host_test(host), for_control=is_controlled(tier_map))
 
 
 def show_caps(tier_map: TierMap, host: str | None, *, allow_raise: bool = False) -> CapsShown:
     """Plan without a write; it needs no GPU."""
     is_here = host_test(host)
-    asked = wishes(tier_map, is_here)
+    asked = wishes(tier_map, is_here, for_control=is_controlled(tier_map))
     elsewhere = describe(wishes(tier_map, lambda name: not is_here(name)))
     if not asked:
         return CapsShown(elsewhere=elsewhere, here=(), plan=None)
@@ -55,6 +61,7 @@ def hold_caps(
     if not asked:
         return None
     holding = Holding(asked, tell, allow_raise=allow_raise)
+    os.environ[SOCKET_VARIABLE] = holding.socket_path  # for the agent, which a child of ours is
     for line in (*holding.changed, *holding.notices):
         tell(f"power caps: {line}")
     return holding

@@ -245,10 +245,10 @@ def command_line(spec: ProcessSpec) -> str:
 def notices(tier_map: TierMap) -> tuple[str, ...]:
     """What the tier map asks for and this version does not do."""
     found = []
-    if tier_map.power_budget_w is not None:
+    if tier_map.power_budget_w is not None and tier_map.energy is None:
         found.append(
-            f"power budget {tier_map.power_budget_w:g} W named in the tier map"
-            " is not enforced by this version"
+            f"power budget {tier_map.power_budget_w:g} W named in the tier map is not enforced, as"
+            " no energy is read: add energy: {} to it"
         )
     return tuple(found)
 

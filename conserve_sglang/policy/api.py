@@ -54,6 +54,7 @@ class DeferReason(Enum):
     NO_DECODER = "no_decoder"
     NO_PREFILLER = "no_prefiller"
     PREFILL_BACKLOG = "prefill_backlog"
+    RUNNING_BOUND = "running_bound"  # the dispatcher's own: as many turns run as may
 
 
 class RejectReason(Enum):

@@ -10,23 +10,36 @@ from conserve_sglang.core.ids import TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.about import UNKNOWN_CONVERSATION
 from conserve_sglang.router.brain import Brain
+from conserve_sglang.router.power import PowerTask
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.serving.gate import STRANGER, Gate
 from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
 
+NO_BUDGET = Problem(
+    status=404,
+    code="no_budget",
+    message="No budget is kept here: the tier map has none, or has no energy read.",
+)
+
 
 class ControlEndpoints:
     """The handlers; they run in the router's own loop, so they may touch its state."""
 
     def __init__(
-        self, brain: Brain, workers: WorkerEndpoints, status: Status, exporter: Exporter
+        self,
+        brain: Brain,
+        workers: WorkerEndpoints,
+        status: Status,
+        exporter: Exporter,
+        power: PowerTask | None = None,
     ) -> None:
         self.workers = workers
         self._brain = brain
         self._status = status
         self._exporter = exporter
+        self._power = power
 
     async def health(self, request: Request) -> Response:
         status, body = self._status.health(is_brief=getattr(request.state, STRANGER, False))
@@ -34,6 +47,12 @@ class ControlEndpoints:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._exporter.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def power(self, request: Request) -> Response:
+        """What the power controller sees and has moved."""
+        if self._power is None:
+            return _problem(NO_BUDGET)
+        return JSONResponse(self._power.told())
 
     async def conversation(self, request: Request) -> Response:
         """An operator may see everyone's: by key, or by name with `?tenant=`."""
@@ -55,6 +74,7 @@ def control_app(endpoints: ControlEndpoints, admin_key: str | None) -> ASGIApp:
         routes=[
             Route("/health", endpoints.health),
             Route("/metrics", endpoints.metrics),
+            Route("/admin/power", endpoints.power),
             *endpoints.workers.routes(),
             Route("/v1/conversations/{id:path}", endpoints.conversation),
         ]

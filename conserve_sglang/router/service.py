@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+from prometheus_client.registry import Collector
+
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import Dispatcher, dispatch_settings
@@ -21,6 +23,7 @@ from conserve_sglang.router.energy import EnergyWatch
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.place import Placements
+from conserve_sglang.router.power import PowerTask
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.status import StateHealth, Status
 from conserve_sglang.router.tls import ServerTls, reload_tls
@@ -30,6 +33,7 @@ from conserve_sglang.serving.listening import bound
 from conserve_sglang.state import StateStore, Store
 from conserve_sglang.telemetry.energy import EnergyCollector
 from conserve_sglang.telemetry.metrics import RouterMetrics
+from conserve_sglang.telemetry.power import PowerCollector
 from conserve_sglang.telemetry.prometheus import Exporter
 from conserve_sglang.tiermap.secrets import admin_key
 
@@ -86,13 +90,18 @@ class BrainService(ABC):
         status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         status.memory = self.memory
         self.energy = status.energy = self._energy(tier_map)
-        others = () if self.energy is None else (EnergyCollector(self.energy.reading),)
+        self.power = self._power(tier_map, dispatcher)
+        others: list[Collector] = []
+        if self.energy is not None:
+            others.append(EnergyCollector(self.energy.reading))
+        if self.power is not None:
+            others.append(PowerCollector(self.power.reading))
         exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name, others)
         self.placements = Placements(self.brain, self.fleet.worker, self._clock)
         self.placements.tags_turns = tier_map.energy is not None
         self.about = AboutBrain(self.brain, status, self.placements)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
-        control = ControlEndpoints(self.brain, workers, status, exporter)
+        control = ControlEndpoints(self.brain, workers, status, exporter, self.power)
         self._tls = None if settings.tls is None else ServerTls(settings.tls)
         self._control_app = control_app(control, admin_key(settings))
         self.port, self.control_port = settings.port, settings.control_port
@@ -104,6 +113,18 @@ class BrainService(ABC):
             return None
         find = self.brain.conversations.by_key
         return EnergyWatch(tier_map, find, self._clock, admin_key(self._settings))
+
+    def _power(self, tier_map: TierMap, dispatcher: Dispatcher) -> PowerTask | None:
+        """The power controller, where there is a budget and energy is read."""
+        if tier_map.energy is None or not tier_map.has_budget:
+            return None
+        return PowerTask(
+            tier_map,
+            tell=self.brain.tell,
+            running=dispatcher,
+            metrics=self.metrics,
+            admin_key=admin_key(self._settings),
+        )
 
     def _keeper(self, store: Store) -> Keeper:
         if isinstance(store, StateStore):
@@ -155,6 +176,8 @@ class BrainService(ABC):
         self.reports.start()
         if self.energy is not None:
             self.energy.start()
+        if self.power is not None:
+            self.power.start()
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
             "listening on %s:%d, control port on %s:%d",
@@ -167,6 +190,8 @@ class BrainService(ABC):
     async def stop(self) -> None:
         """Take no more requests, give open answers a moment, then close everything."""
         await self._shut()
+        if self.power is not None:
+            await self.power.stop()
         self.placements.stop()
         self.brain.stop()
         await self.reports.stop()

@@ -31,6 +31,7 @@ def problems(tier_map: TierMap) -> Iterator[str]:
         yield "router.state: path and redis are both set; remove one"
     yield from _keys(tier_map)
     yield from _energy(tier_map)
+    yield from _budgets(tier_map)
 
 
 def _names(tiers: Iterable[Tier]) -> Iterator[str]:
@@ -169,6 +170,22 @@ def _energy(tier_map: TierMap) -> Iterator[str]:
         for index, tier in enumerate(tier_map.tiers):
             if tier.profile is None:
                 yield f"tiers[{index}].profile: missing; energy.meter: model is made from it"
+
+
+def _budgets(tier_map: TierMap) -> Iterator[str]:
+    if tier_map.energy_budget_j_per_output_token is not None and tier_map.energy is None:
+        yield (
+            "energy_budget_j_per_output_token: needs energy to be read; add energy: {} to the tier"
+            " map"
+        )
+    if not tier_map.has_budget or tier_map.energy is None:
+        return
+    state = tier_map.router.state
+    if state is not None and state.redis is not None:
+        yield (
+            "router.state.redis: replicas would each move the caps; a deployment under a power or"
+            " energy budget has one router"
+        )
 
 
 def _is_loopback(host: str) -> bool:

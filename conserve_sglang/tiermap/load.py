@@ -87,6 +87,7 @@ def _to_domain(decoded: TierMapFile, source: str, folder: Path) -> TierMap:
         policy=PolicyChoice(name=decoded.policy.name, params=decoded.policy.params),
         slo=Slo(**msgspec.structs.asdict(decoded.slo)),
         power_budget_w=decoded.power_budget_w,
+        energy_budget_j_per_output_token=decoded.energy_budget_j_per_output_token,
         router=_router(decoded.router, folder),
         transfer_backend=decoded.transfer_backend,
         energy=None if decoded.energy is None else _energy(decoded.energy, folder),
@@ -116,8 +117,9 @@ def _model(model: ModelFile, folder: Path) -> Model:
 
 def _energy(energy: EnergyFile, folder: Path) -> EnergySettings:
     values = msgspec.structs.asdict(energy)
-    if energy.recording is not None:
-        values["recording"] = _absolute(energy.recording, folder)
+    for name in ("recording", "control_log"):
+        if values[name] is not None:
+            values[name] = _absolute(values[name], folder)
     return EnergySettings(**values)
 
 

@@ -133,6 +133,13 @@ class EnergyFile(Strict, frozen=True, kw_only=True):
     max_log_mb: Annotated[
         Count, Meta(description="Most that a worker's phase log takes on disk, twice.")
     ] = 16
+    control_log: Annotated[
+        FileName | None,
+        Meta(
+            description="Where the router writes what its power controller sees and moves, for"
+            " `caps replay`; relative to this file, some 4 MB an hour."
+        ),
+    ] = None
 
 
 class TierMapFile(Strict, frozen=True, kw_only=True):
@@ -144,7 +151,15 @@ class TierMapFile(Strict, frozen=True, kw_only=True):
     policy: PolicyFile = PolicyFile()
     slo: SloFile = SloFile()
     power_budget_w: Annotated[
-        Positive | None, Meta(description="Power the whole deployment may draw, in watts.")
+        Positive | None,
+        Meta(
+            description="Power the whole deployment may draw, in watts; enforced where energy is"
+            " read."
+        ),
+    ] = None
+    energy_budget_j_per_output_token: Annotated[
+        Positive | None,
+        Meta(description="What an output token may take, in joules of the whole deployment."),
     ] = None
     router: RouterFile = RouterFile()
     transfer_backend: Annotated[

@@ -18,7 +18,9 @@ def test_a_dry_run_prints_every_command_without_any_gpu(run_cli: RunCli, name: s
     assert (ran.code, ran.err) == (0, "")
     lines = [line for line in ran.out.splitlines() if line and not line.startswith("#")]
     servers = [shlex.split(line) for line in lines if "sglang.launch_server" in line]
-    assert len(servers) == len(lines) - 1
+    agents = [line for line in lines if "-m conserve_sglang.agent --tier-map" in line]
+    assert len(agents) == (name == "a40_capped")  # the one whose energy is read
+    assert len(servers) == len(lines) - 1 - len(agents)
     assert all("CONSERVE_ENABLED=1" in words for words in servers)
     assert "-m conserve_sglang.router --tier-map" in lines[-1]
 

@@ -43,7 +43,8 @@ def test_validation_as_json(run_cli: RunCli, wrong: Path) -> None:
 def test_show_has_every_worker_and_says_what_is_not_enforced(run_cli: RunCli) -> None:
     out = run_cli("tiers", "show", MAPS / "a40_capped.yaml").out
     assert all(name in out for name in ("prefill-0", "decode-0", "decode-1", "decode-2", "200 W"))
-    assert "not enforced by this version" in " ".join(out.split())
+    out = run_cli("tiers", "show", MAPS / "a40_l4.yaml").out
+    assert "is not enforced, as no energy is read" in " ".join(out.split())
 
 
 def test_show_as_json_is_the_decoded_map(run_cli: RunCli) -> None:

@@ -24,6 +24,7 @@ from conserve_sglang.dispatch import (
     FirstToken,
     PeersReported,
     RejectTurn,
+    RunningBounded,
     SendTurn,
     TenantsWeighed,
     Tick,
@@ -79,7 +80,7 @@ ACTIONS = (
     ["arrive"] * 6 + ["first_token"] * 4 + ["done"] * 4 + ["fail"] * 2 + ["interrupt"] * 2
     + ["abandon", "end"]
     + ["lose", "up", "wait", "tick", "restored", "taken", "peers", "drain", "admit", "remove"]
-    + ["weigh"]
+    + ["weigh", "bound"]
 )  # fmt: skip
 steps = st.lists(
     st.builds(
@@ -189,6 +190,8 @@ class World:
             self.now += step.size / 50
         elif step.action == "weigh":
             self.tell(TenantsWeighed(weights={TENANTS[step.pick % 3]: 0.5 + step.size / 1000}))
+        elif step.action == "bound":
+            self.tell(RunningBounded(num_turns=(step.pick % 5) or None))
         elif step.action == "tick":
             self.tell(Tick())
         else:

@@ -59,11 +59,16 @@ class Machine:
             "CONSERVE_CAPS_DIR": str(self.records),
         }
 
-    def start(self, *argv: str) -> subprocess.Popen[str]:
+    def start(self, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Run Python on it."""
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [sys.executable, *argv], env=self.env, text=True, stdin=pipe, stdout=pipe, stderr=pipe
+            [sys.executable, *argv],
+            env=env or self.env,
+            text=True,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
         )
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:

@@ -2,12 +2,13 @@
 
 import json
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.energy.standin import Machine, build
+from tests.energy.standin import Machine, build, uuid
 
 from .conftest import Ports
 from .test_launch_command import Deployment, wait_until
@@ -76,3 +77,25 @@ def test_it_serves_without_caps_if_told_so(deployment: Deployment, machine: Mach
             break
     assert "--no-caps" in steps[0]["message"]
     assert machine.writes() == []
+
+
+def test_a_map_under_a_budget_has_all_its_gpus_in_hand_for_the_agent(
+    deployment: Deployment, machine: Machine, free_ports: Ports
+) -> None:
+    agent_port = free_ports(1)[0]
+    path = deployment.folder / "map.yaml"
+    text = path.read_text().replace(", power_cap_w: 200", "")
+    path.write_text(
+        text + f"power_budget_w: 500\nenergy: {{meter: nvml, agent_port: {agent_port}}}\n"
+    )
+    launcher, _ = deployment.serve()
+    with urllib.request.urlopen(f"http://127.0.0.1:{agent_port}/caps", timeout=10) as answer:
+        gpus = json.loads(answer.read())["gpus"]
+    assert {name: (gpu["cap_w"], gpu["tiers"]) for name, gpu in gpus.items()} == {
+        uuid(0): (300.0, ["p"]),
+        uuid(1): (300.0, ["d"]),
+    }
+    launcher.send_signal(signal.SIGTERM)
+    launcher.wait(timeout=30)
+    assert machine.limits_w() == [300, 300, 300]
+    assert not any(line.startswith("2 ") for line in machine.writes())

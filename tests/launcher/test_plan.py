@@ -151,15 +151,14 @@ def test_what_only_sounds_like_a_secret_is_shown() -> None:
 
 
 def test_a_budget_that_is_not_enforced_is_said_so() -> None:
-    plan = make_plan(
-        load_tier_map(MAPS / "a40_capped.yaml"),
-        is_here=lambda _: True,
-        python="python",
-        with_router=True,
-    )
+    tier_map = a40_l4()
+    plan = make_plan(tier_map, is_here=lambda _: True, python="python", with_router=True)
     assert plan.notices == (
-        "power budget 900 W named in the tier map is not enforced by this version",
+        "power budget 588 W named in the tier map is not enforced, as no energy is read: add"
+        " energy: {} to it",
     )
+    enforced = replace(tier_map, energy=EnergySettings())
+    assert make_plan(enforced, is_here=lambda _: True, python="p", with_router=True).notices == ()
 
 
 def test_the_backoff_doubles_up_to_its_bound() -> None:

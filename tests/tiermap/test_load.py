@@ -72,7 +72,19 @@ WRONG = {
     ),
     "unknown field, nothing like it": (
         ("schema_version: 1", "schema_version: 1\nzzz: 1"),
-        "maps/x.yaml: zzz: unknown field; known here: energy, model, policy, power_budget_w,",
+        "maps/x.yaml: zzz: unknown field; known here: energy, energy_budget_j_per_output_token,",
+    ),
+    "a token's budget without energy": (
+        ("schema_version: 1", "schema_version: 1\nenergy_budget_j_per_output_token: 0.5"),
+        "energy_budget_j_per_output_token: needs energy to be read; add energy: {}",
+    ),
+    "a budget and replicas": (
+        (
+            "schema_version: 1",
+            "schema_version: 1\npower_budget_w: 500\nenergy: {}\n"
+            "router: {state: {redis: 'redis://x'}}",
+        ),
+        "router.state.redis: replicas would each move the caps",
     ),
     "unknown router field": (
         ("schema_version: 1", "schema_version: 1\nrouter: {prot: 1}"),
