@@ -51,7 +51,19 @@ GapsOption = Annotated[
     float, typer.Option("--tool-gaps", metavar="X", help="Tool gaps X times as long; 0: none.")
 ]
 KvCapacityOption = Annotated[
-    int, typer.Option(min=1, help="KV pool of a worker whose tier sets no max-total-tokens.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="KV pool of a worker whose tier sets no max-total-tokens; else its profile's.",
+    ),
+]
+ProfileOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="A profile to prefer, by name or YAML file; may be given again.",
+    ),
 ]
 
 
@@ -71,13 +83,13 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     max_turns: MaxTurnsOption = None,
     window: WindowOption = None,
     fitting: FittingOption = None,
-    kv_capacity_tokens: KvCapacityOption = 308_448,
+    kv_capacity_tokens: KvCapacityOption = None,
+    profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play conversations on simulated workers of a tier map; nothing is started.
 
-    The router's own dispatcher and policies place the turns. How long a step takes is modelled
-    from unit measurements of an A40 with Qwen3-0.6B, whatever GPUs the tier map names.
+    The router's own dispatcher places the turns; seconds and joules are modelled from profiles.
     """
     from conserve_sglang.traces import Source
 
@@ -100,7 +112,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             window_tokens=window,
             fitting=fitting,
         )
-        result = run(tier_map, source, policy, kv_capacity_tokens)
+        result = run(tier_map, source, policy, kv_capacity_tokens, profile or ())
     if as_json:
         typer.echo(json.dumps(as_document(result), indent=2))
     else:

@@ -1,19 +1,21 @@
 """From options to a simulation's summary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conserve_sglang.core.tier import PolicyChoice, TierMap
+from conserve_sglang.profiles import Profile, open_profile
 from conserve_sglang.sim import (
-    A40_QWEN3_0_6B,
     Deployment,
     PerfModel,
     Simulation,
     Summary,
     Tally,
+    alone_tier,
     deployment_of,
-    unit_costs_of,
+    perf_model_of,
+    profiles_of,
 )
 from conserve_sglang.tiermap import load_tier_map
 from conserve_sglang.traces import BadLine, Source, draw
@@ -24,7 +26,8 @@ from conserve_sglang.workload import ConversationPlan
 class Result:
     """A run and what it was a run of.
 
-    `perf` is what conversations run alone are computed with, `unit_costs` each tier's.
+    `perf` is what conversations run alone are computed with, `profiles` each tier's; `notes` says
+    for which tier another one's was taken.
     `num_left_out`: conversations whose turn 1 is larger than the window. `scaling` says how their
     lengths were scaled to it; empty if they were not.
     """
@@ -34,7 +37,8 @@ class Result:
     seed: int
     rate_per_s: float | None
     perf: PerfModel
-    unit_costs: dict[str, PerfModel]
+    profiles: dict[str, Profile]
+    notes: tuple[str, ...]
     bad_lines: tuple[BadLine, ...]
     num_left_out: int
     scaling: str
@@ -42,12 +46,20 @@ class Result:
     summary: Summary
 
 
-def run(path: Path, source: Source, policy: str | None, kv_capacity_tokens: int) -> Result:
-    """Simulate. Raises ConfigError for options that do not fit together."""
+def run(
+    path: Path,
+    source: Source,
+    policy: str | None,
+    kv_capacity_tokens: int | None,
+    wanted: Sequence[str] = (),
+) -> Result:
+    """Simulate, with the wanted profiles where they fit. Raises ConfigError for options that do
+    not fit together."""
     tier_map = load_tier_map(path)
     choice = _policy(tier_map, policy)
-    perf = A40_QWEN3_0_6B
-    deployment = deployment_of(tier_map, perf, choice, kv_capacity_tokens)
+    profiles, notes = profiles_of(tier_map, [open_profile(name) for name in wanted])
+    perf = perf_model_of(profiles[alone_tier(tier_map)])
+    deployment = deployment_of(tier_map, profiles, choice, kv_capacity_tokens)
     drawn = draw(source)
     summary, num_kv_transfers = _play(deployment, perf, drawn.conversations)
     return Result(
@@ -56,7 +68,8 @@ def run(path: Path, source: Source, policy: str | None, kv_capacity_tokens: int)
         seed=source.seed,
         rate_per_s=source.rate_per_s,
         perf=perf,
-        unit_costs={tier.name: unit_costs_of(tier, perf) for tier in tier_map.tiers},
+        profiles=profiles,
+        notes=notes,
         bad_lines=drawn.bad_lines,
         num_left_out=drawn.num_left_out,
         scaling=drawn.scaling,
@@ -77,4 +90,4 @@ def _play(
     tally = Tally(perf)
     simulation = Simulation(deployment, tally)
     simulation.run(plans)
-    return tally.summary(), simulation.links.num_transfers
+    return tally.summary(simulation), simulation.links.num_transfers

@@ -6,6 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from conserve_sglang.profiles import Profile
+from conserve_sglang.sim import ModelledEnergy, perf_model_of
+
 from .simulate_run import Result
 
 
@@ -19,9 +22,15 @@ def as_document(result: Result) -> dict[str, Any]:
         "rate_per_s": result.rate_per_s,
         "alone_on": result.perf.name,
         "unit_costs": {
-            tier: {"name": perf.name, "sources": dict(perf.sources)}
-            for tier, perf in result.unit_costs.items()
+            tier: {
+                "name": profile.name,
+                "is_estimated": profile.is_estimated,
+                "sources": dict(perf_model_of(profile).sources),
+                "closed_form_errors": dict(perf_model_of(profile).errors),
+            }
+            for tier, profile in result.profiles.items()
         },
+        "notes": list(result.notes),
         "bad_lines": [asdict(line) for line in result.bad_lines],
         "num_left_out": result.num_left_out,
         "scaling": result.scaling,
@@ -51,12 +60,32 @@ def print_summary(result: Result) -> None:
             f"{figures.slo_attainment:.1%}",
         )
     console.print(table)
-    costs = ", ".join(f"{tier} {perf.name}" for tier, perf in result.unit_costs.items())
-    console.print(f"unit costs: {costs}; no other GPU or model is known yet, whatever the map says")
+    _print_profiles(console, result)
+    _print_counts(console, result)
+    _print_energy(console, summary.modelled_energy)
+    if result.scaling:
+        console.print(f"scaled: {result.scaling}")
+    if result.num_left_out:
+        console.print(f"{result.num_left_out} conversations do not fit the window: left out")
+    for line in result.bad_lines[:5]:
+        console.print(f"line {line.number} was not used: {line.why}", markup=False)
+    if len(result.bad_lines) > 5:
+        console.print(f"and {len(result.bad_lines) - 5} more lines that were not used")
+
+
+def _print_profiles(console: Console, result: Result) -> None:
+    for tier, profile in result.profiles.items():
+        console.print(f"profile of tier {tier}: {_named(profile)}")
+    for note in result.notes:
+        console.print(note, markup=False)
     console.print(
         f"x: divided by the conversation's latency when it runs alone, {result.perf.name};"
         " SLO: 5 times the mean of these (the paper's), not the map's slo"
     )
+
+
+def _print_counts(console: Console, result: Result) -> None:
+    summary = result.summary
     outcomes = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
     console.print(f"{summary.num_conversations} conversations: {outcomes}")
     for why, count in summary.unanswered_because.items():
@@ -67,14 +96,38 @@ def print_summary(result: Result) -> None:
         f"{result.num_kv_transfers} KV transfers; {summary.output_tokens_per_s:.0f} output"
         f" tokens/s over {summary.duration_s:.0f} s"
     )
-    if result.scaling:
-        console.print(f"scaled: {result.scaling}")
-    if result.num_left_out:
-        console.print(f"{result.num_left_out} conversations do not fit the window: left out")
-    for line in result.bad_lines[:5]:
-        console.print(f"line {line.number} was not used: {line.why}", markup=False)
-    if len(result.bad_lines) > 5:
-        console.print(f"and {len(result.bad_lines) - 5} more lines that were not used")
+
+
+def _named(profile: Profile) -> str:
+    watts = profile.power_provenance
+    return f"{profile.name} (times {profile.provenance.kind}" + (
+        f", watts {watts.kind})" if watts is not None else ", watts unknown)"
+    )
+
+
+def _print_energy(console: Console, energy: ModelledEnergy | None) -> None:
+    """Joules by phase, and per conversation, turn and token. Modelled, and said to be."""
+    if energy is None:
+        console.print("energy: not modelled, a profile has no watts")
+        return
+    parts = {
+        "prefill": energy.prefill_j,
+        "append prefill": energy.append_prefill_j,
+        "decode": energy.decode_j,
+        "idle": energy.idle_j,
+    }
+    shares = ", ".join(f"{name} {joules / energy.total_j:.0%}" for name, joules in parts.items())
+    console.print(
+        f"energy (modelled): {energy.total_j:,.0f} J, mean {energy.mean_w or 0:,.0f} W; {shares}"
+    )
+    per = {
+        "conversation": energy.conversation_j,
+        "turn": energy.turn_j,
+        "output token": energy.output_token_j,
+        "counted token": energy.counted_token_j,
+    }
+    each = ", ".join(f"{joules:.4g} a {name}" for name, joules in per.items() if joules is not None)
+    console.print(f"joules (modelled): {each}")
 
 
 def _short(seconds: float) -> str:

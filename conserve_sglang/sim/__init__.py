@@ -3,7 +3,7 @@
 from conserve_sglang.sim.alone import Alone, alone
 from conserve_sglang.sim.decode_log import GapRun, gap_percentile_s, mean_gap_s
 from conserve_sglang.sim.driver import Deployment, Simulation
-from conserve_sglang.sim.from_tier_map import deployment_of, unit_costs_of
+from conserve_sglang.sim.from_tier_map import alone_tier, deployment_of, profiles_of
 from conserve_sglang.sim.perf_model import PerfModel, PowerModel
 from conserve_sglang.sim.power import ModelledEnergy, WorkerEnergy
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
@@ -36,10 +36,11 @@ __all__ = [
     "TurnRecord",
     "WorkerEnergy",
     "alone",
+    "alone_tier",
     "deployment_of",
     "gap_percentile_s",
     "mean_gap_s",
     "perf_model_of",
+    "profiles_of",
     "summary_of",
-    "unit_costs_of",
 ]

@@ -1,37 +1,54 @@
 """A tier map as something to simulate."""
 
-from conserve_sglang.core.errors import ConfigError
+from collections.abc import Iterable, Mapping
+
+from conserve_sglang.core.errors import ConfigError, ProfileError
 from conserve_sglang.core.tier import PolicyChoice, Tier, TierMap
-from conserve_sglang.core.worker import WorkerSpec
+from conserve_sglang.core.worker import Role, WorkerSpec
 from conserve_sglang.dispatch import dispatch_settings
 from conserve_sglang.policy import make_policy
+from conserve_sglang.profiles import Profile, shipped_profile, shipped_profiles
+from conserve_sglang.profiles.knobs import with_knobs
+from conserve_sglang.profiles.published import a40_qwen3_0_6b
 from conserve_sglang.sim.driver import Deployment
-from conserve_sglang.sim.perf_model import PerfModel
-from conserve_sglang.sim.view import A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W
+from conserve_sglang.sim.view import perf_model_of
 from conserve_sglang.sim.worker_spec import SimWorkerSpec
 
-CAPPED_W = 200
 DEFAULT_CHUNK_TOKENS = 2944
 """The paper's batched tokens a step; a tier's `chunked-prefill-size` takes its place."""
+DEFAULT_KV_TOKENS = 308_448
+"""The paper's pool of an A40."""
+PREFERRED = ("measured", "published", "estimated")
 
 
 def deployment_of(
-    tier_map: TierMap, perf: PerfModel, policy: PolicyChoice, kv_capacity_tokens: int
+    tier_map: TierMap,
+    profiles: Mapping[str, Profile],
+    policy: PolicyChoice,
+    kv_capacity_tokens: int | None = None,
 ) -> Deployment:
-    """Every worker of a tier map, with the unit costs of `unit_costs_of` its tier.
+    """Every worker of a tier map, with the unit costs of its tier's profile (see `profiles_of`).
 
     A tier's SGLang flags `max-total-tokens`, `chunked-prefill-size` and `max-running-requests`
-    count; without the first, a worker's pool holds `kv_capacity_tokens`.
+    count; without the first, a worker's pool holds `kv_capacity_tokens`, or else what its profile
+    says.
     """
+    perfs = {name: perf_model_of(profile) for name, profile in profiles.items()}
     workers = tuple(
         SimWorkerSpec(
             spec=WorkerSpec(
                 worker_id=worker.worker_id,
                 role=worker.role,
                 tier=worker.tier,
-                kv_capacity_tokens=_flag(tier, "max-total-tokens", kv_capacity_tokens),
+                kv_capacity_tokens=_flag(
+                    tier,
+                    "max-total-tokens",
+                    kv_capacity_tokens
+                    or profiles[tier.name].kv_capacity_tokens
+                    or DEFAULT_KV_TOKENS,
+                ),
             ),
-            perf=unit_costs_of(tier, perf),
+            perf=perfs[tier.name],
             chunk_tokens=_flag(tier, "chunked-prefill-size", DEFAULT_CHUNK_TOKENS),
             max_running=_flag(tier, "max-running-requests", 256),
         )
@@ -42,11 +59,74 @@ def deployment_of(
     return Deployment(workers=workers, policy=make_policy(policy), settings=settings)
 
 
-def unit_costs_of(tier: Tier, perf: PerfModel) -> PerfModel:
-    """`perf`, except for an A40 capped at 200 W if `perf` is the uncapped A40: other GPUs, caps,
-    clocks and tensor parallelism are not modelled yet."""
-    is_capped_a40 = tier.gpu == "A40" and tier.power_cap_w == CAPPED_W
-    return A40_QWEN3_0_6B_200W if is_capped_a40 and perf is A40_QWEN3_0_6B else perf
+def profiles_of(
+    tier_map: TierMap, given: Iterable[Profile] = ()
+) -> tuple[dict[str, Profile], tuple[str, ...]]:
+    """The profile of each tier by its name, and what had to be taken instead, in words.
+
+    Of the given profiles, then of the shipped ones, that of the tier's GPU, model and parallelism
+    under its cap and clock; where that is none, one under the nearest higher cap with the knobs
+    put on it. A GPU or a model nobody knows is played as the published A40 with Qwen3-0.6B.
+    """
+    given = tuple(given)
+    shipped = tuple(shipped_profile(name) for name in shipped_profiles())
+    found: dict[str, Profile] = {}
+    notes: list[str] = []
+    for tier in tier_map.tiers:
+        model = tier_map.model.path
+        profile = _fitting(tier, model, given) or _fitting(tier, model, shipped)
+        if profile is None:
+            profile = a40_qwen3_0_6b(300)
+            notes.append(
+                f"tier {tier.name}: no profile of {tier.gpu} with {tier_map.model.path}"
+                f" (tp {tier.tp}); played as {profile.name}"
+            )
+        found[tier.name] = profile
+    return found, tuple(notes)
+
+
+def alone_tier(tier_map: TierMap) -> str:
+    """The tier whose worker conversations run alone on, to compare with: the first that
+    prefills."""
+    roles = (Role.PREFILL, Role.MIXED)
+    return next((t.name for t in tier_map.tiers if t.role in roles), tier_map.tiers[0].name)
+
+
+def _fitting(tier: Tier, model: str, known: Iterable[Profile]) -> Profile | None:
+    """ConfigError when the tier's knobs are more than what any profile of its GPU tells of."""
+    own = [
+        profile
+        for profile in known
+        if profile.gpu.lower() == tier.gpu.lower()
+        and profile.tp == tier.tp
+        and _short(profile.model) == _short(model)
+    ]
+    if not own:
+        return None
+    own.sort(key=lambda profile: (PREFERRED.index(profile.provenance.kind), -_cap_w(profile)))
+    if tier.power_cap_w is None and tier.sm_clock_mhz is None:
+        return own[0]
+    cap_w = _cap_w(own[0]) if tier.power_cap_w is None else tier.power_cap_w
+    for profile in own:
+        if _cap_w(profile) == cap_w and profile.sm_clock_mhz == tier.sm_clock_mhz:
+            return profile
+    above = [profile for profile in own if _cap_w(profile) >= cap_w]
+    try:
+        return with_knobs(
+            min(above, key=_cap_w) if above else own[0],
+            power_cap_w=tier.power_cap_w,
+            sm_clock_mhz=tier.sm_clock_mhz,
+        )
+    except ProfileError as error:
+        raise ConfigError(f"tier {tier.name}: {error}") from error
+
+
+def _cap_w(profile: Profile) -> float:
+    return profile.power_cap_w or profile.tdp_w or 0.0
+
+
+def _short(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
 def _flag(tier: Tier, name: str, default: int) -> int:

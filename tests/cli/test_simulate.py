@@ -1,9 +1,13 @@
 """conserve-sglang simulate."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from conserve_sglang.profiles import save_profile
+from conserve_sglang.profiles.published import a40_qwen3_0_6b
 
 from .conftest import RunCli
 
@@ -46,6 +50,36 @@ def test_the_table_names_the_latencies_and_says_it_is_a_model(run_cli: RunCli) -
     out = run_cli(*SYNTHETIC).out
     assert all(word in out for word in ("TTFET", "last-turn TBT", "E2E", "modelled"))
     assert "30 conversations: 30 answered" in out
+
+
+def test_joules_are_told_as_modelled_and_sum_up(run_cli: RunCli) -> None:
+    out = run_cli(*SYNTHETIC).out
+    lines = [line for line in out.splitlines() if "J" in line.split() or "joules" in line]
+    assert lines
+    assert all("modelled" in line for line in lines)
+    energy = json.loads(run_cli(*SYNTHETIC, "--json").out)["summary"]["modelled_energy"]
+    parts = sum(energy[f"{name}_j"] for name in ("prefill", "append_prefill", "decode", "idle"))
+    assert parts == pytest.approx(energy["total_j"])
+
+
+def test_each_tier_is_played_by_the_profile_of_its_gpu_and_model(run_cli: RunCli) -> None:
+    options = ("--synthetic", 5, "--rate", 0.1, "--window", 8000, "--fitting", 0.9)
+    ran = run_cli("simulate", "--tier-map", ROOT / "tier_maps" / "a40_l4.yaml", *options, "--json")
+    document = json.loads(ran.out)
+    assert document["unit_costs"]["l4"]["name"] == "l4-qwen3-8b"
+    assert document["unit_costs"]["l4"]["is_estimated"] is True
+    assert document["notes"] == [
+        "tier a40: no profile of A40 with Qwen/Qwen3-8B (tp 1); played as a40-qwen3-0.6b-300w"
+    ]
+
+
+def test_a_profile_of_ones_own_is_preferred(run_cli: RunCli, tmp_path: Path) -> None:
+    own = replace(a40_qwen3_0_6b(300), name="mine")
+    ran = run_cli(*SYNTHETIC, "--profile", save_profile(own, tmp_path), "--json")
+    costs = json.loads(ran.out)["unit_costs"]
+    assert costs["prefill"]["name"] == "mine"
+    assert costs["decode"]["name"] == "mine-200w"  # its cap's effect is estimated
+    assert "derived from mine" in costs["decode"]["sources"]["times"]
 
 
 def test_a_trace_is_played_and_its_bad_lines_are_named(run_cli: RunCli) -> None:
