@@ -32,6 +32,9 @@ MeterOption = Annotated[
 MaxBatchOption = Annotated[
     int | None, typer.Option("--max-batch", min=1, help="Largest batch; else 128, CPU 32.")
 ]
+ReadyOption = Annotated[
+    float, typer.Option(min=1.0, help="Longest time a worker may take to become healthy.")
+]
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Begin anew; else an interrupted run goes on.")
 ]
@@ -48,6 +51,7 @@ def profile(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     max_batch: MaxBatchOption = None,
     fresh: FreshOption = False,
     host: HostOption = None,
+    ready_timeout_s: ReadyOption = 900.0,
     log_dir: Annotated[
         Path, typer.Option("--log-dir", metavar="DIR", help="Where each process's log goes.")
     ] = Path("out/logs"),
@@ -77,6 +81,7 @@ def profile(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             meter=meter_choice(meter),
             max_batch=max_batch,
             begins_anew=fresh,
+            ready_timeout_s=ready_timeout_s,
         )
         with showing(as_json=as_json) as report:
             result = run_profile(loaded, options, report)

@@ -37,7 +37,9 @@ class ProcessSpec:
     `health_tls`. `listens` are
     the (host, port) pairs that must be free before it starts. `secret_flags` are flags whose
     values stand in environment variables of ours and are told in private; `withheld` are
-    variables of ours that it must not inherit.
+    variables of ours that it must not inherit. `shared_gpus` are GPUs that other processes use too:
+    those that share one are started one after the other, as each takes its part of the memory that
+    is free when it starts.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ProcessSpec:
     secret_flags: Mapping[str, str] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
     health_tls: bool = False
+    shared_gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,7 @@ def worker_spec(
     tier_map: TierMap, worker: WorkerPlan, *, python: str, phase_dir: str = "out/logs"
 ) -> ProcessSpec:
     """The process of one SGLang server."""
+    tier = tier_map.tier_of(worker)
     ports = [worker.port] + ([] if worker.bootstrap_port is None else [worker.bootstrap_port])
     argv = worker_argv(tier_map, worker, python=python)
     bound = argv[argv.index("--host") + 1]
@@ -131,7 +135,8 @@ def worker_spec(
         listens=tuple((bound, port) for port in ports),
         secret_flags={} if api_key is None else {"api-key": api_key},
         withheld=tuple(name for name in (api_key, admin_key) if name is not None),
-        health_tls=bool(tier_map.tier_of(worker).sglang_flags.get("ssl-certfile")),
+        health_tls=bool(tier.sglang_flags.get("ssl-certfile")),
+        shared_gpus=tuple(sorted(worker.gpu_ids)) if tier.share_gpus else (),
     )
 
 

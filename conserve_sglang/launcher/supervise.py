@@ -1,7 +1,9 @@
 """Starts the processes of a plan, keeps them up, and takes all of them down at the end."""
 
 import asyncio
+import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._given_up: set[str] = set()
         self._lifeline = Lifeline()
+        self._starting: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stop_asked = asyncio.Event()
 
     def stop(self, why: str) -> None:
@@ -96,7 +99,14 @@ class Supervisor:
         await _all(self._keep_up(spec) for spec in self._plan.processes)
 
     async def _bring_up(self, spec: ProcessSpec) -> None:
-        """Start a process and wait until it is healthy; LaunchError when it is not to be."""
+        """Start a process and wait until it is healthy, alone on its shared GPUs meanwhile."""
+        async with contextlib.AsyncExitStack() as alone:
+            for gpu_id in spec.shared_gpus:
+                await alone.enter_async_context(self._starting[gpu_id])
+            await self._start(spec)
+
+    async def _start(self, spec: ProcessSpec) -> None:
+        """Start it and wait until it is healthy; LaunchError when it is not to be."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         log = self._settings.log_dir / f"{spec.name}.log"

@@ -28,6 +28,7 @@ _TAKES_ALL = LocalLimits(max_uncached=999_999_999, min_cached=0).to_routing_key(
 _TOKENS_SO_FAR = re.compile(rb'"completion_tokens": ?(\d+)')
 _FIRST_TOKEN_ID, _MOST_TOKEN_IDS = 33, 30_000
 TURN_TIMEOUT_S = 300.0
+_MOST_EVENT_BYTES = 1 << 20
 
 
 class Meta(msgspec.Struct):
@@ -44,6 +45,7 @@ class Meta(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     meta_info: Meta
+    output_ids: list[int] = []
 
 
 _answer = msgspec.json.Decoder(_Answer)
@@ -57,6 +59,7 @@ class Reply:
     sent_at_s: float
     done_at_s: float
     meta: Meta
+    output_ids: Sequence[int] = ()
     ticks: tuple[tuple[float, int], ...] = ()
 
     @property
@@ -68,7 +71,8 @@ class Reply:
 class Talker:
     """One worker in its role. `num_token_ids` bounds the random prompts.
 
-    `bootstrap` is where a prefiller meets decoders. Raises `WorkerError` where it asks.
+    `token_ids` are what they are made of; `bootstrap` is where a prefiller meets decoders. Raises
+    `WorkerError` where it asks.
     """
 
     def __init__(
@@ -88,13 +92,13 @@ class Talker:
         self.bootstrap = bootstrap
         self._rng = rng
         last = min(num_token_ids, _MOST_TOKEN_IDS) - 1
-        self._ids = range(min(_FIRST_TOKEN_ID, last), last + 1)
+        self.token_ids = range(min(_FIRST_TOKEN_ID, last), last + 1)
         self._pool = ConnectionPool(split.hostname, split.port or 80, unacknowledged_s=60.0)
         self._rooms = rooms()
 
     def prompt(self, num_tokens: int) -> list[int]:
         """Random tokens that nobody has sent before."""
-        return self._rng.choices(self._ids, k=num_tokens)
+        return self._rng.choices(self.token_ids, k=num_tokens)
 
     async def generate(
         self, prompt: Sequence[int], num_tokens: int = 1, *, fields: Mapping[str, Any] | None = None
@@ -105,13 +109,20 @@ class Talker:
         status, answer = await fetch(
             self._pool, "POST", "/generate", body=body, timeout_s=TURN_TIMEOUT_S
         )
+        told = _told(self.url, status, answer)
         return Reply(
-            sent_at_s=sent_at_s, done_at_s=time.monotonic(), meta=_meta(self.url, status, answer)
+            sent_at_s=sent_at_s,
+            done_at_s=time.monotonic(),
+            meta=told.meta_info,
+            output_ids=told.output_ids,
         )
 
-    async def stream(self, prompt: Sequence[int], num_tokens: int) -> Reply:
+    async def stream(
+        self, prompt: Sequence[int], num_tokens: int, *, fields: Mapping[str, Any] | None = None
+    ) -> Reply:
         """The same, streamed: with a tick for what came."""
-        body = self._body(prompt, num_tokens, {**self._marks(), "stream": True})
+        marks = self._marks() if fields is None else fields
+        body = self._body(prompt, num_tokens, {**marks, "stream": True})
         head = b"POST /generate HTTP/1.1\r\n" + self._pool.head_lines
         head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         ticking = _Ticking(asyncio.get_running_loop().create_future())
@@ -126,9 +137,13 @@ class Talker:
                 exchange.close()
             else:
                 exchange.abort()
-        meta = _meta(self.url, status, ticking.last_event())
+        told = _told(self.url, status, ticking.last_event())
         return Reply(
-            sent_at_s=sent_at_s, done_at_s=time.monotonic(), meta=meta, ticks=tuple(ticking.ticks)
+            sent_at_s=sent_at_s,
+            done_at_s=time.monotonic(),
+            meta=told.meta_info,
+            output_ids=told.output_ids,
+            ticks=tuple(ticking.ticks),
         )
 
     async def flush(self) -> bool:
@@ -206,7 +221,7 @@ class _Ticking:
         if so_far:
             self.ticks.append((now, int(so_far[-1])))
         # Enough for one event and the end mark behind it: an event repeats what was generated.
-        self._tail = (self._tail + data)[-262_144:]
+        self._tail = (self._tail + data)[-_MOST_EVENT_BYTES:]
         if is_last and not self.whole.done():
             self.whole.set_result(self._status)
 
@@ -215,10 +230,10 @@ class _Ticking:
             self.whole.set_exception(error)
 
 
-def _meta(url: str, status: int, body: bytes) -> Meta:
+def _told(url: str, status: int, body: bytes) -> _Answer:
     if status == 200:
         try:
-            return _answer.decode(body).meta_info
+            return _answer.decode(body)
         except msgspec.MsgspecError as error:
             raise NotCapable(f"{url}: an answer to /generate without meta_info: {error}") from error
     said = body[:500].decode(errors="replace")

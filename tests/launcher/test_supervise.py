@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,25 @@ async def test_a_router_that_finds_no_usable_worker_is_not_waited_for_as_long_as
     with pytest.raises(LaunchError, match=r"router was given 0\.3 s before it became healthy"):
         await during(launched, nothing)
     assert all_free(worker)
+
+
+async def test_workers_that_share_a_gpu_start_one_after_the_other(
+    stand_in: StandIn, tmp_path: Path
+) -> None:
+    """Each takes its part of the memory that is free when it starts; others do not wait."""
+    first, second = (replace(stand_in(name), shared_gpus=(0,)) for name in ("p", "d"))
+    launched = Launched(plan_of(first, second, stand_in("elsewhere")), tmp_path)
+    await during(launched, nothing)
+    said = [
+        (report.step, report.process)
+        for report in launched.reports
+        if report.step in (Step.STARTING, Step.READY) and report.process != "elsewhere"
+    ]
+    assert said == [
+        (Step.STARTING, "p"),
+        (Step.READY, "p"),
+        (Step.STARTING, "d"),
+        (Step.READY, "d"),
+    ]
+    begun = [report.process for report in launched.reports if report.step is Step.STARTING]
+    assert begun.index("elsewhere") < begun.index("d")
