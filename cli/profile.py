@@ -27,7 +27,7 @@ PowerCapOption = Annotated[
     typer.Option("--power-cap", min=1.0, metavar="W", help="Measure at this cap; repeatable."),
 ]
 MeterOption = Annotated[
-    str, typer.Option("--meter", metavar="NAME", help="auto, nvml, cpu-model or none.")
+    str, typer.Option("--meter", metavar="NAME", help="auto, zeus, nvml, cpu-model or none.")
 ]
 MaxBatchOption = Annotated[
     int | None, typer.Option("--max-batch", min=1, help="Largest batch; else 128, CPU 32.")

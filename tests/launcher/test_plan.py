@@ -33,6 +33,14 @@ def a_prefiller() -> ProcessSpec:
     return worker_spec(tier_map, tier_map.workers[0], python="python")
 
 
+def test_workers_that_share_a_gpu_know_it() -> None:
+    shared = load_tier_map(MAPS / "one_gpu.yaml")
+    specs = [worker_spec(shared, worker, python="python") for worker in shared.workers]
+    assert [spec.shared_gpus for spec in specs] == [(0,), (0,)]
+    alone = a40_l4()
+    assert worker_spec(alone, alone.workers[0], python="python").shared_gpus == ()
+
+
 def test_only_the_workers_of_this_host_are_planned() -> None:
     plan = make_plan(
         a40_l4(), is_here=lambda host: host == "l4-box", python="python", with_router=False

@@ -137,5 +137,5 @@ def test_a_tier_there_is_not(tier_map: TierMap) -> None:
 
 
 def test_a_meter_there_is_not() -> None:
-    with pytest.raises(ConfigError, match="auto, nvml, cpu-model, none"):
+    with pytest.raises(ConfigError, match="auto, zeus, nvml, cpu-model, none"):
         meter_choice("rapl")
