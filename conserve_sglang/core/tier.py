@@ -36,7 +36,8 @@ class Tier:
     default of ours. `env` is added to the workers' environment. Workers listen on `base_port`,
     `base_port + 1`, ...; prefillers' bootstrap servers on `bootstrap_base_port`, ....
     `share_gpus` says that other workers may use the same GPUs. `profile` names what its workers
-    take in time and power: a profile that is shipped, or a file.
+    take in time and power: a profile that is shipped, or a file. `max_context_tokens`: a decode or
+    mixed tier for conversations of at most so many tokens.
     """
 
     name: TierName
@@ -54,6 +55,7 @@ class Tier:
     bootstrap_base_port: int | None = None
     share_gpus: bool = False
     profile: str | None = None
+    max_context_tokens: int | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -225,7 +227,7 @@ class EnergySettings:
 class WorkerPlan:
     """One worker of a tier map: where it listens and which GPUs it has.
 
-    `bootstrap_port` is set on prefillers alone.
+    `bootstrap_port` is set on prefillers alone. `max_context_tokens` is its tier's.
     """
 
     worker_id: WorkerId
@@ -235,6 +237,7 @@ class WorkerPlan:
     port: int
     bootstrap_port: int | None
     gpu_ids: tuple[int, ...]
+    max_context_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

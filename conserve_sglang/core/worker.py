@@ -21,12 +21,14 @@ class WorkerSpec:
     """One worker, as it stands in the tier map and as it reported itself at start.
 
     `kv_capacity_tokens` is the size of its KV pool; on prefillers it is informative only.
+    `max_context_tokens`: it is there for contexts of at most so many tokens; None: for any.
     """
 
     worker_id: WorkerId
     role: Role
     tier: TierName
     kv_capacity_tokens: int
+    max_context_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.kv_capacity_tokens <= 0:

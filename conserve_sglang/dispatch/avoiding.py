@@ -1,26 +1,25 @@
-"""The cluster without the workers at which a turn has failed before."""
+"""The cluster with some of its workers left out, as a policy sees it for one turn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role
-from conserve_sglang.dispatch.kv_ledger import KvLedger
+from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
 from conserve_sglang.policy.api import Pace
 
 
-class Avoiding:
-    """A `ClusterView` for a turn's further attempts; looks at every worker, so not for all turns.
+class Partial:
+    """A `ClusterView` of the workers that `keeps` keeps; looks at every worker."""
 
-    A worker that fails each turn at once is the one with most free room, and would be asked again.
-    """
-
-    def __init__(self, ledger: KvLedger, avoided: tuple[WorkerId, ...]) -> None:
+    def __init__(self, ledger: KvLedger, keeps: Callable[[WorkerState], bool]) -> None:
         self._ledger = ledger
-        self._avoided = avoided
+        self._keeps = keeps
 
     def workers(self, role: Role) -> Sequence[WorkerId]:
         """Workers of a role that take turns, in order of registration."""
-        return [each for each in self._ledger.workers(role) if each not in self._avoided]
+        state = self._ledger.state
+        return [each for each in self._ledger.workers(role) if self._keeps(state(each))]
 
     def most_free(self, role: Role) -> WorkerId | None:
         """The worker of a role with most free KV tokens."""
@@ -72,3 +71,34 @@ class Avoiding:
     def _backlog(self, worker_id: WorkerId) -> int:
         state = self._ledger.state(worker_id)
         return state.backlog_tokens + state.foreign_backlog_tokens
+
+
+class Avoiding(Partial):
+    """Without the workers at which a turn has failed before, for its further attempts.
+
+    A worker that fails each turn at once is the one with most free room, and would be asked again.
+    """
+
+    def __init__(self, ledger: KvLedger, avoided: tuple[WorkerId, ...]) -> None:
+        super().__init__(ledger, lambda state: state.spec.worker_id not in avoided)
+
+
+class Band(Partial):
+    """Without the workers that decode in tiers for longer contexts than this one, or for shorter:
+    those with the least `max_context_tokens` that the context keeps to are left."""
+
+    def __init__(self, ledger: KvLedger, context_tokens: int) -> None:
+        bounds = [
+            bound
+            for state in ledger.states()
+            if state.takes_turns
+            and state.spec.role is not Role.PREFILL
+            and (bound := state.spec.max_context_tokens or inf) >= context_tokens
+        ]
+        least = min(bounds, default=inf)
+        super().__init__(
+            ledger,
+            lambda state: (
+                state.spec.role is Role.PREFILL or (state.spec.max_context_tokens or inf) == least
+            ),
+        )

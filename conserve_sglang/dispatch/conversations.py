@@ -7,8 +7,7 @@ from math import inf
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.dispatch.state import Conversation, TenantAccount
 
-MAX_IDLE_ASKED = 64
-LEAST_PATIENCE_S = 0.1
+MAX_IDLE_ASKED = 256
 
 
 class Conversations:
@@ -127,29 +126,22 @@ class Conversations:
                 found = idle
         return found
 
-    def outlived(
-        self, patience_s: Callable[[Conversation], float], now: float
-    ) -> tuple[Conversation | None, float]:
-        """The idle conversation that may hold KV and has rested longest, measured by the patience
-        with it; and if none has outlived that, when the first will have (infinite: none is idle).
-
-        Of each tenant, in the order of its share, the longest idle ones are looked at.
-        """
-        soonest_s = inf
-        for account in sorted(self._accounts.values(), key=lambda account: -account.share):
-            account.longest_idle()
-            found: Conversation | None = None
-            most = 1.0
-            for idle in islice(account.idle.values(), MAX_IDLE_ASKED):
-                patience = max(patience_s(idle), LEAST_PATIENCE_S)
-                rested = (now - idle.last_active_at_s) / patience
-                if rested >= most:
-                    found, most = idle, rested
-                elif rested < 1.0:
-                    soonest_s = min(soonest_s, idle.last_active_at_s + patience)
-            if found is not None:
-                return found, now
-        return None, max(soonest_s, now + LEAST_PATIENCE_S)
+    def most_overdue(
+        self, overdue: Callable[[Conversation, float], float], idle_s: float, now: float
+    ) -> Conversation | None:
+        """As `idle_for`, but of that tenant's, the one that is most overdue by a measure of how
+        long it has been idle; `MAX_IDLE_ASKED` are looked at."""
+        longest = self.idle_for(idle_s, now)
+        if longest is None:
+            return None
+        found, most = longest, overdue(longest, now - longest.last_active_at_s)
+        for idle in islice(longest.tenant.idle.values(), MAX_IDLE_ASKED):
+            rested_s = now - idle.last_active_at_s
+            if rested_s < idle_s:
+                break
+            if (measure := overdue(idle, rested_s)) > most:
+                found, most = idle, measure
+        return found
 
     def to_make_room(self, tenant: TenantAccount) -> Conversation | None:
         """Whom one more conversation of `tenant` may push out: the longest at rest of the tenant

@@ -9,8 +9,10 @@ def note_gap(conversation: Conversation, now: float) -> None:
     history = conversation.history
     if history is None or conversation.num_open_turns:
         return
+    gap_s = now - conversation.last_active_at_s
     history.num_gaps += 1
-    history.longest_gap_s = max(history.longest_gap_s, now - conversation.last_active_at_s)
+    history.gaps_s += gap_s
+    history.longest_gap_s = max(history.longest_gap_s, gap_s)
 
 
 def note_answer(conversation: Conversation, prompt_tokens: int, output_tokens: int) -> None:

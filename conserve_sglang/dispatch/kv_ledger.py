@@ -133,6 +133,7 @@ class KvLedger:
         "_free",
         "_max_backlog",
         "_up",
+        "has_bands",
         "largest_pool",
         "line",
     )
@@ -148,6 +149,7 @@ class KvLedger:
         self._up: dict[Role, tuple[WorkerId, ...]] = dict.fromkeys(Role, ())
         self._capacity = dict.fromkeys(Role, 0)
         self.largest_pool = 0  # of all workers that decode, in tokens
+        self.has_bands = False  # some tiers are for contexts up to a bound
         self.line = (0, 0)  # turns that wait for a place besides the one asked about; their tokens
 
     # what policies read
@@ -311,6 +313,7 @@ class KvLedger:
 
     def _refresh(self, role: Role) -> None:
         known = [state for state in self.states() if state.spec.role is role]
+        self.has_bands = any(each.spec.max_context_tokens for each in self.states())
         self._up[role] = tuple(state.spec.worker_id for state in known if state.takes_turns)
         self._capacity[role] = max((s.spec.kv_capacity_tokens for s in known), default=0)
         self.largest_pool = max(self._capacity[Role.DECODE], self._capacity[Role.MIXED])

@@ -12,7 +12,7 @@ from itertools import islice
 from math import inf
 
 from conserve_sglang.core.ids import TurnId
-from conserve_sglang.dispatch.avoiding import Avoiding
+from conserve_sglang.dispatch.avoiding import Avoiding, Band
 from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.commands import Command, RejectTurn
 from conserve_sglang.dispatch.conversations import Conversations
@@ -34,6 +34,7 @@ from conserve_sglang.policy.api import (
 from conserve_sglang.policy.retention import CONSTANT, Retention
 
 MAX_HOLDERS_ASKED = 16
+_OUTSIDE_BAND = frozenset({DeferReason.NO_KV_ROOM, DeferReason.NO_DECODER})
 
 
 class Placer:
@@ -48,7 +49,6 @@ class Placer:
         "most_running",
         "out",
         "policy",
-        "reclaim_at_s",
         "retention",
         "turns",
         "wants_room",
@@ -66,7 +66,6 @@ class Placer:
         self.out: list[Command] = []
         self.most_running: int | None = None
         self.wants_room = False  # the line was last left for lack of KV room
-        self.reclaim_at_s = inf  # while it is: when an idle conversation's KV may be let go
 
     # beginnings
 
@@ -198,12 +197,17 @@ class Placer:
         usual = self._settings.reserve_output_tokens
         room = self.retention.output_room(turn.conversation.history, usual)
         view = turn_view(turn, self.bookings, room)
-        self.bookings.ledger.line = self.line.order.besides(turn)
+        ledger = self.bookings.ledger
+        ledger.line = self.line.order.besides(turn)
         if turn.avoids:
-            answer = self.policy.place(view, Avoiding(self.bookings.ledger, turn.avoids))
+            answer = self.policy.place(view, Avoiding(ledger, turn.avoids))
             if isinstance(answer, Placement):
                 return answer
-        return self.policy.place(view, self.bookings.ledger)
+        elif ledger.has_bands:
+            answer = self.policy.place(view, Band(ledger, view.needed_tokens))
+            if not isinstance(answer, Defer) or answer.reason not in _OUTSIDE_BAND:
+                return answer
+        return self.policy.place(view, ledger)
 
     def _must_wait(self, turn: Turn) -> bool:
         """Whether as many turns run as may, and this one has no KV on a decoder."""
@@ -259,9 +263,9 @@ class Placer:
         return rejected is not turn
 
     def _reclaim_one(self, now: float) -> bool:
-        """Let go of the KV of the idle conversation that has rested longest, for its patience, of
-        those that have any; False if none is due."""
-        while (idle := self._longest_idle(now)) is not None:
+        """Let go of the KV of one idle conversation that has any, the longest idle or by what is
+        expected of it; False if none is due."""
+        while (idle := self._first_to_go(now)) is not None:
             self.conversations.lapse(idle)
             if self.bookings.pin_of(idle) is not None:
                 self.release(idle)
@@ -269,17 +273,13 @@ class Placer:
                 return True
         return False
 
-    def _longest_idle(self, now: float) -> Conversation | None:
-        usual_s, conversations = self._settings.reclaim_idle_s, self.conversations
+    def _first_to_go(self, now: float) -> Conversation | None:
+        idle_s, overdue = self._settings.reclaim_idle_s, self.retention.overdue
         if self.retention is CONSTANT:
-            idle = conversations.idle_for(usual_s, now)
-            self.reclaim_at_s = conversations.idle_floor_s + usual_s
-            return idle
-        patience = self.retention.patience_s
-        idle, self.reclaim_at_s = conversations.outlived(
-            lambda conversation: patience(conversation.history, usual_s), now
+            return self.conversations.idle_for(idle_s, now)
+        return self.conversations.most_overdue(
+            lambda each, rested_s: overdue(each.history, rested_s), idle_s, now
         )
-        return idle
 
     def keep_headroom(self, conversation: Conversation) -> None:
         """Keep room for the next turn of a conversation that comes to rest."""

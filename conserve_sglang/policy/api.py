@@ -76,7 +76,8 @@ class History:
 
     `num_answers` of its turns were answered whole, with `output_tokens` in all and at most
     `longest_output`; `longest_append` is the most that a later prompt added to the context before
-    it, `longest_gap_s` the longest time from an answer to the next turn. Changes with each turn.
+    it. There were `num_gaps` from an answer to the next turn, `gaps_s` in all, the longest of
+    `longest_gap_s`. Changes with each turn.
     """
 
     num_answers: int = 0
@@ -84,6 +85,7 @@ class History:
     longest_output: int = 0
     longest_append: int = 0
     num_gaps: int = 0
+    gaps_s: float = 0.0
     longest_gap_s: float = 0.0
 
     @property

@@ -29,7 +29,7 @@ class PackParams:
     tbt_target_s: float = 0.05
     margin: float = 0.8
     max_local_append_tokens: int = 2048
-    by_history: bool = True
+    by_history: bool = False
 
     def __post_init__(self) -> None:
         if self.tbt_target_s <= 0:

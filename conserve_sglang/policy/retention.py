@@ -5,9 +5,8 @@ from typing import Protocol
 
 from conserve_sglang.policy.api import History
 
-MAX_PATIENCE_S = 300.0
-GAPS_WAITED = 2.0
-"""Of its longest gap so far, how often a conversation is waited for."""
+SOON_S = 15.0
+"""Room for the next turn is kept only for conversations that have always come back faster."""
 
 
 class Retention(Protocol):
@@ -21,8 +20,8 @@ class Retention(Protocol):
         """The room kept beside a conversation at rest for its next turn."""
         ...
 
-    def patience_s(self, history: History | None, usual_s: float) -> float:
-        """How long a conversation rests before its KV may be let go for one that waits."""
+    def overdue(self, history: History | None, rested_s: float) -> float:
+        """Of those whose KV may be let go, the one for which this is largest goes first."""
         ...
 
 
@@ -39,14 +38,14 @@ class Constant:
         """None."""
         return 0
 
-    def patience_s(self, history: History | None, usual_s: float) -> float:
-        """What the settings say."""
-        return usual_s
+    def overdue(self, history: History | None, rested_s: float) -> float:
+        """How long it has rested."""
+        return rested_s
 
 
 class ByHistory:
     """As long an answer and as long an append as the conversation has had are kept room for, and
-    its KV outlasts twice the longest gap it has made; who comes back fast is not kept long."""
+    who has outstayed the gaps it makes most is let go first."""
 
     __slots__ = ()
 
@@ -55,15 +54,20 @@ class ByHistory:
         return usual_tokens if history is None else max(usual_tokens, history.longest_output)
 
     def headroom(self, history: History | None, usual_tokens: int) -> int:
-        """Its longest append and answer so far."""
-        appended = 0 if history is None else history.longest_append
-        return appended + self.output_room(history, usual_tokens)
+        """Its longest append and answer so far; nothing for one that makes long gaps."""
+        if history is None:
+            return usual_tokens
+        if history.longest_gap_s > SOON_S:
+            return 0
+        return history.longest_append + self.output_room(history, usual_tokens)
 
-    def patience_s(self, history: History | None, usual_s: float) -> float:
-        """Twice its longest gap so far, at most `MAX_PATIENCE_S`; before the first, as set."""
-        if history is None or not history.num_gaps:
-            return usual_s
-        return min(MAX_PATIENCE_S, GAPS_WAITED * history.longest_gap_s)
+    def overdue(self, history: History | None, rested_s: float) -> float:
+        """How long it has rested, measured by the mean of the gaps it has made; by `SOON_S` before
+        the first."""
+        mean_s = SOON_S
+        if history is not None and history.num_gaps:
+            mean_s = max(1.0, history.gaps_s / history.num_gaps)
+        return rested_s / mean_s
 
 
 CONSTANT = Constant()

@@ -50,7 +50,7 @@ class WorkConservingParams:
 
     max_local_append_tokens: int = 2048
     stall_weight: float = 1.0
-    by_history: bool = True
+    by_history: bool = False
     late_after_s: float | None = None
 
     def __post_init__(self) -> None:

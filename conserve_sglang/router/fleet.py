@@ -208,10 +208,10 @@ class Fleet:
             role=worker.plan.role,
             tier=worker.plan.tier,
             kv_capacity_tokens=facts.kv_capacity_tokens,
+            max_context_tokens=worker.plan.max_context_tokens,
         )
-        worker.admission = Admission.ANY
-        if worker.is_draining:
-            worker.admission = Admission.NONE_DRAINING
+        draining = worker.is_draining
+        worker.admission = Admission.NONE_DRAINING if draining else Admission.ANY
         self.tell(WorkerUp(spec=spec))
         if worker.is_draining:
             self.tell(WorkerDraining(worker_id=worker.worker_id))

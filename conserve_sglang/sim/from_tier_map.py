@@ -47,6 +47,7 @@ def deployment_of(
                     or profiles[tier.name].kv_capacity_tokens
                     or DEFAULT_KV_TOKENS,
                 ),
+                max_context_tokens=tier.max_context_tokens,
             ),
             perf=perfs[tier.name],
             chunk_tokens=_flag(tier, "chunked-prefill-size", DEFAULT_CHUNK_TOKENS),

@@ -54,6 +54,8 @@ def _tier(tier: Tier) -> Iterator[str]:
         yield "bootstrap_base_port: missing; a prefill tier needs one"
     if tier.role is not Role.PREFILL and tier.bootstrap_base_port is not None:
         yield f"bootstrap_base_port: a {tier.role.value} tier has none; remove it"
+    if tier.role is Role.PREFILL and tier.max_context_tokens is not None:
+        yield "max_context_tokens: a prefill tier has none; set it where conversations stay"
     for name in ("base_port", "bootstrap_base_port"):
         if (getattr(tier, name) or 0) + tier.count - 1 > 65535:
             yield f"{name}: its {tier.count} workers would pass port 65535"

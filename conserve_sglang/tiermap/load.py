@@ -141,6 +141,7 @@ def _workers(tier: TierFile) -> Iterable[WorkerPlan]:
             port=tier.base_port + index,
             bootstrap_port=None if bootstrap is None else bootstrap + index,
             gpu_ids=tier.gpu_ids[index * tier.tp : (index + 1) * tier.tp],
+            max_context_tokens=tier.max_context_tokens,
         )
 
 

@@ -49,6 +49,7 @@ def read_newcomer(body: bytes, tier_map: TierMap, present: Iterable[WorkerPlan])
         port=written.port,
         bootstrap_port=written.bootstrap_port,
         gpu_ids=(),
+        max_context_tokens=tier.max_context_tokens,
     )
     others = [each for each in present if each.worker_id != plan.worker_id]
     found = [*_problems(plan, tier), *_taken_ports(plan, replace(tier_map, workers=tuple(others)))]

@@ -70,6 +70,13 @@ class TierFile(Strict, frozen=True, kw_only=True):
     share_gpus: Annotated[
         bool, Meta(description="Whether workers of other tiers may use the same GPUs.")
     ] = False
+    max_context_tokens: Annotated[
+        Count | None,
+        Meta(
+            description="Decode and mixed tiers: for conversations of at most so many tokens;"
+            " longer ones begin on tiers with a larger bound, or none."
+        ),
+    ] = None
     power_cap_w: Annotated[
         Positive | None, Meta(description="Power limit of each GPU in watts.")
     ] = None

@@ -65,7 +65,11 @@ TENANTS = (TenantId("a"), TenantId("b"), TenantId("c"))
 def a_policy(name: str) -> PlacementPolicy:
     """A policy whose turns may be late, where it has that."""
     may_be_late = name.startswith("work-conserving")
-    return make_policy(PolicyChoice(name=name, params={"late_after_s": 20} if may_be_late else {}))
+    return make_policy(
+        PolicyChoice(
+            name=name, params={"late_after_s": 20, "by_history": True} if may_be_late else {}
+        )
+    )
 
 
 class Step(NamedTuple):

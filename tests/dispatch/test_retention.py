@@ -8,7 +8,6 @@ from conserve_sglang.dispatch import (
     FirstToken,
     ReleaseConversation,
     SendTurn,
-    Tick,
     TurnDone,
 )
 from tests.builders import D0, Desk, an_arrival
@@ -20,7 +19,13 @@ SETTINGS = DispatchSettings(
 
 def a_desk(capacity: int = 10_000, **params: float) -> Desk:
     return Desk(
-        "p0", "d0", policy="work-conserving", capacity=capacity, settings=SETTINGS, **params
+        "p0",
+        "d0",
+        policy="work-conserving",
+        capacity=capacity,
+        settings=SETTINGS,
+        by_history=1,
+        **params,
     )
 
 
@@ -61,28 +66,29 @@ def test_the_one_that_outstayed_its_own_gaps_most_is_let_go_first() -> None:
     desk.now = 50.0
     desk.tell(an_arrival(4, "slow", 2100))
     answer(desk, 4, 2100, 100)
-    desk.now = 60.0  # 10 s after the slow one's turn, 59 s after the fast one's
+    desk.now = 70.0  # 20 s after the slow one's turn, 69 s after the fast one's
     commands = desk.tell(an_arrival(5, "new", 5500))
     released = [c for c in commands if isinstance(c, ReleaseConversation)]
     assert [c.conversation_id for c in released] == ["fast"], "though both may hold KV"
     assert [c.turn_id for c in commands if isinstance(c, SendTurn)] == [5]
 
 
-def test_patience_runs_out_in_time() -> None:
+def test_who_makes_long_gaps_is_spared_longer_than_who_does_not() -> None:
     desk = a_desk()
-    desk.tell(an_arrival(1, "a", 4900))
-    answer(desk, 1, 4900, 100)
-    desk.now = 3.0
-    desk.tell(an_arrival(2, "a", 5100))
-    answer(desk, 2, 5100, 100)
-    desk.now = 4.0
-    assert desk.tell(an_arrival(3, "new", 6000)) == []
-    due = desk.dispatcher.next_deadline_at_s
-    assert due == 3.0 + 2 * 3.0
-    desk.now = due
-    commands = desk.tell(Tick())
-    assert commands[0] == ReleaseConversation(conversation_id=ConversationId("a"), worker_id=D0)
-    assert isinstance(commands[1], SendTurn)
+    for turn, name in ((1, "slow"), (2, "fast")):
+        desk.tell(an_arrival(turn, name, 1900))
+        answer(desk, turn, 1900, 100)
+    desk.now = 50.0
+    desk.tell(an_arrival(3, "slow", 2100))
+    answer(desk, 3, 2100, 100)
+    desk.now = 51.0
+    for turn in (4, 5):
+        desk.tell(an_arrival(turn, "fast", 2000 + turn))
+        answer(desk, turn, 2000 + turn, 100)
+        desk.now += 1.0
+    desk.now = 80.0  # the slow one rests for longer, but for less than it is used to
+    commands = desk.tell(an_arrival(6, "new", 6500))
+    assert commands[0] == ReleaseConversation(conversation_id=ConversationId("fast"), worker_id=D0)
 
 
 def test_who_is_late_goes_behind_who_may_be_in_time() -> None:

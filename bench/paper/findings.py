@@ -1,0 +1,70 @@
+"""What the figures say of the abstract's claims and of the goals."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+ABSTRACT_TTFET = -0.5108
+ABSTRACT_ENERGY = 0.0751
+ABSTRACT_TIERS = 0.2275
+SATURATION = 1.634
+
+
+def rows_of(rows: Iterable[Row], caps: str, load: float, interval: int = 0) -> dict[str, Row]:
+    """The rows of one setting by policy."""
+    return {
+        row["policy"]: row
+        for row in rows
+        if (row["caps_w"], row["load"], row["interval"]) == (caps, load, interval)
+    }
+
+
+def mean(row: Row, name: str, accounting: str = "one_clock") -> float:
+    """A figure's mean over the seeds."""
+    return float(row[accounting][name][0])
+
+
+def change(new: float, old: float) -> float:
+    """How much larger, relatively."""
+    return new / old - 1
+
+
+def claim_ttfet(rows: Sequence[Row], caps: str) -> dict[str, dict[str, float]]:
+    """ConServe's p95 TTFET against the per-turn baseline's at saturation, by accounting and error
+    rate: what the abstract puts at -51.08 %."""
+    here = rows_of(rows, caps, SATURATION)
+    found: dict[str, dict[str, float]] = {}
+    for accounting in ("papers", "one_clock"):
+        ours = mean(here["ConServe, blind"], "ttfet_p95", accounting)
+        found[accounting] = {
+            name: change(ours, mean(here[name], "ttfet_p95", accounting))
+            for name in ("coin flip 10 %", "coin flip 50 %")
+        }
+    mixed = mean(here["ConServe, blind"], "ttfet_p95", "papers")
+    found["mixed"] = {
+        name: change(mixed, mean(here[name], "ttfet_p95", "one_clock"))
+        for name in ("coin flip 10 %", "coin flip 50 %")
+    }
+    return found
+
+
+def front(rows: Iterable[Row]) -> set[str]:
+    """The policies that no other one beats in both p95 TTFET and p95 last-turn TBT."""
+    points = {row["policy"]: (mean(row, "ttfet_p95"), mean(row, "tbt_p95")) for row in rows}
+    return {
+        name
+        for name, (x, y) in points.items()
+        if not any(
+            a <= x and b <= y and (a < x or b < y)
+            for other, (a, b) in points.items()
+            if other != name
+        )
+    }
+
+
+def best(rows: Iterable[Row], name: str, *, ours: bool, largest: bool = False) -> tuple[str, float]:
+    """The best policy of ours, or of the others, in one figure."""
+    found = [(mean(row, name), row["policy"]) for row in rows if row["ours"] is ours]
+    value, policy = max(found) if largest else min(found)
+    return policy, value

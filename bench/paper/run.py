@@ -1,0 +1,149 @@
+"""What do the policies give on the paper's set-up, on Claude Code sessions and on bursts?
+
+    python -m bench.paper.run paper --seeds 5        # or claude_code, bursty
+    python -m bench.paper.show                       # tables and figures from what was saved
+
+All times are modelled, from unit measurements alone. Runs are kept in `.cache/paper` by what they
+depend on, so that a sweep that was cut short goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from bench.harness import RESULTS, machine_facts
+from bench.paper.candidates import CANDIDATES, CAPS, Candidate, deployment
+from bench.paper.measure import Alone, alone_of, play, predictor_error, slo_of
+from bench.paper.workloads import WORKLOADS, Workload
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "paper"
+DATA = ROOT.parent / "shared" / "data"
+SOURCES = ("conserve_sglang/sim", "conserve_sglang/policy", "conserve_sglang/dispatch")
+INTERVAL_CAPS = "300/300"
+INTERVAL = 4
+
+
+def main() -> None:
+    """Play what is asked for and save its means and spreads over the seeds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--caps", nargs="*", choices=CAPS, default=list(CAPS))
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the public traces")
+    options = parser.parse_args()
+    workload = WORKLOADS[options.workload](options.data)
+    by_itself = alone_of(workload.plans)
+    sweep = Sweep(workload, by_itself, range(options.seeds))
+    rows = list(sweep.rows(options.caps))
+    record = {
+        "bench": "paper",
+        "modelled": True,
+        "command": f"python -m bench.paper.run {options.workload} --seeds {options.seeds}",
+        "machine": machine_facts(),
+        "workload": workload.statement,
+        "num_conversations": len(workload.plans),
+        "num_turns": sum(len(plan.turns) for plan in workload.plans),
+        "load_1_in_conversations_per_s": workload.rate_of_load_1,
+        "seeds": options.seeds,
+        "slo_s": slo_of(by_itself),
+        "predictor_error_of_ampd_like": predictor_error(workload.plans),
+    }
+    path = RESULTS / f"paper_{workload.name}.json"
+    if workload.name == "paper":
+        path = RESULTS / "paper.json"
+    path.write_text(_compact(record, rows))
+    print(path)
+
+
+class Sweep:
+    """All candidates over loads, caps and seeds."""
+
+    def __init__(
+        self, workload: Workload, by_itself: dict[str, Alone], seeds: Sequence[int]
+    ) -> None:
+        self._workload, self._by_itself, self._seeds = workload, by_itself, seeds
+        self._slo = slo_of(by_itself)
+        self._code = _fingerprint()
+        CACHE.mkdir(parents=True, exist_ok=True)
+
+    def rows(self, caps: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """One row a candidate, caps and load; then those with decode steps between prefills."""
+        for cap in caps:
+            for load in self._workload.loads:
+                for candidate in CANDIDATES:
+                    yield self._row(candidate, cap, load, 0)
+        for load in self._workload.loads:
+            for candidate in CANDIDATES:
+                yield self._row(candidate, INTERVAL_CAPS, load, INTERVAL)
+
+    def _row(self, candidate: Candidate, cap: str, load: float, interval: int) -> dict[str, Any]:
+        runs = [self._run(candidate, cap, load, interval, seed) for seed in self._seeds]
+        print(self._workload.name, cap, load, interval, candidate.name, flush=True)
+        head = {
+            "policy": candidate.name,
+            "caps_w": cap,
+            "load": load,
+            "interval": interval,
+            "ours": candidate.is_ours,
+            "simulated_only": candidate.only_simulated,
+        }
+        return head | _over_seeds(runs)
+
+    def _run(
+        self, candidate: Candidate, cap: str, load: float, interval: int, seed: int
+    ) -> dict[str, Any]:
+        key = repr((self._code, self._workload.name, candidate, cap, load, interval, seed))
+        path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+        figures = play(
+            deployment(candidate, cap, self._slo, interval),
+            self._workload.timed(load, seed),
+            self._by_itself,
+        )
+        path.write_text(json.dumps(figures))
+        return figures
+
+
+def _over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of each figure: mean, least and largest."""
+    merged: dict[str, Any] = {}
+    for name, value in runs[0].items():
+        values = [run[name] for run in runs]
+        if isinstance(value, dict) and name != "reasons":
+            merged[name] = {
+                inner: [round(f([each[inner] for each in values]), 4) for f in (fmean, min, max)]
+                for inner in value
+            }
+        elif isinstance(value, int | float):
+            merged[name] = round(fmean(values), 4)
+        elif name == "reasons":
+            merged[name] = value
+    return merged
+
+
+def _fingerprint() -> str:
+    """Of the code that the figures depend on."""
+    digest = hashlib.sha256()
+    for folder in (*SOURCES, "bench/paper"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            if path.name not in {"run.py", "show.py", "figures.py"}:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compact(record: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """JSON with a line for each row."""
+    head = json.dumps(record, indent=1)
+    body = ",\n".join("  " + json.dumps(row, separators=(",", ":")) for row in rows)
+    return f'{head[:-2]},\n "rows": [\n{body}\n ]\n}}\n'
+
+
+if __name__ == "__main__":
+    main()
