@@ -70,7 +70,26 @@ def play(
     figures["retracted"] = sum(worker.num_retracted for worker in workers)
     figures["kv_transfers"] = simulation.links.num_transfers
     figures["duration_s"] = ended_at_s
+    figures["energy"] = _energy(simulation, records)
     return figures
+
+
+def _energy(simulation: Simulation, records: Sequence[ConversationRecord]) -> dict[str, float]:
+    """Modelled joules of all GPUs from the first arrival to the last token, idle included."""
+    turns = [turn for record in records for turn in record.turns]
+    began_at_s = min(record.plan.arrived_at_s for record in records)
+    window_s = max(turn.last_token_at_s for turn in turns) - began_at_s
+    workers = simulation.energy(window_s)
+    if not all(worker.has_power for worker in workers):
+        raise ValueError("a profile has no watts")
+    total_j = sum(worker.total_j for worker in workers)
+    counted = sum(turn.input_tokens + turn.output_tokens for turn in turns)
+    return {
+        "tokens_per_j": counted / total_j,
+        "output_tokens_per_j": sum(turn.output_tokens for turn in turns) / total_j,
+        "idle_share": sum(worker.idle_j for worker in workers) / total_j,
+        "mean_w": total_j / window_s,
+    }
 
 
 def figures_of(

@@ -33,6 +33,9 @@ def test_every_candidate_answers_every_conversation(candidate: Any) -> None:
     for name in ("ttfet_p50", "ttfet_p95", "e2e_p95"):
         assert figures["papers"][name] <= figures["one_clock"][name], "it leaves a wait out"
     assert figures["papers"]["tbt_p95"] == figures["one_clock"]["tbt_p95"]
+    energy = figures["energy"]
+    assert 4 * 70 < energy["mean_w"] < 1000, "between four idle GPUs and the caps"
+    assert energy["tokens_per_j"] > energy["output_tokens_per_j"] > 0
 
 
 @pytest.mark.parametrize("caps", CAPS)
