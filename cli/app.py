@@ -11,6 +11,7 @@ from . import (
     energy,
     keys,
     launch,
+    plan,
     profile,
     profiles,
     route,
@@ -33,6 +34,7 @@ app.command()(launch.launch)
 app.command()(route.route)
 app.command()(doctor.doctor)
 app.command()(simulate.simulate)
+app.command()(plan.plan)
 app.command()(dashboards.dashboards)
 app.command()(top.top)
 app.command()(energy.energy)

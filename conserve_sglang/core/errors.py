@@ -4,6 +4,7 @@ ConserveError
 ├── ConfigError            a file or option is wrong: say which, where, and what to do
 │   ├── TierMapError       with the file and the path of the field inside it
 │   ├── TraceError         a file of conversations as a whole cannot be read
+│   ├── PlanError          what is to be planned is wrong, or does not fit together
 │   └── ProfileError       a profile of a GPU cannot be read, or lacks what was asked
 │       └── OutsideProfile what was asked lies beyond its points
 ├── WorkerError            an SGLang server did not do what was asked
@@ -36,6 +37,10 @@ class TierMapError(ConfigError):
 
 class TraceError(ConfigError):
     """A file of conversations as a whole cannot be read; a bad line is not an error."""
+
+
+class PlanError(ConfigError):
+    """An inventory or workload file is wrong, or they and the profiles do not fit together."""
 
 
 class ProfileError(ConfigError):

@@ -22,7 +22,7 @@ from functools import cached_property
 from conserve_sglang.core.stats import percentile
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.demand import Demand, Part, Work
-from conserve_sglang.planning.hardware import Hardware, Watts
+from conserve_sglang.planning.hardware import Hardware
 from conserve_sglang.planning.problem import Column
 from conserve_sglang.planning.queueing import (
     Service,
@@ -38,27 +38,31 @@ RESERVED_OUTPUT_TOKENS = 512
 """KV room that the ledger reserves for a running turn's answer (`reserve_output_tokens`)."""
 FINEST_SHARE = 16
 """The demanded load's whole fractions up to this one are levels of their own."""
-LEVEL_RATIO = 0.88
-LOWEST_LEVEL = 0.05
+LEVEL_RATIO = 0.84
+LOWEST_LEVEL = 0.08
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What columns are computed for: `level` is the SLO's percentile as a share."""
+    """What columns are computed for: `level` is the SLO's percentile as a share, `most_workers`
+    how many of the hardware there can be."""
 
     level: float
     load_per_s: float | None
+    most_workers: int = 256
 
 
-def levels(most_per_s: float, demanded_per_s: float | None) -> Iterator[float]:
+def levels(
+    most_per_s: float, demanded_per_s: float | None, most_workers: int = FINEST_SHARE
+) -> Iterator[float]:
     """Loads of one worker worth a column: a geometric ladder down from the most, and the whole
-    fractions of the demanded load."""
+    fractions of the demanded load that so many workers can have."""
     level = most_per_s
     while level > LOWEST_LEVEL * most_per_s:
         yield level
         level *= LEVEL_RATIO
     if demanded_per_s is not None:
-        for count in range(1, FINEST_SHARE + 1):
+        for count in range(1, min(FINEST_SHARE, most_workers) + 1):
             if demanded_per_s / count < most_per_s:
                 yield demanded_per_s / count
 
@@ -77,32 +81,34 @@ class Prefiller:
         alone = sorted(sum(times) + move for times, move in zip(own, moves, strict=True))
         self._alone_s = percentile(alone, target.level * 100)
         parts = [part for work in demand.works for part in work.phase_one]
-        self._busy_w, self._is_outside = _prefill_watts(hardware, parts)
+        self._busy_w = _prefill_watts(hardware, parts)
 
     def columns(self) -> Iterator[Column]:
         """Each load with each pool size; none without phase-1 work."""
         if self._per_conversation_s <= 0:
             return
-        for load in levels(0.97 / self._per_conversation_s, self._target.load_per_s):
+        target = self._target
+        most = 0.97 / self._per_conversation_s
+        for load in levels(most, target.load_per_s, target.most_workers):
             for pool in POOLS:
-                yield self._column(load, pool)
+                if pool <= target.most_workers:
+                    yield self._column(load, pool)
 
     def _column(self, load_per_s: float, pool: int) -> Column:
         hardware, busy = self._hardware, load_per_s * self._per_conversation_s
         further = max(0.0, self._num_per_conversation - 1)
         waits = wait_quantile_s(pool, busy, self._service, self._target.level)
         waits += further * mean_wait_s(pool, busy, self._service)
-        watts = hardware.idle_w + busy * (self._busy_w - hardware.idle_w)
+        idle_w = hardware.power.idle_w
         return Column(
             config=hardware.config(Role.PREFILL),
             load_per_s=load_per_s,
-            mean_w=watts * hardware.tp,
+            mean_w=idle_w + busy * (self._busy_w - idle_w),
             peak_w=hardware.peak_w * hardware.tp,
             ttfet_s=self._alone_s + waits,
             tbt_s=0.0,
             min_count=pool,
             busy=busy,
-            is_extrapolated=self._is_outside,
         )
 
 
@@ -148,7 +154,7 @@ class Decoder:
         most = self.most_load_per_s
         if most <= 0:
             return
-        for load in levels(most, self._target.load_per_s):
+        for load in levels(most, self._target.load_per_s, self._target.most_workers):
             yield self.column(load)
 
     @cached_property
@@ -211,17 +217,15 @@ class Decoder:
         batch = self.batch(load_per_s)
         assert batch is not None
         hardware = self._hardware
-        watts, is_outside = self._watts(batch)
         return Column(
             config=hardware.config(self._role),
             load_per_s=load_per_s,
-            mean_w=watts * hardware.tp,
+            mean_w=self._watts(batch),
             peak_w=hardware.peak_w * hardware.tp,
             ttfet_s=self._ttfet_s(batch),
             tbt_s=self._tbt_s(batch),
             busy=_busy(batch),
             batch=batch.mean,
-            is_extrapolated=is_outside,
         )
 
     def _ttfet_s(self, batch: Batch) -> float:
@@ -248,17 +252,19 @@ class Decoder:
         work_s += spread * math.sqrt(stalls * self._appends.mean_square_s2)
         return step_s + work_s / self._last_steps
 
-    def _watts(self, batch: Batch) -> tuple[float, bool]:
-        """Mean watts of one device; and whether the profile had to be extended for it."""
-        turns = max(1, round(batch.mean))
-        decode_w, is_outside = self._hardware.decode_w(turns, round(turns * self._context))
-        append_w, is_append_outside = self._append_watts
-        idle_w, busy = self._hardware.idle_w, _busy(batch)
-        watts = batch.append_busy * append_w + (busy - batch.append_busy) * decode_w
-        return watts + (1 - busy) * idle_w, is_outside or is_append_outside
+    def _watts(self, batch: Batch) -> float:
+        """Mean watts: appends, decode steps of the mean batch, and idling."""
+        power, turns = self._hardware.power, max(1.0, batch.mean)
+        step_j = power.decode_step_j + turns * (
+            power.decode_j_per_request + power.decode_j_per_kv_token * self._context
+        )
+        busy = _busy(batch)
+        watts = batch.append_busy * self._append_w
+        watts += (busy - batch.append_busy) * step_j / batch.step_s
+        return watts + (1 - busy) * power.idle_w
 
     @cached_property
-    def _append_watts(self) -> tuple[float, bool]:
+    def _append_w(self) -> float:
         parts = [part for work in self._demand.works for part in work.local]
         return _prefill_watts(self._hardware, parts)
 
@@ -273,18 +279,12 @@ def _prefill_s(hardware: Hardware, part: Part) -> float:
     return hardware.perf.prefill(cached, cached + new)
 
 
-def _prefill_watts(hardware: Hardware, parts: Sequence[Part]) -> tuple[float, bool]:
-    """Watts over prefills, by time; about 64 of them stand for all."""
+def _prefill_watts(hardware: Hardware, parts: Sequence[Part]) -> float:
+    """Watts of a worker over prefills, by time; about 64 of them stand for all."""
     chosen = parts[:: max(1, len(parts) // 64)]
-    times = [_prefill_s(hardware, part) for part in chosen]
-    told = [_told(hardware.prefill_w, part) for part in chosen]
-    energy = sum(time * watts for time, (watts, _) in zip(times, told, strict=True))
-    watts = _ratio(energy, sum(times)) or hardware.idle_w
-    return watts, any(is_outside for _, is_outside in told)
-
-
-def _told(watts: Watts, part: Part) -> tuple[float, bool]:
-    return watts(*part)
+    costs = [hardware.perf.prefill_cost(cached, cached + new) for new, cached in chosen]
+    joules = sum(cost.joules for cost in costs)
+    return _ratio(joules, sum(cost.seconds for cost in costs)) or hardware.power.idle_w
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -50,8 +50,7 @@ class Column:
     load and at most. `ttfet_s`: its role's part of a conversation's TTFET and `tbt_s` the
     last-turn TBT, both at the SLO's percentile, waits included. `min_count`: the pool of equal
     workers is at least so large, which its waits count on. `busy`: share of time it computes;
-    `batch`: mean number of turns that decode at once (0 on a prefiller). `is_extrapolated`: its
-    watts lie beyond the profile's points.
+    `batch`: mean number of turns that decode at once (0 on a prefiller).
     """
 
     config: Config
@@ -63,7 +62,6 @@ class Column:
     min_count: int = 1
     busy: float = 0.0
     batch: float = 0.0
-    is_extrapolated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,19 +95,23 @@ class Limits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Choose counts of `columns`. Each role of `roles` must carry the whole load: prefill and
-    decode one phase each, mixed both."""
+    decode one phase each, mixed both. `kind_cost`, in the objective's unit, is what every kind of
+    worker (tier and role) is charged, so that no lone worker of another kind is added for little.
+    """
 
     columns: tuple[Column, ...]
     roles: frozenset[Role]
     limits: Limits
     objective: Objective
+    kind_cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """How many workers of which columns, and what they sum up to.
 
-    `gap`: how far the objective may be from the best one, as a share of it; 0 if it is proven best.
+    `kinds_cost`: what its kinds of workers are charged. `gap`: how far the objective may be from
+    the best one, as a share of it; 0 if it is proven best.
     """
 
     counts: Mapping[Column, int]
@@ -118,6 +120,7 @@ class Answer:
     peak_w: float
     ttfet_s: float
     tbt_s: float
+    kinds_cost: float = 0.0
     gap: float = 0.0
 
     @property
@@ -126,10 +129,11 @@ class Answer:
         return frozenset(column.config for column in self.counts)
 
     def value(self, objective: Objective) -> float:
-        """The objective's value; less is better."""
+        """The objective's value, kinds charged; less is better."""
         if objective is Objective.LOAD:
-            return -self.load_per_s
-        return self.mean_w if objective is Objective.TOKENS_PER_JOULE else self.peak_w
+            return self.kinds_cost - self.load_per_s
+        watts = self.mean_w if objective is Objective.TOKENS_PER_JOULE else self.peak_w
+        return self.kinds_cost + watts
 
 
 def answer_of(problem: Problem, counts: Mapping[Column, int], gap: float = 0.0) -> Answer:
@@ -148,6 +152,7 @@ def answer_of(problem: Problem, counts: Mapping[Column, int], gap: float = 0.0) 
         peak_w=sum(column.peak_w * count for column, count in used.items()),
         ttfet_s=sum(slowest.values()),
         tbt_s=max((column.tbt_s for column in used), default=0.0),
+        kinds_cost=problem.kind_cost * len({column.config.group for column in used}),
         gap=gap,
     )
 

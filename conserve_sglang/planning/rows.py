@@ -49,7 +49,8 @@ class Rows:
         for column in self.columns:
             self._variable(self._cost_of(column), float(self._most(column)), is_integer=True)
         for _ in self.columns:
-            self._variable(0.0, 1.0, is_integer=True)
+            used = 0.0 if self.elastic else self.problem.kind_cost
+            self._variable(used, 1.0, is_integer=True)
         self.load = self._variable(-1.0, INFINITY) if seeks_load else None
         for limit in sorted(self.elastic, key=lambda limit: limit.value):
             tiers = sorted({one.tier for one in self.problem.limits.gpus})

@@ -80,7 +80,13 @@ def a_problem(seed: int, objective: Objective) -> Problem:
         ttfet_s=maybe(2, 10),
         tbt_s=maybe(0.03, 0.1),
     )
-    return Problem(columns=columns, roles=roles, limits=limits, objective=objective)
+    return Problem(
+        columns=columns,
+        roles=roles,
+        limits=limits,
+        objective=objective,
+        kind_cost=rng.choice([0.0, 0.0, 0.2 if objective is Objective.LOAD else 30.0]),
+    )
 
 
 @cache
@@ -126,6 +132,7 @@ def test_a_part_of_the_columns_is_as_good_as_the_gap_says(
     monkeypatch.setattr(program, "MOST_COLUMNS", 0)
     monkeypatch.setattr(program, "KEPT_POINTS", 1)
     monkeypatch.setattr(program, "KEPT_OF_GROUP", 1)
+    monkeypatch.setattr(program, "GOOD_GAP", 1.0)
     gaps = []
     for seed in range(NUM_PROBLEMS):
         problem = a_problem(seed, objective)
@@ -138,7 +145,8 @@ def test_a_part_of_the_columns_is_as_good_as_the_gap_says(
         assert value >= least * (1 + 1e-5 * (1 if least < 0 else -1))
         assert (value - least) / abs(value) <= found.answer.gap + 1e-5
         gaps.append((value - least) / abs(value))
-    assert max(gaps) > 0.001, "the part had the best answer each time"
+    if objective is not Objective.LOAD:
+        assert max(gaps) > 0.001, "the part had the best answer each time"
 
 
 def test_a_forbidden_set_of_configurations_is_not_chosen_again() -> None:

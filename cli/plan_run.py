@@ -1,0 +1,210 @@
+"""From options to a plan, its tier map and its report."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from conserve_sglang.core.errors import PlanError
+from conserve_sglang.planning import (
+    Infeasible,
+    Objective,
+    Plan,
+    Request,
+    Targets,
+    analysed,
+    hardware_of,
+    load_inventory,
+    load_workload,
+    make_plan,
+    tiers_without,
+)
+from conserve_sglang.planning.tier_map import checked, tier_map_text
+from conserve_sglang.profiles import Profile, load_profile, open_profile, shipped_profiles
+from conserve_sglang.report.plan_page import plan_page
+
+HOURS_A_DAY = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the options say."""
+
+    inventory: Path
+    workload: Path
+    profiles: tuple[str, ...]
+    rate_per_s: float | None
+    slo: tuple[str, ...]
+    percentile: float
+    power_budget_w: float | None
+    energy_budget_kwh: float | None
+    objective: str
+    seed: int
+    out: Path | None
+    report: Path | None
+    is_quick: bool
+
+    @property
+    def command(self) -> str:
+        """The command line that says the same; files written are left out but for the tier map."""
+        words = ["conserve-sglang", "plan", "--inventory", str(self.inventory)]
+        words += ["--workload", str(self.workload)]
+        for name in self.profiles:
+            words += ["--profiles", name]
+        for text in self.slo:
+            words += ["--slo", text]
+        options = (
+            ("--rate", self.rate_per_s, None),
+            ("--percentile", self.percentile, 95.0),
+            ("--power-budget", self.power_budget_w, None),
+            ("--energy-budget", self.energy_budget_kwh, None),
+            ("--seed", self.seed, 0),
+        )
+        for option, value, usual in options:
+            if value != usual and value is not None:
+                words += [option, f"{value:g}"]
+        if self.objective != Objective.TOKENS_PER_JOULE.value:
+            words += ["--objective", self.objective]
+        if self.out is not None:
+            words += ["-o", str(self.out)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A plan, or why there is none; the profiles it rests on, and the tier map's text."""
+
+    wishes: Wishes
+    plan: Plan | Infeasible
+    profiles: tuple[Profile, ...]
+    left_out: tuple[str, ...]
+    tier_map: str | None
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether there is a plan."""
+        return isinstance(self.plan, Plan)
+
+
+def run(wishes: Wishes) -> Result:
+    """Plan. Raises ConfigError for files and options that are wrong or do not fit together."""
+    inventory = load_inventory(wishes.inventory)
+    profiles = _profiles(wishes.profiles)
+    request = Request(
+        inventory=inventory,
+        hardware=hardware_of(inventory, profiles),
+        load=load_workload(wishes.workload, wishes.rate_per_s),
+        targets=_targets(wishes),
+        objective=_objective(wishes.objective),
+        power_budget_w=wishes.power_budget_w,
+        mean_power_w=_mean_power_w(wishes.energy_budget_kwh),
+        seed=wishes.seed,
+    )
+    with _progress() as told:
+        plan = make_plan(request, told)
+        if isinstance(plan, Plan) and not wishes.is_quick:
+            plan = analysed(plan, told)
+    result = Result(
+        wishes=wishes,
+        plan=plan,
+        profiles=tuple(one for one in profiles if _is_used(one, request)),
+        left_out=tiers_without(inventory, profiles),
+        tier_map=_written(wishes, plan) if isinstance(plan, Plan) else None,
+    )
+    if wishes.report is not None and isinstance(plan, Plan):
+        page = plan_page(plan, result.profiles, wishes.command)
+        _write(wishes.report, page)
+    return result
+
+
+def _is_used(profile: Profile, request: Request) -> bool:
+    return any(one.profile == profile.name for one in request.hardware)
+
+
+def _written(wishes: Wishes, plan: Plan) -> str:
+    folder = wishes.out.parent if wishes.out is not None else Path()
+    head = [*head_of(plan), f"    {wishes.command}"]
+    text = tier_map_text(plan.request, plan.chosen.counts, plan.chosen.policy, head)
+    checked(text, source=str(wishes.out or "the planned tier map"), folder=folder)
+    if wishes.out is not None:
+        _write(wishes.out, text)
+    return text
+
+
+def head_of(plan: Plan) -> list[str]:
+    """What a planned tier map says of itself; everything in it is modelled."""
+    score, load = plan.chosen.score, plan.request.load
+    level = plan.request.targets.level * 100
+    return [
+        f"Chosen by `conserve-sglang plan` for {score.load_per_s:g} conversations/s of"
+        f" {load.source}.",
+        f"Modelled, from profiles: TTFET p{level:g} {score.ttfet_s:.3g} s, last-turn TBT p{level:g}"
+        f" {score.tbt_s * 1e3:.3g} ms,",
+        f"{score.mean_w:.0f} W on average of {plan.chosen.peak_w:.0f} W at most,"
+        f" {score.tokens_per_joule:.3g} tokens/J. The command:",
+    ]
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _profiles(names: tuple[str, ...]) -> tuple[Profile, ...]:
+    found: list[Profile] = []
+    for name in names or shipped_profiles():
+        path = Path(name)
+        if path.is_dir():
+            files = sorted(path.glob("*.yaml"))
+            if not files:
+                raise PlanError(f"{path}: no profile (*.yaml) is in this folder")
+            found.extend(load_profile(file) for file in files)
+        else:
+            found.append(open_profile(name))
+    return tuple(found)
+
+
+def _targets(wishes: Wishes) -> Targets:
+    given: dict[str, float] = {}
+    for text in ",".join(wishes.slo).split(","):
+        if not text:
+            continue
+        name, _, value = text.partition("=")
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if name not in ("ttfet", "tbt") or seconds <= 0:
+            raise PlanError(f"--slo {text}: write ttfet=SECONDS or tbt=SECONDS")
+        given[f"{name}_s"] = seconds
+    return Targets(level=wishes.percentile / 100, **given)
+
+
+def _objective(name: str) -> Objective:
+    try:
+        return Objective(name)
+    except ValueError as error:
+        known = ", ".join(one.value for one in Objective)
+        raise PlanError(f"--objective {name}: there is none of that name; use {known}") from error
+
+
+def _mean_power_w(kwh_a_day: float | None) -> float | None:
+    return None if kwh_a_day is None else kwh_a_day * 1000 / HOURS_A_DAY
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """What is being done, on the terminal's error output; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("planning", total=None)
+        yield lambda words: bar.update(task, description=words)

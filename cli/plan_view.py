@@ -1,0 +1,281 @@
+"""A plan as text and as JSON."""
+
+import json
+import math
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from conserve_sglang.planning import Infeasible, Objective, Option, Plan, Request, Score
+from conserve_sglang.planning.problem import Config
+from conserve_sglang.profiles import Profile
+
+from .plan_run import Result
+
+
+def show(result: Result, *, as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        typer.echo(json.dumps(as_document(result), indent=2, allow_nan=False))
+    elif isinstance(result.plan, Plan):
+        _print_plan(result, result.plan)
+    else:
+        _print_infeasible(result, result.plan)
+
+
+def as_document(result: Result) -> dict[str, Any]:
+    """Plain JSON values; a latency that never ends is null."""
+    plan = result.plan
+    document: dict[str, Any] = {
+        "modelled": True,
+        "feasible": result.is_feasible,
+        "command": result.wishes.command,
+        **_request_document(plan.request),
+        "profiles": [_profile_document(profile) for profile in result.profiles],
+        "tiers_without_profile": list(result.left_out),
+    }
+    if isinstance(plan, Infeasible):
+        return {**document, **_infeasible_document(plan)}
+    return {**document, **_plan_document(plan), "tier_map": result.tier_map}
+
+
+def _request_document(request: Request) -> dict[str, Any]:
+    targets = request.targets
+    return {
+        "objective": request.objective.value,
+        "load_per_s": request.load.rate_per_s,
+        "workload": request.load.source,
+        "level": targets.level,
+        "ttfet_s": targets.ttfet_s,
+        "last_turn_tbt_s": targets.tbt_s,
+        "power_budget_w": request.power_budget_w,
+        "mean_power_budget_w": request.mean_power_w,
+    }
+
+
+def _profile_document(profile: Profile) -> dict[str, Any]:
+    power = profile.power_provenance
+    return {
+        "name": profile.name,
+        "gpu": profile.gpu,
+        "times": profile.provenance.kind,
+        "times_error": profile.provenance.error,
+        "times_source": profile.provenance.source,
+        "power": None if power is None else power.kind,
+        "power_error": None if power is None else power.error,
+        "power_source": None if power is None else power.source,
+    }
+
+
+def _infeasible_document(plan: Infeasible) -> dict[str, Any]:
+    return {
+        "reason": plan.reason,
+        "changes": [[change.text for change in remedy] for remedy in plan.remedies],
+        "nearest": None if plan.nearest is None else _option_document(plan.nearest),
+    }
+
+
+def _plan_document(plan: Plan) -> dict[str, Any]:
+    return {
+        "chosen": _option_document(plan.chosen),
+        "margins": [
+            {
+                "name": margin.name,
+                "limit": margin.limit,
+                "value": _finite(margin.value),
+                "unit": margin.unit,
+                "share": _finite(margin.share),
+            }
+            for margin in plan.margins
+        ],
+        "binding": [one.text for one in plan.bindings],
+        "runner_ups": [_option_document(option) for option in plan.runner_ups],
+        "simulated": [_option_document(option) for option in plan.options],
+        "other_seeds": [_score_document(score) for score in plan.repeats],
+        "load_sweep": [_score_document(score) for score in plan.load_sweep],
+        "comparisons": [
+            {
+                "label": one.label,
+                "why_not": one.why or None,
+                "option": None if one.option is None else _option_document(one.option),
+            }
+            for one in plan.comparisons
+        ],
+        "doubts": [
+            {
+                "label": one.label,
+                "is_same_choice": one.is_same_choice,
+                **_score_document(one.score),
+            }
+            for one in plan.doubts
+        ],
+        "optimality_gap": plan.gap,
+        "columns": plan.num_columns,
+        "optimizer_s": plan.optimizer_s,
+        "simulation_s": plan.simulation_s,
+    }
+
+
+def _option_document(option: Option) -> dict[str, Any]:
+    return {
+        "label": option.label,
+        "variant": option.variant,
+        "policy": {"name": option.policy.name, "params": dict(option.policy.params)},
+        "workers": [
+            {**_config_document(config), "count": count} for config, count in option.counts.items()
+        ],
+        "peak_w": option.peak_w,
+        "approximate_w": option.approximate_w,
+        "approximate_ttfet_s": option.approximate_ttfet_s,
+        **_score_document(option.score),
+    }
+
+
+def _config_document(config: Config) -> dict[str, Any]:
+    return {
+        "tier": config.tier,
+        "role": config.role.value,
+        "tp": config.tp,
+        "power_cap_w": config.power_cap_w,
+        "sm_clock_mhz": config.sm_clock_mhz,
+        "profile": config.profile,
+    }
+
+
+def _score_document(score: Score) -> dict[str, Any]:
+    return {
+        "load_per_s": score.load_per_s,
+        "ttfet_s": _finite(score.ttfet_s),
+        "last_turn_tbt_s": _finite(score.tbt_s),
+        "ttfet_p50_s": _finite(score.ttfet_p50_s),
+        "last_turn_tbt_p50_s": _finite(score.tbt_p50_s),
+        "slo_attainment": score.attained,
+        "answered": score.answered,
+        "mean_w": score.mean_w,
+        "tokens_per_joule": score.tokens_per_joule,
+        "simulated_conversations": score.num_conversations,
+        "simulated_scale": score.scale,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _print_plan(result: Result, plan: Plan) -> None:
+    console = Console()
+    console.print(_options_table(plan))
+    margins = ", ".join(
+        f"{one.name} {_short(one.value)} of {_short(one.limit)} {one.unit} ({one.share:.0%} left)"
+        for one in plan.margins
+    )
+    console.print(f"margins: {margins or 'no limits were set'}")
+    for score in plan.repeats:
+        console.print(
+            f"another seed: TTFET {_short(score.ttfet_s)} s, last-turn TBT {_short(score.tbt_s)} s,"
+            f" {_short(score.tokens_per_joule)} tokens/J"
+        )
+    for binding in plan.bindings:
+        console.print(f"held back by {binding.text}")
+    if not plan.bindings:
+        console.print("held back by the demanded load alone")
+    for comparison in plan.comparisons:
+        console.print(_comparison(plan, comparison.label, comparison.option, comparison.why))
+    for doubt in plan.doubts:
+        console.print(_doubt(doubt.label, doubt.score, doubt.is_same_choice))
+    _print_footing(result, plan, console)
+
+
+def _options_table(plan: Plan) -> Table:
+    request, level = plan.request, f"p{plan.request.targets.level * 100:g}"
+    table = Table(title=f"{request.objective.value} at {_load(plan)} (all of it modelled)")
+    for column in ("", "workers", "policy"):
+        table.add_column(column, no_wrap=column != "policy")
+    for column in (f"TTFET {level} s", f"TBT {level} ms", "mean W", "peak W", "tokens/J"):
+        table.add_column(column, justify="right")
+    for mark, option in (("*", plan.chosen), *((" ", one) for one in plan.runner_ups[:4])):
+        score = option.score
+        table.add_row(
+            mark,
+            "\n".join(f"{count} x {name_of(config)}" for config, count in option.counts.items()),
+            option.policy.name,
+            _short(score.ttfet_s),
+            _short(score.tbt_s * 1e3),
+            f"{score.mean_w:,.0f}",
+            f"{option.peak_w:,.0f}",
+            _short(score.tokens_per_joule),
+        )
+    return table
+
+
+def name_of(config: Config) -> str:
+    """A configuration in a few words."""
+    words = [config.tier, config.role.value]
+    if config.tp > 1:
+        words.append(f"tp {config.tp}")
+    if config.power_cap_w is not None:
+        words.append(f"{config.power_cap_w:g} W")
+    if config.sm_clock_mhz is not None:
+        words.append(f"{config.sm_clock_mhz} MHz")
+    return " ".join(words)
+
+
+def _load(plan: Plan) -> str:
+    rate = plan.chosen.score.load_per_s
+    sought = " at most" if plan.request.objective is Objective.LOAD else ""
+    return f"{rate:.3g} conversations/s{sought}"
+
+
+def _comparison(plan: Plan, label: str, option: Option | None, why: str) -> str:
+    if why or option is None:
+        return f"{label}: not feasible; {why}"
+    own, other = plan.chosen.score.tokens_per_joule, option.score.tokens_per_joule
+    more = f"{own / other - 1:+.1%}" if other else "more"
+    return f"{label}: {_short(other)} tokens/J; the chosen map has {more}"
+
+
+def _doubt(label: str, score: Score, is_same: bool | None) -> str:
+    choice = {True: "the same choice", False: "another choice", None: "no choice at all"}[is_same]
+    return (
+        f"{label}: TTFET {_short(score.ttfet_s)} s, TBT {_short(score.tbt_s)} s,"
+        f" {_short(score.tokens_per_joule)} tokens/J; the program makes {choice}"
+    )
+
+
+def _print_footing(result: Result, plan: Plan, console: Console) -> None:
+    """What it rests on, and what was written."""
+    for profile in result.profiles:
+        power = profile.power_provenance
+        mark = " (estimated)" if profile.is_estimated else ""
+        said = "none" if power is None else power.kind
+        console.print(
+            f"profile {profile.name}{mark}: times {profile.provenance.kind}, watts {said}"
+        )
+    for tier in result.left_out:
+        console.print(f"tier {tier} was left out: no profile of its GPU with this model")
+    console.print(
+        f"{plan.num_columns} operating points, integer programs {plan.optimizer_s:.1f} s (gap"
+        f" {plan.gap:.2%}), {len(plan.options)} fleets simulated in {plan.simulation_s:.1f} s"
+    )
+    if result.wishes.out is not None:
+        console.print(f"tier map: {result.wishes.out}")
+    if result.wishes.report is not None:
+        console.print(f"report: {result.wishes.report}")
+
+
+def _print_infeasible(result: Result, plan: Infeasible) -> None:
+    console = Console(stderr=True)
+    console.print(f"infeasible: {plan.reason}")
+    for number, remedy in enumerate(plan.remedies):
+        words = "the smallest change that would help" if number == 0 else "or"
+        console.print(f"{words}: {' and '.join(change.text for change in remedy)}")
+    if not plan.remedies and plan.nearest is None:
+        console.print("no change of a single limit helps: other GPUs or another model are needed")
+    for tier in result.left_out:
+        console.print(f"tier {tier} was left out: no profile of its GPU with this model")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "never"

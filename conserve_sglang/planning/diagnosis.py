@@ -1,0 +1,164 @@
+"""Why there is no answer, and what holds the best one back."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from conserve_sglang.planning.problem import Answer, Limits, Objective, Problem
+from conserve_sglang.planning.program import Solved, bound, is_large, solve
+from conserve_sglang.planning.rows import Limit
+
+UNITS = {
+    Limit.PEAK_W: "W",
+    Limit.MEAN_W: "W on average",
+    Limit.TTFET: "s",
+    Limit.TBT: "s",
+    Limit.LOAD: "conversations/s",
+}
+_SPELLED = {
+    Limit.PEAK_W: "a power budget",
+    Limit.MEAN_W: "an energy budget",
+    Limit.TTFET: "a TTFET target",
+    Limit.TBT: "a last-turn TBT target",
+    Limit.LOAD: "a load",
+}
+LEAST_GAIN = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A limit that gives way: from `given` to `needed`; `relative` is by how much of it. For GPUs
+    `tier` says which."""
+
+    limit: Limit
+    tier: str
+    given: float
+    needed: float
+    relative: float
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.limit is Limit.GPUS:
+            more = self.needed - self.given
+            return f"{more:.0f} more GPU{'s' if more > 1.5 else ''} in tier {self.tier}"
+        unit = UNITS[self.limit]
+        return (
+            f"{_SPELLED[self.limit]} of {self.needed:.4g} {unit} instead of {self.given:.4g}"
+            f" ({self.relative:+.1%})"
+        )
+
+    @property
+    def size(self) -> float:
+        """How large a change it is: twice as much and half as much are equally large."""
+        return abs(math.log1p(max(-0.999999, self.relative)))
+
+
+Remedy = tuple[Change, ...]
+"""Changes that together are enough."""
+
+
+def remedies(problems: Sequence[Problem]) -> tuple[Remedy, ...]:
+    """What would make a request feasible, the smallest change first: each limit alone; if none is
+    enough by itself, all together as little as possible. Empty if not even that helps."""
+    found = [remedy for limit in Limit if (remedy := _least(problems, frozenset({limit})))]
+    if not found:
+        everything = _least(problems, frozenset(Limit))
+        return (everything,) if everything else ()
+    return tuple(sorted(found, key=_size))
+
+
+def _least(problems: Sequence[Problem], elastic: frozenset[Limit]) -> Remedy:
+    """The smallest change over all variants."""
+    found: list[Remedy] = []
+    for problem in problems:
+        used = frozenset(limit for limit in elastic if _given(problem.limits, limit) is not None)
+        solved = solve(problem, elastic=used) if used else None
+        if solved is not None:
+            found.append(tuple(_changes(problem.limits, solved)))
+    return min((remedy for remedy in found if remedy), key=_size, default=())
+
+
+def _size(remedy: Remedy) -> float:
+    return sum(change.size for change in remedy)
+
+
+def _changes(limits: Limits, solved: Solved) -> Iterator[Change]:
+    for (limit, tier), slack in solved.slack.items():
+        if slack <= 1e-6:
+            continue
+        given = _given(limits, limit, tier)
+        assert given is not None
+        needed = given * (1 - slack) if limit is Limit.LOAD else given + slack
+        whole = _given(limits, limit)
+        relative = slack / whole if limit is Limit.GPUS and whole else (needed - given) / given
+        yield Change(limit=limit, tier=tier, given=given, needed=needed, relative=relative)
+
+
+def _given(limits: Limits, limit: Limit, tier: str = "") -> float | None:
+    if limit is Limit.GPUS:
+        return float(
+            sum(
+                one.gpus
+                for one in limits.gpus
+                if one.min_tp == 1 and (not tier or one.tier == tier)
+            )
+        )
+    return {
+        Limit.PEAK_W: limits.peak_w,
+        Limit.MEAN_W: limits.mean_w,
+        Limit.TTFET: limits.ttfet_s,
+        Limit.TBT: limits.tbt_s,
+        Limit.LOAD: limits.load_per_s or None,
+    }[limit]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """A limit that costs something: without it the objective would be better by `gain`, a share of
+    it. For GPUs: with twice as many of `tier`."""
+
+    limit: Limit
+    tier: str
+    gain: float
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.limit is Limit.GPUS:
+            return f"GPUs of tier {self.tier}: twice as many would gain {self.gain:.1%}"
+        names = {Limit.TTFET: "the TTFET target", Limit.TBT: "the last-turn TBT target"}
+        what = names.get(self.limit, f"the {self.limit.value}")
+        return f"{what}: without it {self.gain:.1%} would be gained"
+
+
+def bindings(problem: Problem, answer: Answer) -> tuple[Binding, ...]:
+    """The limits that hold an answer back, the most costly first. The demanded load always does,
+    and is left out."""
+    value = bound(problem) if is_large(problem) else answer.value(problem.objective)
+    found: list[Binding] = []
+    for limit, tier, relaxed in _relaxed(problem):
+        best = bound(relaxed)
+        if best is None or not value:
+            continue
+        gain = (value - best) / abs(value)
+        if gain > LEAST_GAIN:
+            found.append(Binding(limit=limit, tier=tier, gain=gain))
+    return tuple(sorted(found, key=lambda one: -one.gain))
+
+
+def _relaxed(problem: Problem) -> Iterator[tuple[Limit, str, Problem]]:
+    limits = problem.limits
+    if limits.peak_w is not None and problem.objective is not Objective.WATTS:
+        yield Limit.PEAK_W, "", replace(problem, limits=replace(limits, peak_w=None))
+    if limits.mean_w is not None and problem.objective is not Objective.TOKENS_PER_JOULE:
+        yield Limit.MEAN_W, "", replace(problem, limits=replace(limits, mean_w=None))
+    if limits.ttfet_s is not None:
+        yield Limit.TTFET, "", replace(problem, limits=replace(limits, ttfet_s=None))
+    if limits.tbt_s is not None:
+        yield Limit.TBT, "", replace(problem, limits=replace(limits, tbt_s=None))
+    for tier in sorted({one.tier for one in limits.gpus}):
+        gpus = tuple(
+            replace(one, gpus=one.gpus * 2) if one.tier == tier else one for one in limits.gpus
+        )
+        yield Limit.GPUS, tier, replace(problem, limits=replace(limits, gpus=gpus))

@@ -1,0 +1,128 @@
+"""From profiles and an inventory to hardware: each tier's GPUs under each knob that is allowed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from conserve_sglang.core.errors import PlanError, ProfileError
+from conserve_sglang.planning.hardware import Hardware
+from conserve_sglang.planning.inventory import GpuTier, Inventory
+from conserve_sglang.profiles import Profile
+from conserve_sglang.profiles.knobs import with_knobs
+from conserve_sglang.sim import perf_model_of
+
+CAP_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
+"""Caps that are tried where the inventory names none, as shares of the rated power."""
+
+
+def hardware_of(inventory: Inventory, profiles: Sequence[Profile]) -> tuple[Hardware, ...]:
+    """Every way to equip a worker. Raises PlanError if no tier has a profile of its GPU and the
+    inventory's model, or one has no watts or no KV room."""
+    found = tuple(one for tier in inventory.tiers for one in _of_tier(inventory, tier, profiles))
+    if not found:
+        wanted = sorted({tier.gpu for tier in inventory.tiers})
+        raise PlanError(
+            f"none of the profiles is of {' or '.join(wanted)} with {inventory.model};"
+            " give some with --profiles (conserve-sglang profiles lists those that are shipped,"
+            " conserve-sglang profile measures one)"
+        )
+    return found
+
+
+def tiers_without(inventory: Inventory, profiles: Sequence[Profile]) -> tuple[str, ...]:
+    """Tiers that cannot be planned with, for want of a profile."""
+    return tuple(
+        tier.name for tier in inventory.tiers if not list(_fitting(inventory, tier, profiles))
+    )
+
+
+def _of_tier(
+    inventory: Inventory, tier: GpuTier, profiles: Sequence[Profile]
+) -> Iterator[Hardware]:
+    largest = max(len(host.gpu_ids) for host in tier.hosts)
+    seen: set[tuple[int, float | None, int | None]] = set()
+    for profile in _fitting(inventory, tier, profiles):
+        if profile.tp > largest or (tier.tps is not None and profile.tp not in tier.tps):
+            continue
+        for capped in _under_caps(tier, profile):
+            knobs = (capped.tp, capped.power_cap_w, capped.sm_clock_mhz)
+            if knobs not in seen:
+                seen.add(knobs)
+                yield _hardware(tier, capped, profile.name)
+
+
+def _fitting(inventory: Inventory, tier: GpuTier, profiles: Iterable[Profile]) -> Iterator[Profile]:
+    """Profiles of a tier's GPU and the model; measured ones come before others."""
+    order = ("measured", "published", "estimated")
+    own = [
+        profile
+        for profile in profiles
+        if profile.gpu.lower() == tier.gpu.lower() and _is_model(profile.model, inventory.model)
+    ]
+    yield from sorted(own, key=lambda profile: order.index(profile.provenance.kind))
+
+
+def _is_model(one: str, other: str) -> bool:
+    return (
+        one.rstrip("/").rsplit("/", 1)[-1].lower() == other.rstrip("/").rsplit("/", 1)[-1].lower()
+    )
+
+
+def _under_caps(tier: GpuTier, profile: Profile) -> Iterator[Profile]:
+    """The profile as it is, and under lower caps: those of the inventory, else a few."""
+    rated = profile.tdp_w or profile.power_cap_w
+    now = profile.power_cap_w or rated
+    if tier.power_caps_w is None:
+        wanted: list[float | None] = [now]
+        if rated is not None:
+            wanted += [float(round(rated * share)) for share in CAP_SHARES]
+    else:
+        wanted = [now if cap is None else cap for cap in tier.power_caps_w]
+    for cap in wanted:
+        if cap is None or now is None or cap == now:
+            yield profile
+        elif cap < now:
+            try:
+                yield with_knobs(profile, power_cap_w=cap)
+            except ProfileError:
+                continue  # below what the GPU draws while it waits
+
+
+def _hardware(tier: GpuTier, profile: Profile, base: str) -> Hardware:
+    pool = _pool(tier, profile)
+    perf = perf_model_of(profile)
+    if perf.power is None:
+        raise PlanError(f"profile {profile.name} lacks watts; without them no power can be planned")
+    rated = profile.tdp_w
+    cap = profile.power_cap_w
+    peak = cap if cap is not None else rated
+    if peak is None:
+        raise PlanError(f"profile {profile.name} says neither tdp_w nor power_cap_w")
+    return Hardware(
+        tier=tier.name,
+        tp=profile.tp,
+        power_cap_w=None if cap is None or cap == rated else cap,
+        sm_clock_mhz=profile.sm_clock_mhz,
+        profile=base,
+        perf=perf,
+        peak_w=peak,
+        rated_w=rated,
+        kv_capacity_tokens=pool,
+        chunk_tokens=_flag(tier, "chunked-prefill-size") or profile.chunk_tokens or 8192,
+        max_running=_flag(tier, "max-running-requests") or 256,
+    )
+
+
+def _pool(tier: GpuTier, profile: Profile) -> int:
+    pool = _flag(tier, "max-total-tokens") or tier.kv_capacity_tokens or profile.kv_capacity_tokens
+    if pool is None:
+        raise PlanError(
+            f"tier {tier.name}: its profile {profile.name} does not say how many KV tokens it"
+            " holds; write kv_capacity_tokens into the inventory"
+        )
+    return pool
+
+
+def _flag(tier: GpuTier, name: str) -> int | None:
+    value = tier.sglang_flags.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise PlanError(f"tier {tier.name}: {name}: {value!r} is not a positive number")
+    return value

@@ -1,0 +1,161 @@
+"""A plan: what was chosen, what else there was, and how sure that is. Values only."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conserve_sglang.core.tier import PolicyChoice
+from conserve_sglang.planning.diagnosis import Binding, Remedy
+from conserve_sglang.planning.problem import Config, Objective
+from conserve_sglang.planning.request import Request, Targets
+from conserve_sglang.planning.score import Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A fleet under a policy, simulated. `approximate_w`, `approximate_ttfet_s`: what the integer
+    program thought of it, None for a fleet it did not propose. `peak_w`: what its GPUs may draw."""
+
+    label: str
+    variant: str
+    policy: PolicyChoice
+    counts: Mapping[Config, int]
+    peak_w: float
+    score: Score
+    approximate_w: float | None = None
+    approximate_ttfet_s: float | None = None
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs it uses."""
+        return sum(config.tp * count for config, count in self.counts.items())
+
+    def value(self, objective: Objective) -> tuple[float, float]:
+        """Less is better; the second decides between equals."""
+        score = self.score
+        joules = math.inf if score.tokens_per_joule <= 0 else 1 / score.tokens_per_joule
+        if objective is Objective.LOAD:
+            return -score.load_per_s, joules
+        return (
+            (joules, self.peak_w)
+            if objective is Objective.TOKENS_PER_JOULE
+            else (
+                self.peak_w,
+                joules,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margin:
+    """How far a figure is from its limit, as a share of the limit; below zero: it is broken."""
+
+    name: str
+    limit: float
+    value: float
+    unit: str
+
+    @property
+    def share(self) -> float:
+        """What is left."""
+        return (self.limit - self.value) / self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The best of a narrower choice: one tier alone, or no caps. None: not feasible, because of
+    `why`."""
+
+    label: str
+    option: Option | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """The chosen fleet if a profile is wrong: what is assumed, what becomes of it, and whether the
+    integer program would still choose the same."""
+
+    label: str
+    score: Score
+    is_same_choice: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The answer to a request. `repeats`: the chosen fleet with other seeds."""
+
+    request: Request
+    chosen: Option
+    options: tuple[Option, ...]
+    bindings: tuple[Binding, ...]
+    repeats: tuple[Score, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    load_sweep: tuple[Score, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    gap: float = 0.0
+    num_columns: int = 0
+    optimizer_s: float = 0.0
+    simulation_s: float = 0.0
+
+    @property
+    def margins(self) -> tuple[Margin, ...]:
+        """How far the chosen one is from each limit."""
+        return margins_of(self.request, self.chosen)
+
+    @property
+    def runner_ups(self) -> tuple[Option, ...]:
+        """The other options that keep all limits, best first."""
+        kept = [option for option in self.options if is_within(self.request, option)]
+        rest = [option for option in kept if option is not self.chosen]
+        return tuple(sorted(rest, key=lambda option: option.value(self.request.objective)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infeasible:
+    """No fleet will do. `remedies`: what would make one, the smallest change first. `nearest`: the
+    fleet that came closest in the simulator, if any got so far."""
+
+    request: Request
+    remedies: tuple[Remedy, ...]
+    nearest: Option | None = None
+
+    @property
+    def reason(self) -> str:
+        """In a sentence."""
+        if self.nearest is None:
+            return "no choice of these GPUs keeps all limits"
+        broken = [
+            f"{margin.name} {margin.value:.4g} {margin.unit} against {margin.limit:.4g}"
+            for margin in margins_of(self.request, self.nearest)
+            if margin.share < 0
+        ]
+        said = ", ".join(broken) or f"only {self.nearest.score.answered:.1%} answered"
+        return f"no fleet keeps all limits in the simulator; the nearest has {said}"
+
+
+def margins_of(request: Request, option: Option) -> tuple[Margin, ...]:
+    """An option against each limit of a request."""
+    targets, score = request.targets, option.score
+    rows = (
+        (f"TTFET p{targets.level * 100:g}", targets.ttfet_s, score.ttfet_s, "s"),
+        (f"last-turn TBT p{targets.level * 100:g}", targets.tbt_s, score.tbt_s, "s"),
+        ("peak power", request.power_budget_w, option.peak_w, "W"),
+        ("mean power", request.mean_power_w, score.mean_w, "W"),
+    )
+    return tuple(
+        Margin(name=name, limit=limit, value=value, unit=unit)
+        for name, limit, value, unit in rows
+        if limit is not None
+    )
+
+
+def is_within(request: Request, option: Option) -> bool:
+    """Whether an option keeps all limits, conversations answered included."""
+    is_kept = all(margin.share >= 0 for margin in margins_of(request, option))
+    return is_kept and answers_enough(option.score, request.targets)
+
+
+def answers_enough(score: Score, targets: Targets) -> bool:
+    """Whether as many conversations are answered as must keep the targets."""
+    return score.answered >= targets.level

@@ -1,0 +1,177 @@
+"""From a request to a plan: candidates by the integer program, the choice by the simulator."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from conserve_sglang.core.tier import PolicyChoice
+from conserve_sglang.core.worker import Role
+from conserve_sglang.planning.diagnosis import bindings, remedies
+from conserve_sglang.planning.hardware import Hardware
+from conserve_sglang.planning.plan import Infeasible, Option, Plan, is_within, margins_of
+from conserve_sglang.planning.problem import Config, Objective
+from conserve_sglang.planning.request import Request
+from conserve_sglang.planning.score import Fleet, Score, simulate
+from conserve_sglang.planning.shortlist import Candidate, Shortlist, more_headroom, shortlist
+from conserve_sglang.planning.variants import policies_for
+
+Told = Callable[[str], None]
+"""What is being done now, for a progress bar."""
+
+MOST_CANDIDATES = 8
+NUM_FOR_POLICIES = 2
+"""The best fleets are tried under every policy that fits them."""
+MOST_TRIMS = 8
+LOAD_STEPS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where fleets of a request are tried."""
+
+    request: Request
+
+    def hardware(self) -> dict[Config, Hardware]:
+        """Every configuration the request allows."""
+        return {one.config(role): one for one in self.request.hardware for role in Role}
+
+    def peak_w(self, counts: dict[Config, int]) -> float:
+        """What the fleet's GPUs may draw."""
+        hardware = self.hardware()
+        return sum(hardware[config].peak_w * config.tp * count for config, count in counts.items())
+
+    def try_out(
+        self, candidate: Candidate, policy: PolicyChoice, counts: dict[Config, int] | None = None
+    ) -> Option:
+        """Simulate a candidate's fleet, or other counts of it, at the load that is asked for."""
+        request, counts = self.request, counts or candidate.counts
+        fleet = Fleet(counts=counts, policy=policy, hardware=self.hardware())
+        is_own = counts == candidate.counts
+        option = Option(
+            label=candidate.label or "best by approximation" if is_own else "trimmed",
+            variant=candidate.variant.name,
+            policy=policy,
+            counts=counts,
+            peak_w=self.peak_w(counts),
+            score=simulate(
+                fleet, request.load, request.load.rate_per_s, request.targets, request.seed
+            ),
+            approximate_w=candidate.answer.mean_w if is_own else None,
+            approximate_ttfet_s=candidate.answer.ttfet_s if is_own else None,
+        )
+        return (
+            self.at_most_load(option, candidate.answer.load_per_s) if self._seeks_load else option
+        )
+
+    @property
+    def _seeks_load(self) -> bool:
+        return self.request.objective is Objective.LOAD
+
+    def at_most_load(self, option: Option, about_per_s: float) -> Option:
+        """The option at the most load at which it keeps all limits, by bisection around what the
+        program thought."""
+        low, high = 0.0, about_per_s * 1.5
+        best = replace(option, score=self.at_load(option, about_per_s * 0.25))
+        for _ in range(LOAD_STEPS):
+            middle = (low + high) / 2
+            tried = replace(option, score=self.at_load(option, middle))
+            if is_within(self.request, tried):
+                low, best = middle, tried
+            else:
+                high = middle
+        return best
+
+    def at_load(self, option: Option, rate_per_s: float, seed: int | None = None) -> Score:
+        """The option's figures at another load, or with another seed."""
+        request = self.request
+        fleet = Fleet(counts=option.counts, policy=option.policy, hardware=self.hardware())
+        own = request.seed if seed is None else seed
+        return simulate(fleet, request.load, rate_per_s, request.targets, own)
+
+
+def make_plan(request: Request, told: Told = lambda _: None) -> Plan | Infeasible:
+    """The best fleet for a request, or why there is none."""
+    told("computing operating points, solving integer programs")
+    found = shortlist(request)
+    if not found.candidates:
+        return Infeasible(
+            request=request, remedies=remedies([problem for _, problem in found.problems])
+        )
+    started = time.perf_counter()
+    options = tuple(_tried(request, found, told))
+    kept = [option for option in options if is_within(request, option)]
+    if not kept:
+        nearest = min(options, key=lambda option: _excess(request, option))
+        return Infeasible(request=request, remedies=(), nearest=nearest)
+    chosen = min(kept, key=lambda option: option.value(request.objective))
+    simulation_s = time.perf_counter() - started
+    best = found.candidates[0]
+    problem = found.problem_of(best)
+    told("looking for what holds it back")
+    started = time.perf_counter()
+    held_back = bindings(problem, best.answer)
+    return Plan(
+        request=request,
+        chosen=chosen,
+        options=options,
+        bindings=held_back,
+        gap=best.answer.gap,
+        num_columns=found.num_columns,
+        optimizer_s=found.columns_s + found.solve_s + time.perf_counter() - started,
+        simulation_s=simulation_s,
+    )
+
+
+def _tried(request: Request, found: Shortlist, told: Told) -> Iterator[Option]:
+    """Candidates in the simulator; more headroom while none is good enough, fewer workers where
+    one is."""
+    bench = Bench(request)
+    options: list[tuple[Option, Candidate]] = []
+
+    def attempt(candidate: Candidate, policy: PolicyChoice, **more: dict[Config, int]) -> Option:
+        told(f"simulating {_brief(more.get('counts') or candidate.counts)}, {policy.name}")
+        option = bench.try_out(candidate, policy, **more)
+        options.append((option, candidate))
+        return option
+
+    for candidate in found.candidates[:MOST_CANDIDATES]:
+        yield attempt(candidate, candidate.variant.policy)
+    if not any(is_within(request, option) for option, _ in options):
+        for candidate in more_headroom(request, found):
+            yield attempt(candidate, candidate.variant.policy)
+    ranked = sorted(options, key=lambda pair: _rank(request, pair[0]))
+    for _, candidate in ranked[:NUM_FOR_POLICIES]:
+        for policy in policies_for(candidate.variant, request.targets.tbt_s)[1:]:
+            yield attempt(candidate, policy)
+    option, candidate = min(options, key=lambda pair: _rank(request, pair[0]))
+    if is_within(request, option) and request.objective is not Objective.LOAD:
+        for counts in _trims(request, option):
+            tried = attempt(candidate, option.policy, counts=counts)
+            yield tried
+
+
+def _trims(request: Request, option: Option) -> Iterator[dict[Config, int]]:
+    """One worker fewer of each kind."""
+    for config, count in list(option.counts.items())[:MOST_TRIMS]:
+        fewer = {one: num - (one == config) for one, num in option.counts.items()}
+        fewer = {one: num for one, num in fewer.items() if num}
+        if {one.role for one in fewer} == {one.role for one in option.counts} and count:
+            yield fewer
+
+
+def _rank(request: Request, option: Option) -> tuple[bool, float, float]:
+    is_broken = not is_within(request, option)
+    first, second = option.value(request.objective)
+    return (is_broken, _excess(request, option), second) if is_broken else (False, first, second)
+
+
+def _excess(request: Request, option: Option) -> float:
+    """By how much limits are broken, summed up."""
+    broken = [max(0.0, -margin.share) for margin in margins_of(request, option)]
+    return sum(broken) + max(0.0, request.targets.level - option.score.answered)
+
+
+def _brief(counts: dict[Config, int]) -> str:
+    return " + ".join(
+        f"{count} {config.tier} {config.role.value}" for config, count in counts.items()
+    )

@@ -1,0 +1,77 @@
+"""What is to be planned, all together."""
+
+from dataclasses import dataclass, replace
+
+from conserve_sglang.core.worker import Role
+from conserve_sglang.planning.hardware import Hardware
+from conserve_sglang.planning.inventory import Inventory
+from conserve_sglang.planning.load import Load
+from conserve_sglang.planning.problem import Limits, Objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Latency targets in seconds, None: no such target, which a share `level` of all
+    conversations must keep: the `level` quantile lies below them."""
+
+    level: float = 0.95
+    ttfet_s: float | None = None
+    tbt_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """GPUs to choose from, the load and the targets. `hardware`: each tier's ways to equip a
+    worker, of those that there are profiles of.
+
+    `power_budget_w`: what all chosen GPUs may draw at most (caps, or rated power). `mean_power_w`:
+    what they may draw on average, which is the energy budget over its time.
+    """
+
+    inventory: Inventory
+    hardware: tuple[Hardware, ...]
+    load: Load
+    targets: Targets
+    objective: Objective = Objective.TOKENS_PER_JOULE
+    power_budget_w: float | None = None
+    mean_power_w: float | None = None
+    seed: int = 0
+
+    def limits(self, load_per_s: float | None = None) -> Limits:
+        """The limits of its integer program. `load_per_s` takes the demanded load's place."""
+        demanded = self.load.rate_per_s if load_per_s is None else load_per_s
+        seeks_load = self.objective is Objective.LOAD
+        return Limits(
+            load_per_s=0.0 if seeks_load else demanded,
+            gpus=tuple(limit for tier in self.inventory.tiers for limit in tier.limits()),
+            peak_w=self.power_budget_w,
+            mean_w=self.mean_power_w,
+            ttfet_s=self.targets.ttfet_s,
+            tbt_s=self.targets.tbt_s,
+        )
+
+    def allows(self, hardware: Hardware, role: Role) -> bool:
+        """Whether the inventory lets these GPUs serve in a role."""
+        return any(
+            tier.name == hardware.tier and role in tier.roles for tier in self.inventory.tiers
+        )
+
+    def with_only(self, tier: str) -> "Request":
+        """The same with one tier alone."""
+        return replace(self, hardware=tuple(one for one in self.hardware if one.tier == tier))
+
+    def without_caps(self) -> "Request":
+        """The same with every GPU as delivered: no caps, no locked clocks."""
+        return replace(
+            self,
+            hardware=tuple(
+                one for one in self.hardware if one.sm_clock_mhz is None and not is_capped(one)
+            ),
+        )
+
+
+def is_capped(hardware: Hardware) -> bool:
+    """Whether a power cap below the rated power holds."""
+    return hardware.power_cap_w is not None and (
+        hardware.rated_w is None or hardware.power_cap_w < hardware.rated_w
+    )

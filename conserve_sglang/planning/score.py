@@ -1,0 +1,203 @@
+"""What the simulator says of a fleet under a policy at a load."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from conserve_sglang.core.ids import TierName, WorkerId
+from conserve_sglang.core.stats import percentile
+from conserve_sglang.core.tier import PolicyChoice
+from conserve_sglang.core.worker import Role, WorkerSpec
+from conserve_sglang.planning.hardware import Hardware
+from conserve_sglang.planning.load import Load
+from conserve_sglang.planning.problem import Config
+from conserve_sglang.planning.request import Targets
+from conserve_sglang.policy import make_policy
+from conserve_sglang.sim import (
+    ConversationRecord,
+    Deployment,
+    Outcome,
+    Simulation,
+    SimWorkerSpec,
+)
+
+LARGEST_FLEET = 64
+"""A larger fleet is simulated at a smaller scale: fewer workers, and the load they have."""
+FEWEST, MOST_CONVERSATIONS = 200, 1600
+MOST_TURNS = 12_000
+PER_WORKER = 25
+NUM_BINS = 40
+"""Of the power over the time in which conversations arrive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Figures of one run. Latencies at the targets' level, of all conversations: one that was not
+    answered never ends (infinite). `scale`: the share of the fleet that was simulated; `mean_w`
+    and `load_per_s` are of the whole fleet again.
+    """
+
+    load_per_s: float
+    ttfet_s: float
+    tbt_s: float
+    ttfet_p50_s: float
+    tbt_p50_s: float
+    attained: float
+    answered: float
+    num_conversations: int
+    scale: float
+    mean_w: float
+    tokens_per_joule: float
+    power: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+
+    def keeps(self, targets: Targets) -> bool:
+        """Whether the targets are met."""
+        pairs = ((targets.ttfet_s, self.ttfet_s), (targets.tbt_s, self.tbt_s))
+        is_kept = all(most is None or value <= most for most, value in pairs)
+        return is_kept and self.answered >= targets.level
+
+
+def quantile_of(values: Sequence[float], num_all: int, level: float) -> float:
+    """The quantile of `num_all` values, those not given being infinite."""
+    ordered = [*sorted(values), *[math.inf] * (num_all - len(values))]
+    return percentile(ordered, level * 100) if ordered else math.nan
+
+
+def sizes(counts: Mapping[Config, int]) -> tuple[dict[Config, int], float]:
+    """The fleet to simulate, and the share of the load it gets: that of the role which was scaled
+    down most."""
+    total = sum(counts.values())
+    if total <= LARGEST_FLEET:
+        return dict(counts), 1.0
+    share = LARGEST_FLEET / total
+    small = {config: max(1, math.floor(count * share)) for config, count in counts.items()}
+    of_role: dict[Role, tuple[int, int]] = {}
+    for config, count in counts.items():
+        few, many = of_role.get(config.role, (0, 0))
+        of_role[config.role] = few + small[config], many + count
+    return small, min(few / many for few, many in of_role.values())
+
+
+def num_to_play(load: Load, num_workers: int) -> int:
+    """How many conversations a run has: enough for each worker, and not too many turns."""
+    wanted = min(MOST_CONVERSATIONS, max(FEWEST, PER_WORKER * num_workers))
+    return max(FEWEST // 2, min(wanted, int(MOST_TURNS / load.turns_per_conversation)))
+
+
+def simulated_workers(
+    counts: Mapping[Config, int], hardware: Mapping[Config, Hardware]
+) -> tuple[SimWorkerSpec, ...]:
+    """Each worker, by its configuration's times and KV room."""
+    found: list[SimWorkerSpec] = []
+    for config, count in counts.items():
+        own = hardware[config]
+        for _ in range(count):
+            number = len(found)
+            spec = WorkerSpec(
+                worker_id=WorkerId(f"{config.tier}-{config.role.value}-{number}"),
+                role=config.role,
+                tier=TierName(config.tier),
+                kv_capacity_tokens=own.kv_capacity_tokens,
+            )
+            found.append(
+                SimWorkerSpec(
+                    spec=spec,
+                    perf=own.perf,
+                    max_running=own.max_running,
+                    chunk_tokens=own.chunk_tokens,
+                )
+            )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """Workers by configuration, the policy that places turns on them, and what they are."""
+
+    counts: Mapping[Config, int]
+    policy: PolicyChoice
+    hardware: Mapping[Config, Hardware]
+
+
+def simulate(fleet: Fleet, load: Load, rate_per_s: float, targets: Targets, seed: int) -> Score:
+    """Play a sample of the load at `rate_per_s` on a fleet."""
+    counts, scale = sizes(fleet.counts)
+    num = num_to_play(load, sum(counts.values()))
+    deployment = Deployment(
+        workers=simulated_workers(counts, fleet.hardware), policy=make_policy(fleet.policy)
+    )
+    records: list[ConversationRecord] = []
+    simulation = Simulation(deployment, records.append)
+    plans = list(load.sample(num, rate_per_s * scale, seed))
+    log = PowerLog(simulation, (plans[-1].arrived_at_s - plans[0].arrived_at_s) / NUM_BINS)
+    simulation.run(plans)
+    answered = [record for record in records if record.outcome is Outcome.ANSWERED]
+    missing = len(records) - len(answered)
+    ttfets = [record.ttfet_s for record in answered]
+    tbts = [tbt for record in answered if (tbt := record.last_turn_tbt_s) is not None]
+    window_s = _window_s(records)
+    joules = sum(worker.total_j for worker in simulation.energy(window_s))
+    return Score(
+        load_per_s=rate_per_s,
+        ttfet_s=quantile_of(ttfets, len(records), targets.level),
+        tbt_s=quantile_of(tbts, len(tbts) + missing, targets.level),
+        ttfet_p50_s=quantile_of(ttfets, len(records), 0.5),
+        tbt_p50_s=quantile_of(tbts, len(tbts) + missing, 0.5),
+        attained=sum(_keeps(record, targets) for record in answered) / len(records),
+        answered=len(answered) / len(records),
+        num_conversations=len(records),
+        scale=scale,
+        mean_w=joules / window_s / scale if window_s else 0.0,
+        tokens_per_joule=_tokens(records) / joules if joules else 0.0,
+        power={
+            tier: [(at, watts / scale) for at, watts in points]
+            for tier, points in log.watts.items()
+        },
+    )
+
+
+class PowerLog:
+    """Watts of each tier over a simulation's time, in bins of `bin_s`; a decode run's joules are
+    booked at its end, so bins are no finer than that."""
+
+    def __init__(self, simulation: Simulation, bin_s: float) -> None:
+        self.watts: dict[str, list[tuple[float, float]]] = {}
+        self._simulation, self._bin_s = simulation, bin_s
+        self._before: dict[str, tuple[float, float]] = {}
+        if bin_s > 0:
+            simulation.kernel.at(bin_s, self._look)
+
+    def _look(self, now: float) -> None:
+        spent: dict[str, tuple[float, float]] = {}
+        idle_w: dict[str, list[float]] = {}
+        for worker in self._simulation.energy(0.0):
+            joules, busy_s = spent.get(worker.tier, (0.0, 0.0))
+            spent[worker.tier] = joules + worker.total_j, busy_s + worker.busy_s
+            power = self._simulation.workers[worker.worker_id].perf.power
+            idle_w.setdefault(worker.tier, []).append(power.idle_w if power else 0.0)
+        for tier, (joules, busy_s) in spent.items():
+            joules_before, busy_before = self._before.get(tier, (0.0, 0.0))
+            idle_s = max(0.0, len(idle_w[tier]) * self._bin_s - (busy_s - busy_before))
+            idle_j = idle_s * sum(idle_w[tier]) / len(idle_w[tier])
+            watts = (joules - joules_before + idle_j) / self._bin_s
+            self.watts.setdefault(tier, []).append((now, watts))
+        self._before = spent
+        self._simulation.kernel.at(now + self._bin_s, self._look)
+
+
+def _window_s(records: Sequence[ConversationRecord]) -> float:
+    """The serving window: first arrival to last token."""
+    ends = [record.turns[-1].last_token_at_s for record in records if record.turns]
+    return max(ends, default=0.0) - min(record.plan.arrived_at_s for record in records)
+
+
+def _tokens(records: Sequence[ConversationRecord]) -> int:
+    """Input and output of every answered turn, history counted each time."""
+    turns = (turn for record in records for turn in record.turns)
+    return sum(turn.input_tokens + turn.output_tokens for turn in turns)
+
+
+def _keeps(record: ConversationRecord, targets: Targets) -> bool:
+    tbt_s = record.last_turn_tbt_s
+    is_quick = targets.ttfet_s is None or record.ttfet_s <= targets.ttfet_s
+    return is_quick and (targets.tbt_s is None or tbt_s is None or tbt_s <= targets.tbt_s)

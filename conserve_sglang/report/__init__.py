@@ -1,0 +1,1 @@
+"""Reports: figures as SVG, and pages of HTML that need nothing but themselves."""

@@ -1,0 +1,191 @@
+"""A plan's charts: what `plan_page` puts together, each for a given width."""
+
+import math
+from collections.abc import Sequence
+
+from conserve_sglang.planning import Option, Plan
+from conserve_sglang.planning.plan import is_within
+from conserve_sglang.planning.tier_map import workers_of
+from conserve_sglang.report.chart import Bar, Chart, Mark, Series, bars, stacked, svg
+from conserve_sglang.report.fleet_drawing import Box, Group, fleet_svg
+from conserve_sglang.report.scale import short
+
+
+def joules_per_token(option: Option) -> float:
+    """Infinite where nothing was answered."""
+    rate = option.score.tokens_per_joule
+    return 1 / rate if rate > 0 else math.inf
+
+
+def brief(option: Option) -> str:
+    """A fleet in one line."""
+    workers = " + ".join(
+        f"{count} {config.tier} {config.role.value}"
+        + (f" {config.power_cap_w:g} W" if config.power_cap_w is not None else "")
+        for config, count in option.counts.items()
+    )
+    return f"{workers}, {option.policy.name}"
+
+
+def fleet(plan: Plan, width: int) -> str:
+    """The chosen map."""
+    inventory = plan.request.inventory
+    gpus = {tier.name: tier.gpu for tier in inventory.tiers}
+    used: dict[tuple[str, str], int] = {}
+    groups: dict[tuple[str, str], list[Group]] = {}
+    for workers in workers_of(inventory, plan.chosen.counts):
+        config = workers.config
+        key = (config.tier, workers.host)
+        used[key] = used.get(key, 0) + len(workers.gpu_ids)
+        groups.setdefault(key, []).append(
+            Group(
+                name=f"{config.tier} {config.role.value}",
+                gpu=gpus[config.tier],
+                role=config.role,
+                count=workers.count,
+                tp=config.tp,
+                knobs=_knobs(config.power_cap_w, config.sm_clock_mhz),
+            )
+        )
+    boxes = [
+        Box(
+            host=host.name,
+            groups=groups.get((tier.name, host.name), []),
+            num_free=len(host.gpu_ids) - used.get((tier.name, host.name), 0),
+        )
+        for tier in inventory.tiers
+        for host in tier.hosts
+    ]
+    return fleet_svg(boxes, width)
+
+
+def _knobs(power_cap_w: float | None, sm_clock_mhz: int | None) -> str:
+    words = [] if power_cap_w is None else [f"cap {power_cap_w:g} W"]
+    if sm_clock_mhz is not None:
+        words.append(f"SM clock {sm_clock_mhz} MHz")
+    return ", ".join(words)
+
+
+def front_of(options: Sequence[Option]) -> list[Option]:
+    """The options that no other one beats in both TTFET and joules a token, by TTFET."""
+    found: list[Option] = []
+    for option in sorted(options, key=lambda one: (one.score.ttfet_s, joules_per_token(one))):
+        if not found or joules_per_token(option) < joules_per_token(found[-1]):
+            found.append(option)
+    return found
+
+
+def pareto(plan: Plan, width: int) -> str:
+    """Joules a token against TTFET, of all fleets that were simulated."""
+    shown = [
+        option
+        for option in plan.options
+        if math.isfinite(option.score.ttfet_s) and math.isfinite(joules_per_token(option))
+    ]
+    within = [option for option in shown if is_within(plan.request, option)]
+    beyond = [option for option in shown if option not in within]
+
+    def dots(name: str, options: Sequence[Option], color: int | str, large: bool) -> Series:
+        return Series(
+            name=name,
+            points=[(one.score.ttfet_s, joules_per_token(one)) for one in options],
+            color=color,
+            kind="dots",
+            hints=[brief(one) for one in options],
+            is_large=large,
+        )
+
+    front = front_of(shown)
+    series = [
+        Series(
+            name="Pareto front",
+            points=[(one.score.ttfet_s, joules_per_token(one)) for one in front],
+            color="quiet",
+        ),
+        dots("keeps all limits", within, 1, False),
+        dots("breaks one", beyond, "bad", False),
+        dots("chosen", [plan.chosen], "good", True),
+    ]
+    target = plan.request.targets.ttfet_s
+    level = plan.request.targets.level * 100
+    return svg(
+        Chart(
+            title="J per token against TTFET, modelled",
+            x_label=f"TTFET p{level:g}, s",
+            y_label="J per token",
+            series=[one for one in series if one.points],
+            marks=[] if target is None else [Mark(axis="x", value=target, label="target")],
+            y_from_zero=False,
+        ),
+        width,
+        320,
+    )
+
+
+def power(plan: Plan, width: int) -> str:
+    """Watts of each tier over the simulated time, one on top of the other."""
+    budget = plan.request.power_budget_w
+    return svg(
+        Chart(
+            title="power by tier over the simulated time, modelled",
+            x_label="s",
+            y_label="W",
+            series=stacked(plan.chosen.score.power),
+            marks=[] if budget is None else [Mark(axis="y", value=budget, label="power budget")],
+        ),
+        width,
+    )
+
+
+def load_sweep(plan: Plan, width: int) -> tuple[str, str, str]:
+    """TTFET, last-turn TBT and tokens per joule over the load."""
+    scores = [score for score in plan.load_sweep if math.isfinite(score.ttfet_s)]
+    level = f"p{plan.request.targets.level * 100:g}"
+
+    def line(name: str, values: Sequence[float], target: float | None) -> str:
+        points = [(score.load_per_s, value) for score, value in zip(scores, values, strict=True)]
+        marks = [Mark(axis="x", value=plan.chosen.score.load_per_s, label="planned for")]
+        if target is not None:
+            marks.append(Mark(axis="y", value=target, label="target"))
+        hints = [f"{short(x)}/s: {short(y)}" for x, y in points]
+        return svg(
+            Chart(
+                title=name,
+                x_label="conversations/s",
+                y_label="",
+                series=[Series(name="", points=points, color=1, kind="marked", hints=hints)],
+                marks=marks,
+            ),
+            width,
+            230,
+        )
+
+    targets = plan.request.targets
+    return (
+        line(f"TTFET {level}, s", [score.ttfet_s for score in scores], targets.ttfet_s),
+        line(
+            f"last-turn TBT {level}, ms",
+            [score.tbt_s * 1e3 for score in scores],
+            None if targets.tbt_s is None else targets.tbt_s * 1e3,
+        ),
+        line("tokens per joule", [score.tokens_per_joule for score in scores], None),
+    )
+
+
+def comparison(plan: Plan, width: int) -> str:
+    """Tokens per joule of the chosen map and of narrower choices that keep the limits."""
+    rows = [
+        Bar(
+            name="chosen",
+            value=plan.chosen.score.tokens_per_joule,
+            note=short(plan.chosen.score.tokens_per_joule),
+            color="good",
+        )
+    ]
+    for one in plan.comparisons:
+        if one.option is None or one.why:
+            rows.append(Bar(name=f"{one.label}: not feasible", value=0.0, note="", color="quiet"))
+            continue
+        value = one.option.score.tokens_per_joule
+        rows.append(Bar(name=f"{one.label}: {brief(one.option)}", value=value, note=short(value)))
+    return bars("tokens per joule, modelled", rows, width)

@@ -1,0 +1,255 @@
+"""The report of a plan."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from conserve_sglang.planning import Objective, Option, Plan
+from conserve_sglang.planning.plan import Margin
+from conserve_sglang.profiles import Profile, Provenance
+from conserve_sglang.report import plan_charts as charts
+from conserve_sglang.report.page import (
+    badge,
+    fitting,
+    listing,
+    page,
+    pair,
+    paragraph,
+    section,
+    table,
+    tiles,
+)
+from conserve_sglang.report.scale import short
+
+_OBJECTIVES = {
+    Objective.TOKENS_PER_JOULE: "most tokens per joule at the demanded load",
+    Objective.LOAD: "most load within the limits",
+    Objective.WATTS: "least peak power at the demanded load",
+}
+_APPROXIMATIONS = (
+    "Candidates: operating points of each GPU, knob and role from its profile and queueing"
+    " approximations (M/G/c for a pool of prefillers; a decoder's batch from its load, appends and"
+    " affine step time; Poisson spread of turns and KV), chosen by an integer program with HiGHS.",
+    "The figures on this page are of the simulator, which drives the router's own dispatcher and"
+    " policies over virtual time with the same profiles: modelled, none of it measured here.",
+    "GPUs that are not used are counted with no power. Hosts' CPUs, fans and power supplies are"
+    " not counted.",
+    "Tokens per joule count input and output of every turn, history included each time, over all"
+    " joules of the GPUs in use, idle time included (as arXiv 2606.01839 counts).",
+)
+
+
+def plan_page(plan: Plan, profiles: Sequence[Profile], command: str) -> str:
+    """The whole page; everything it needs is inside."""
+    parts = [
+        _head(plan),
+        _map(plan),
+        _margins(plan),
+        _choices(plan),
+        _power(plan),
+        _load(plan),
+        _doubts(plan),
+        _comparisons(plan),
+        _profiles(profiles),
+        section(
+            "How this was computed",
+            listing(_APPROXIMATIONS),
+            paragraph(_effort(plan), "soft"),
+            f"<pre>{escape(command)}</pre>",
+        ),
+    ]
+    return page(f"Plan: {charts.brief(plan.chosen)}", [part for part in parts if part])
+
+
+def _head(plan: Plan) -> str:
+    request, score = plan.request, plan.chosen.score
+    title = escape(charts.brief(plan.chosen))
+    load = (
+        f"{short(score.load_per_s)} conversations/s of {request.load.source};"
+        f" {_OBJECTIVES[request.objective]}. Model: {request.inventory.model}."
+    )
+    level = f"p{request.targets.level * 100:g}"
+    values = [
+        (short(score.tokens_per_joule), "tokens per joule, modelled", ""),
+        (f"{score.mean_w:,.0f} W", "mean power, modelled", ""),
+        (f"{plan.chosen.peak_w:,.0f} W", _of("peak power", request.power_budget_w, "W"), ""),
+        (f"{short(score.ttfet_s)} s", _of(f"TTFET {level}", request.targets.ttfet_s, "s"), ""),
+        (
+            f"{short(score.tbt_s * 1e3)} ms",
+            _of(f"last-turn TBT {level}", _ms(request.targets.tbt_s), "ms"),
+            "",
+        ),
+        (f"{plan.chosen.num_gpus} of {request.inventory.num_gpus}", "GPUs in use", ""),
+    ]
+    return f"<h1>{title}</h1>{paragraph(load, 'soft')}{tiles(values)}"
+
+
+def _of(name: str, limit: float | None, unit: str) -> str:
+    return name if limit is None else f"{name}, limit {short(limit)} {unit}"
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _map(plan: Plan) -> str:
+    policy = plan.chosen.policy
+    params = ", ".join(f"{name} {value}" for name, value in policy.params.items())
+    words = f"Policy {policy.name}" + (f" ({params})" if params else "") + "."
+    return section(
+        "The map", fitting(lambda width: charts.fleet(plan, width)), paragraph(words, "soft")
+    )
+
+
+def _margins(plan: Plan) -> str:
+    rows = [_margin_row(plan, margin) for margin in plan.margins]
+    columns = [("limit", False), ("value", True), ("limit", True), ("left", True)]
+    columns += [(f"seed {number + 2}", True) for number in range(len(plan.repeats))]
+    held = [f"Held back by {one.text}." for one in plan.bindings]
+    said = listing(held or ["Held back by the demanded load alone: no limit costs anything."])
+    shown = table(columns, rows) if rows else paragraph("No limit was set.")
+    return section("Margins, and what binds", shown, said)
+
+
+def _margin_row(plan: Plan, margin: Margin) -> list[str]:
+    scale, unit = (1e3, "ms") if margin.unit == "s" and margin.limit < 1 else (1.0, margin.unit)
+    kind = "bad" if margin.share < 0 else ("warn" if margin.share < 0.05 else "good")
+    others = []
+    for score in plan.repeats:
+        of_name = {"TTFET": score.ttfet_s, "last-turn TBT": score.tbt_s, "mean power": score.mean_w}
+        value = next((v for name, v in of_name.items() if margin.name.startswith(name)), None)
+        others.append("" if value is None else short(value * scale))
+    return [
+        escape(margin.name),
+        f"{short(margin.value * scale)} {unit}",
+        f"{short(margin.limit * scale)} {unit}",
+        f'<span class="{kind}">{margin.share:.1%}</span>',
+        *others,
+    ]
+
+
+def _choices(plan: Plan) -> str:
+    level = f"p{plan.request.targets.level * 100:g}"
+    columns = [
+        ("fleet", False), ("policy", False), (f"TTFET {level}, s", True),
+        (f"TBT {level}, ms", True), ("mean W", True), ("peak W", True), ("tokens/J", True),
+    ]  # fmt: skip
+    options = [plan.chosen, *plan.runner_ups[:6]]
+    rows = [_option_row(option) for option in options]
+    return section(
+        "The choice, and the runners-up",
+        fitting(lambda width: charts.pareto(plan, width)),
+        table(columns, rows, chosen=0),
+    )
+
+
+def _option_row(option: Option) -> list[str]:
+    score = option.score
+    fleet = charts.brief(option).rsplit(",", 1)[0]
+    return [
+        escape(fleet),
+        escape(option.policy.name),
+        short(score.ttfet_s),
+        short(score.tbt_s * 1e3),
+        f"{score.mean_w:,.0f}",
+        f"{option.peak_w:,.0f}",
+        short(score.tokens_per_joule),
+    ]
+
+
+def _power(plan: Plan) -> str:
+    if not plan.chosen.score.power:
+        return ""
+    return section("Power over time", fitting(lambda width: charts.power(plan, width)))
+
+
+def _load(plan: Plan) -> str:
+    if not plan.load_sweep:
+        return ""
+    unanswered = [score for score in plan.load_sweep if not math.isfinite(score.ttfet_s)]
+    words = "".join(
+        paragraph(
+            f"At {short(score.load_per_s)} conversations/s so many are not answered"
+            f" ({1 - score.answered:.1%}) that the percentile never ends.",
+            "soft",
+        )
+        for score in unanswered
+    )
+    drawings = charts.load_sweep(plan, 340)
+    return section("If the load is another", pair(*drawings), words)
+
+
+def _doubts(plan: Plan) -> str:
+    if not plan.doubts:
+        return ""
+    level = f"p{plan.request.targets.level * 100:g}"
+    columns = [
+        ("if the profiles are wrong", False), (f"TTFET {level}, s", True),
+        (f"TBT {level}, ms", True), ("mean W", True), ("tokens/J", True), ("targets", False),
+        ("first choice of the program", False),
+    ]  # fmt: skip
+    rows = []
+    for doubt in plan.doubts:
+        score = doubt.score
+        is_kept = score.keeps(plan.request.targets)
+        said = {True: "the same", False: "another", None: "none"}[doubt.is_same_choice]
+        rows.append(
+            [
+                escape(doubt.label),
+                short(score.ttfet_s),
+                short(score.tbt_s * 1e3),
+                f"{score.mean_w:,.0f}",
+                short(score.tokens_per_joule),
+                badge("kept", "good") if is_kept else badge("broken", "bad"),
+                said,
+            ]
+        )
+    return section("If a profile is wrong", table(columns, rows))
+
+
+def _comparisons(plan: Plan) -> str:
+    if not plan.comparisons:
+        return ""
+    lines = [f"{one.label}: {one.why}" for one in plan.comparisons if one.option is None or one.why]
+    return section(
+        "Against one kind of GPU, and against no caps",
+        fitting(lambda width: charts.comparison(plan, width)),
+        listing(lines) if lines else "",
+    )
+
+
+def _profiles(profiles: Sequence[Profile]) -> str:
+    columns = [
+        ("profile", False), ("GPU", False), ("times", False), ("watts", False), ("source", False),
+    ]  # fmt: skip
+    rows = [
+        [
+            f"<code>{escape(profile.name)}</code>",
+            escape(profile.gpu),
+            _kind(profile.provenance),
+            _kind(profile.power_provenance),
+            escape(profile.provenance.source),
+        ]
+        for profile in profiles
+    ]
+    words = (
+        "Caps below what a profile was taken at are derived from it, which is an estimate too."
+        " Every joule and watt on this page is modelled."
+    )
+    return section("Where the numbers come from", table(columns, rows), paragraph(words, "soft"))
+
+
+def _kind(provenance: Provenance | None) -> str:
+    if provenance is None:
+        return badge("none", "bad")
+    kinds = {"measured": "good", "published": "", "estimated": "warn"}
+    error = f'<br><span class="soft">{escape(provenance.error)}</span>' if provenance.error else ""
+    return badge(provenance.kind, kinds[provenance.kind]) + error
+
+
+def _effort(plan: Plan) -> str:
+    return (
+        f"{plan.num_columns} operating points; integer programs {plan.optimizer_s:.1f} s, proven to"
+        f" within {plan.gap:.2%} of their best; {len(plan.options)} fleets simulated in"
+        f" {plan.simulation_s:.1f} s."
+    )

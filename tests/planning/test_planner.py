@@ -1,0 +1,145 @@
+"""Plans keep their limits, in the simulator, and say why where there is none."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conserve_sglang.core.errors import PlanError
+from conserve_sglang.core.worker import Role
+from conserve_sglang.planning import Infeasible, Objective, Plan, hardware_of, make_plan
+from conserve_sglang.planning.plan import Option, is_within
+from conserve_sglang.planning.request import Targets
+from conserve_sglang.planning.rows import Limit
+from conserve_sglang.planning.shortlist import shortlist
+from conserve_sglang.planning.tier_map import checked, tier_map_text
+from tests.planning.builders import INVENTORY, a_request
+
+
+@cache
+def planned(objective: Objective = Objective.TOKENS_PER_JOULE) -> Plan:
+    plan = make_plan(a_request(objective=objective, power_budget_w=700.0))
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def test_the_choice_keeps_every_limit_and_no_other_that_does_is_better() -> None:
+    plan = planned()
+    assert is_within(plan.request, plan.chosen)
+    assert all(margin.share >= 0 for margin in plan.margins)
+    assert {margin.name for margin in plan.margins} >= {"TTFET p95", "peak power"}
+    best = plan.chosen.value(plan.request.objective)
+    assert all(best <= one.value(plan.request.objective) for one in plan.runner_ups)
+    assert len(plan.options) > 3
+
+
+def test_the_same_request_is_the_same_plan() -> None:
+    again = make_plan(planned().request)
+    assert isinstance(again, Plan)
+    assert again.chosen == planned().chosen
+
+
+def test_the_choice_fits_the_inventory() -> None:
+    for option in planned().options:
+        used: dict[str, int] = {}
+        for config, count in option.counts.items():
+            used[config.tier] = used.get(config.tier, 0) + config.tp * count
+        assert all(used.get(tier.name, 0) <= tier.num_gpus for tier in INVENTORY.tiers)
+
+
+def test_the_least_watts_draw_no_more_than_the_most_tokens_a_joule() -> None:
+    assert planned(Objective.WATTS).chosen.peak_w <= planned().chosen.peak_w
+
+
+def test_the_most_load_is_more_than_a_load_that_is_easily_kept() -> None:
+    plan = planned(Objective.LOAD)
+    assert plan.chosen.score.load_per_s > 0.5
+    assert is_within(plan.request, plan.chosen)
+
+
+def test_a_planned_map_is_one_that_launch_reads() -> None:
+    plan = planned()
+    text = tier_map_text(plan.request, plan.chosen.counts, plan.chosen.policy, ["why", "", "so"])
+    tier_map = checked(text, source="planned", folder=Path())
+    assert text.startswith("# why\n#\n# so\nschema_version: 1\n")
+    assert len(tier_map.workers) == sum(plan.chosen.counts.values())
+    assert tier_map.policy == plan.chosen.policy
+    assert tier_map.power_budget_w == 700.0
+    assert (tier_map.slo.ttfet_s, tier_map.slo.last_turn_tbt_s) == (60.0, 0.05)
+    caps = {(tier.gpu, tier.role, tier.power_cap_w) for tier in tier_map.tiers}
+    gpus = {"a40": "A40", "l4": "L4"}
+    assert caps == {(gpus[c.tier], c.role, c.power_cap_w) for c in plan.chosen.counts}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"power_budget_w": 60.0}, "a power budget of"),
+        ({"mean_power_w": 20.0}, "an energy budget of"),
+        ({"targets": Targets(tbt_s=0.004)}, "a last-turn TBT target of"),
+        ({"targets": Targets(ttfet_s=2.0)}, "a TTFET target of"),
+    ],
+)
+def test_what_cannot_be_is_said_with_the_least_change_that_helps(
+    changes: dict[str, Any], words: str
+) -> None:
+    request = a_request(**changes)
+    plan = make_plan(request)
+    assert isinstance(plan, Infeasible)
+    said = [change.text for remedy in plan.remedies for change in remedy]
+    assert any(text.startswith(words) for text in said), said
+    sizes = [sum(change.size for change in remedy) for remedy in plan.remedies]
+    assert sizes == sorted(sizes)
+
+
+def test_a_budget_raised_as_told_is_enough_for_the_program_and_less_is_not() -> None:
+    plan = make_plan(a_request(power_budget_w=150.0))
+    assert isinstance(plan, Infeasible)
+    (needed,) = (
+        change.needed
+        for remedy in plan.remedies
+        for change in remedy
+        if change.limit is Limit.PEAK_W
+    )
+    assert shortlist(a_request(power_budget_w=needed * 1.001)).candidates
+    assert not shortlist(a_request(power_budget_w=needed * 0.99)).candidates
+
+
+def test_too_much_load_asks_for_gpus_or_less_load() -> None:
+    plan = make_plan(a_request(rate_per_s=50.0))
+    assert isinstance(plan, Infeasible)
+    said = [change.text for remedy in plan.remedies for change in remedy]
+    assert any("more GPUs in tier" in text for text in said)
+    assert any("conversations/s instead of 50" in text for text in said)
+
+
+def test_one_tier_alone_uses_only_that_tier() -> None:
+    plan = make_plan(a_request(rate_per_s=0.2).with_only("l4"))
+    assert isinstance(plan, Plan)
+    assert {config.tier for config in plan.chosen.counts} == {"l4"}
+
+
+def test_without_caps_nothing_is_capped() -> None:
+    free = a_request().without_caps()
+    assert {one.power_cap_w for one in free.hardware} == {None}
+    assert {one.tier for one in free.hardware} == {"a40", "l4"}
+
+
+def test_roles_that_an_inventory_forbids_are_not_chosen() -> None:
+    tiers = tuple(
+        replace(tier, roles=(Role.DECODE,) if tier.name == "l4" else (Role.PREFILL, Role.DECODE))
+        for tier in INVENTORY.tiers
+    )
+    plan = make_plan(a_request(inventory=replace(INVENTORY, tiers=tiers)))
+    assert isinstance(plan, Plan)
+    options: tuple[Option, ...] = plan.options
+    roles = {(config.tier, config.role) for option in options for config in option.counts}
+    assert ("l4", Role.PREFILL) not in roles
+    assert all(role is not Role.MIXED for _, role in roles)
+
+
+def test_an_inventory_without_profiles_says_what_to_do() -> None:
+    with pytest.raises(PlanError, match="none of the profiles is of A40 or L4 with Qwen"):
+        hardware_of(INVENTORY, [])
