@@ -30,37 +30,48 @@ SloOption = Annotated[
 ]
 
 
+RateOption = Annotated[
+    float | None,
+    typer.Option(metavar="R", help="Conversations per second, in the workload's place."),
+]
+PercentileOption = Annotated[
+    float, typer.Option(min=1, max=99.9, help="Of the conversations that must keep the SLOs.")
+]
+PowerOption = Annotated[
+    float | None, typer.Option(metavar="W", help="Most that all chosen GPUs may draw.")
+]
+EnergyOption = Annotated[
+    float | None, typer.Option(metavar="KWH", help="Most that they may use in a day.")
+]
+ObjectiveOption = Annotated[
+    str, typer.Option(help="tokens-per-joule, load, or watts (the least that may be drawn).")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the tier map goes.")
+]
+ReportOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where a report goes (HTML).")
+]
+SeedOption = Annotated[int, typer.Option(help="Of the simulated arrivals.")]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="Only the choice: no comparisons, no sensitivity.")
+]
+
+
 def plan(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     inventory: InventoryOption,
     workload: WorkloadOption,
     profiles: ProfilesOption = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(metavar="R", help="Conversations per second, in the workload's place."),
-    ] = None,
+    rate: RateOption = None,
     slo: SloOption = None,
-    percentile: Annotated[
-        float, typer.Option(min=1, max=99.9, help="Of the conversations that must keep the SLOs.")
-    ] = 95.0,
-    power_budget: Annotated[
-        float | None, typer.Option(metavar="W", help="Most that all chosen GPUs may draw.")
-    ] = None,
-    energy_budget: Annotated[
-        float | None, typer.Option(metavar="KWH", help="Most that they may use in a day.")
-    ] = None,
-    objective: Annotated[
-        str, typer.Option(help="tokens-per-joule, load, or watts (the least that may be drawn).")
-    ] = "tokens-per-joule",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the tier map goes.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where a report goes (HTML).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the simulated arrivals.")] = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Only the choice: no comparisons, no sensitivity.")
-    ] = False,
+    percentile: PercentileOption = 95.0,
+    power_budget: PowerOption = None,
+    energy_budget: EnergyOption = None,
+    objective: ObjectiveOption = "tokens-per-joule",
+    out: OutOption = None,
+    report: ReportOption = None,
+    seed: SeedOption = 0,
+    quick: QuickOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose counts, roles, tensor parallelism, power caps and policy for a load.

@@ -191,16 +191,15 @@ def _print_plan(result: Result, plan: Plan) -> None:
 def _options_table(plan: Plan) -> Table:
     request, level = plan.request, f"p{plan.request.targets.level * 100:g}"
     table = Table(title=f"{request.objective.value} at {_load(plan)} (all of it modelled)")
-    for column in ("", "workers", "policy"):
-        table.add_column(column, no_wrap=column != "policy")
+    for column in ("", "workers and policy"):
+        table.add_column(column, no_wrap=True)
     for column in (f"TTFET {level} s", f"TBT {level} ms", "mean W", "peak W", "tokens/J"):
         table.add_column(column, justify="right")
     for mark, option in (("*", plan.chosen), *((" ", one) for one in plan.runner_ups[:4])):
         score = option.score
         table.add_row(
             mark,
-            "\n".join(f"{count} x {name_of(config)}" for config, count in option.counts.items()),
-            option.policy.name,
+            "\n".join([*map(_many, option.counts.items()), f"[dim]{option.policy.name}[/dim]"]),
             _short(score.ttfet_s),
             _short(score.tbt_s * 1e3),
             f"{score.mean_w:,.0f}",
@@ -208,6 +207,10 @@ def _options_table(plan: Plan) -> Table:
             _short(score.tokens_per_joule),
         )
     return table
+
+
+def _many(pool: tuple[Config, int]) -> str:
+    return f"{pool[1]} x {name_of(pool[0])}"
 
 
 def name_of(config: Config) -> str:

@@ -9,8 +9,9 @@ from conserve_sglang.profiles import Profile
 from conserve_sglang.profiles.knobs import with_knobs
 from conserve_sglang.sim import perf_model_of
 
-CAP_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
-"""Caps that are tried where the inventory names none, as shares of the rated power."""
+CAP_SHARES = (0.9, 0.8, 0.7, 0.6)
+"""Caps that are tried where the inventory names none, as shares of the rated power. Lower ones are
+below what some cards accept."""
 
 
 def hardware_of(inventory: Inventory, profiles: Sequence[Profile]) -> tuple[Hardware, ...]:

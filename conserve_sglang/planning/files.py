@@ -23,6 +23,7 @@ from conserve_sglang.workload import (
     cut_to_window,
     first_turns,
     mini_swe_conversations,
+    scaled_to_window,
 )
 
 Count = Annotated[int, Meta(ge=1)]
@@ -92,7 +93,9 @@ class ShapeFile(_Strict, frozen=True, kw_only=True):
 
 class WorkloadFile(_Strict, frozen=True, kw_only=True):
     """Which conversations: one of `trace` (a file, relative to this one), `generator` and `shape`;
-    and how many of them come a second, if not at the trace's own times."""
+    and how many of them come a second, if not at the trace's own times. With `fitting` all lengths
+    are scaled so that this share of the conversations fits `window_tokens`; else they are cut.
+    """
 
     schema_version: Literal[1]
     trace: str | None = None
@@ -102,6 +105,7 @@ class WorkloadFile(_Strict, frozen=True, kw_only=True):
     conversations_per_s: Positive | None = None
     max_turns: Count | None = None
     window_tokens: Count | None = None
+    fitting: Annotated[float, Meta(gt=0, le=1)] | None = None
     seed: int = 0
 
 
@@ -207,8 +211,13 @@ def _from_trace(path: Path, workload: WorkloadFile, rate_per_s: float | None) ->
 def _cut(
     path: Path, plans: list[ConversationPlan], workload: WorkloadFile
 ) -> tuple[ConversationPlan, ...]:
-    kept = iter(plans)
-    if workload.window_tokens is not None:
+    kept: Iterator[ConversationPlan] = iter(plans)
+    if workload.fitting is not None:
+        if workload.window_tokens is None:
+            raise PlanError(f"{path}: fitting: it needs window_tokens, which lengths are scaled to")
+        scaling = scaled_to_window(plans, workload.window_tokens, fitting=workload.fitting)
+        kept = iter(scaling.conversations)
+    elif workload.window_tokens is not None:
         kept = cut_to_window(kept, workload.window_tokens)
     if workload.max_turns is not None:
         kept = first_turns(kept, workload.max_turns)

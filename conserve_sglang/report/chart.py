@@ -134,7 +134,7 @@ def _axes(chart: Chart, frame: Frame) -> Iterator[str]:
         yield f'<path class="grid" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>'
         yield text(short(value), x.start - 6, at + 4, anchor="end")
     wanted = chart.x_ticks or [
-        (value, short(value)) for value in ticks(x.low, x.high, max(3, int((x.end - x.start) / 80)))
+        (value, short(value)) for value in ticks(x.low, x.high, max(3, int((x.end - x.start) / 60)))
     ]
     for value, words in wanted:
         yield text(words, x.at(value), y.start + 15, anchor="middle")
@@ -179,7 +179,7 @@ def _mark(mark: Mark, frame: Frame) -> Iterator[str]:
     yield f'<path class="mark" d="M{at:.1f} {y.start:.1f}V{y.end:.1f}"/>'
     is_right = at > (x.start + x.end) / 2
     anchor = "end" if is_right else "start"
-    yield text(mark.label, at - 5 if is_right else at + 5, y.end + 10, "marked", anchor)
+    yield text(mark.label, at - 5 if is_right else at + 5, y.start - 7, "marked", anchor)
 
 
 def stacked(lines: Mapping[str, Sequence[Point]]) -> list[Series]:

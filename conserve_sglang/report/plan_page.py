@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Objective, Option, Plan
 from conserve_sglang.planning.plan import Margin
 from conserve_sglang.profiles import Profile, Provenance
@@ -96,6 +97,8 @@ def _map(plan: Plan) -> str:
     policy = plan.chosen.policy
     params = ", ".join(f"{name} {value}" for name, value in policy.params.items())
     words = f"Policy {policy.name}" + (f" ({params})" if params else "") + "."
+    if any(config.role is Role.PREFILL for config in plan.chosen.counts):
+        words += " Turn 1 is prefilled on a prefill worker; its KV moves once, to a decode worker."
     return section(
         "The map", fitting(lambda width: charts.fleet(plan, width)), paragraph(words, "soft")
     )
@@ -175,7 +178,7 @@ def _load(plan: Plan) -> str:
         )
         for score in unanswered
     )
-    drawings = charts.load_sweep(plan, 340)
+    drawings = charts.load_sweep(plan, 420)
     return section("If the load is another", pair(*drawings), words)
 
 

@@ -1,0 +1,121 @@
+"""conserve-sglang plan."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conserve_sglang.tiermap import load_tier_map
+
+from .conftest import Ran, RunCli
+
+INVENTORY = """
+schema_version: 1
+model: {path: Qwen/Qwen3-0.6B}
+tiers:
+  - {name: a40, gpu: A40, hosts: [{name: box, gpus: 4}], power_caps_w: [null, 200]}
+  - {name: l4, gpu: L4, hosts: [{name: l4-box, gpus: 4}], power_caps_w: [null, 50]}
+"""
+WORKLOAD = """
+schema_version: 1
+shape: {turns: 4, first_input_tokens: 8000, append_tokens: 100, output_tokens: 80}
+conversations_per_s: 1
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[object, ...]:
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    (tmp_path / "workload.yaml").write_text(WORKLOAD)
+    return (
+        *("--inventory", tmp_path / "inventory.yaml"),
+        *("--workload", tmp_path / "workload.yaml"),
+    )
+
+
+def test_a_plan_writes_a_map_that_launch_reads_and_a_report(
+    run_cli: RunCli, files: tuple[object, ...], tmp_path: Path
+) -> None:
+    out, report = tmp_path / "map.yaml", tmp_path / "report.html"
+    slo = ("--slo", "ttfet=20,tbt=0.05", "--power-budget", 900)
+    ran = run_cli("plan", *files, *slo, "-o", out, "--report", report, "--quick")
+    assert (ran.code, ran.err) == (0, "")
+    assert "tokens-per-joule at 1 conversations/s (all of it modelled)" in ran.out
+    tier_map = load_tier_map(out)
+    assert tier_map.power_budget_w == 900
+    assert tier_map.slo.ttfet_s == 20
+    assert all(tier.profile for tier in tier_map.tiers)
+    assert report.read_text().startswith("<!doctype html>")
+    launched = run_cli("launch", "--tier-map", out, "--dry-run")
+    assert launched.code == 0
+
+
+def test_the_command_in_the_maps_head_makes_the_same_map(
+    run_cli: RunCli, files: tuple[object, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "map.yaml"
+    assert run_cli("plan", *files, "--slo", "tbt=0.05", "-o", out, "--quick").code == 0
+    first = out.read_text()
+    (command,) = [line for line in first.splitlines() if "conserve-sglang plan --" in line]
+    words = shlex.split(command.removeprefix("#"))
+    assert run_cli(*words[1:], "--quick").code == 0
+    assert out.read_text() == first
+
+
+def test_json_has_the_choice_its_margins_and_where_numbers_come_from(
+    run_cli: RunCli, files: tuple[object, ...]
+) -> None:
+    ran = run_cli("plan", *files, "--slo", "ttfet=20", "--slo", "tbt=0.05", "--json", "--quick")
+    document = json.loads(ran.out)
+    assert document["modelled"] is True
+    assert document["feasible"] is True
+    assert sum(one["count"] for one in document["chosen"]["workers"]) > 0
+    assert {margin["name"] for margin in document["margins"]} == {"TTFET p95", "last-turn TBT p95"}
+    assert all(margin["share"] >= 0 for margin in document["margins"])
+    kinds = {profile["times"] for profile in document["profiles"]}
+    assert kinds == {"published", "estimated"}
+    assert document["tier_map"].splitlines()[0].startswith("# Chosen by")
+    assert document["runner_ups"]
+
+
+def infeasible(run_cli: RunCli, files: tuple[object, ...], *more: object) -> Ran:
+    return run_cli("plan", *files, "--slo", "ttfet=20,tbt=0.05", "--power-budget", 100, *more)
+
+
+def test_what_cannot_be_is_exit_code_3_and_the_least_change(
+    run_cli: RunCli, files: tuple[object, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "map.yaml"
+    ran = infeasible(run_cli, files, "-o", out)
+    assert ran.code == 3
+    assert "infeasible: no choice of these GPUs keeps all limits" in ran.err
+    assert "the smallest change that would help: " in ran.err
+    assert not out.exists()
+    document = json.loads(infeasible(run_cli, files, "--json").out)
+    assert document["feasible"] is False
+    assert document["changes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--slo", "speed=3"), "write ttfet=SECONDS or tbt=SECONDS"),
+        (("--slo", "tbt=fast"), "write ttfet=SECONDS or tbt=SECONDS"),
+        (("--objective", "best"), "there is none of that name; use tokens-per-joule"),
+        (("--profiles", "nothing"), "no profile 'nothing'"),
+        (("--profiles", "h100-qwen3-8b"), "none of the profiles is of A40 or L4"),
+    ],
+)
+def test_options_that_are_wrong_are_exit_code_2(
+    run_cli: RunCli, files: tuple[object, ...], options: tuple[object, ...], message: str
+) -> None:
+    ran = run_cli("plan", *files, *options)
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_files_that_are_not_there_are_exit_code_2(run_cli: RunCli, tmp_path: Path) -> None:
+    ran = run_cli("plan", "--inventory", tmp_path / "no.yaml", "--workload", tmp_path / "no.yaml")
+    assert ran.code == 2
+    assert "cannot be read" in ran.err
