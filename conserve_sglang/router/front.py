@@ -18,6 +18,7 @@ from conserve_sglang.router.headers import (
     CONVERSATION_HEADER,
     DEADLINE_HEADER,
     END_HEADER,
+    USAGE_HEADER,
     ours_if_no_other_differs,
     split_request_headers,
 )
@@ -40,6 +41,7 @@ from conserve_sglang.router.responses_store import response_store
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
+from conserve_sglang.router.usage_note import UsageNote, asks_for_note
 from conserve_sglang.workers.upstream import Headers
 
 logger = logging.getLogger(__name__)
@@ -174,6 +176,8 @@ class Front:
         if turn.name is None and self._settings.identify_by_history:
             turn.history = History(payload, turn.tenant, self._hashing)
         turn.ends_conversation = END_HEADER in ours
+        if payload.translation is None and asks_for_note(ours.get(USAGE_HEADER), payload.endpoint):
+            turn.usage_note = UsageNote(payload.is_stream)
         if DEADLINE_HEADER in ours:
             turn.deadline_s = _deadline_s(ours[DEADLINE_HEADER])
         payload.fields = {}  # what was to be read is read

@@ -16,6 +16,7 @@ END_HEADER = b"x-conversation-end"
 CLAUDE_SESSION_HEADER = b"x-claude-code-session-id"
 CLAUDE_AGENT_HEADER = b"x-claude-code-agent-id"
 DEADLINE_HEADER = b"x-conserve-deadline-ms"
+USAGE_HEADER = b"x-conserve-usage"
 NAMING_HEADERS = (
     CONVERSATION_HEADER,
     CLAUDE_SESSION_HEADER,
@@ -51,7 +52,7 @@ STOPPED = _HOP_BY_HOP | frozenset(
         *NAMING_HEADERS,
     }
 )
-_OURS = frozenset({*NAMING_HEADERS, CLAUDE_AGENT_HEADER, END_HEADER, DEADLINE_HEADER})
+_OURS = frozenset({*NAMING_HEADERS, CLAUDE_AGENT_HEADER, END_HEADER, DEADLINE_HEADER, USAGE_HEADER})
 _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()
 }

@@ -16,6 +16,7 @@ from conserve_sglang.router.payload import Payload
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation, UnreadableAnswer
+from conserve_sglang.router.usage_note import UsageNote
 from conserve_sglang.telemetry.metrics import Outcome, Timings
 from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.upstream import Headers
@@ -79,6 +80,7 @@ class Turn:
         "tenant",
         "timings",
         "turn_id",
+        "usage_note",
     )
 
     def __init__(self, desk: Desk, turn_id: TurnId, client: ClientConnection) -> None:
@@ -94,6 +96,7 @@ class Turn:
         self.input_tokens = 0
         self.deadline_s: float | None = None  # how long it may wait, if its client said so
         self.ends_conversation = False
+        self.usage_note: UsageNote | None = None  # if its client asks for energy
         self.arrived_at_s = 0.0
         self.first_byte_at_s = 0.0
         self.command: SendTurn | None = None
@@ -179,6 +182,7 @@ class Turn:
             payload = self.payload
             translation = payload.translation
             is_changed = payload.hides_usage or translation is not None
+            is_changed |= self.usage_note is not None
             length = None if is_changed else content_length(headers)
             ours = self.conversation.header_line
             if translation is not None:
@@ -199,6 +203,11 @@ class Turn:
             if told is None or not (told or is_last):
                 return
             data = told
+        if self.usage_note is not None:
+            turn_index = 0 if self.command is None else self.command.turn_index
+            data = self.usage_note.feed(data, is_last, self.conversation, turn_index)
+            if not data and not is_last:
+                return
         client.send(data, is_last)
 
     def answered(self, usage: Usage | None) -> None:
