@@ -13,6 +13,7 @@ import sys
 import time
 
 from bench.demo.cluster import OUT, Cluster, running_cluster
+from bench.demo.energy import ask_energy
 from bench.demo.play import PlayedConversation, play_all
 from bench.demo.report import faults, print_tables, to_json
 from bench.demo.scenario import tickets
@@ -52,6 +53,7 @@ def _run(cluster: Cluster, url: str) -> Run:
     cluster.forget_everything()
     before = cluster.num_transfers()
     played = asyncio.run(play_all(url, cluster.model, tickets()))
+    ask_energy(url, played)
     return played, cluster.num_transfers() - before
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from bench.demo.energy import PROFILE, SETTINGS
 from conserve_sglang.launcher.ports import is_free, listener
 from conserve_sglang.launcher.process import last_lines
 
@@ -78,6 +79,7 @@ def running_cluster() -> Iterator[Cluster]:
     """Start everything, wait until it answers, and take it down again."""
     tier_map = yaml.safe_load(TIER_MAP.read_text())
     OUT.mkdir(exist_ok=True)
+    with_energy = _with_energy(tier_map)
     transfers = OUT / "demo_transfers.jsonl"
     cluster = Cluster(tier_map, transfers)
     _refuse_taken_ports([cluster.router, cluster.stock_pd_router, cluster.stock])
@@ -87,11 +89,11 @@ def running_cluster() -> Iterator[Cluster]:
         children = [
             stack.enter_context(running_child(name, [str(COMMAND), *args], env))
             for name, args in (
-                ("launch", _launch()),
+                ("launch", _launch(_write("demo_conserve.yaml", with_energy))),
                 ("stock", _stock_launch(tier_map)),
                 (
                     "stock_pd_router",
-                    ["route", "--no-state", "--tier-map", str(_stock_pd_map(tier_map))],
+                    ["route", "--no-state", "--tier-map", str(_stock_pd_map(with_energy))],
                 ),
             )
         ]
@@ -99,10 +101,17 @@ def running_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def _launch() -> list[str]:
+def _with_energy(tier_map: dict[str, Any]) -> dict[str, Any]:
+    """The tier map with its energy read: one agent for both routers."""
+    tiers = [{**tier, "profile": PROFILE} for tier in tier_map["tiers"]]
+    placed = _variant(tier_map, tier_map["policy"]["name"], port_offset=0)
+    return placed | {"policy": tier_map["policy"], "tiers": tiers, "energy": SETTINGS}
+
+
+def _launch(path: Path) -> list[str]:
     """The cluster; a demo begins with no conversation, whatever an earlier one left."""
     logs = str(OUT / "logs")
-    return ["launch", "--no-state", "--tier-map", str(TIER_MAP), "--log-dir", logs]
+    return ["launch", "--no-state", "--tier-map", str(path), "--log-dir", logs]
 
 
 def _stock_launch(tier_map: dict[str, Any]) -> list[str]:

@@ -37,6 +37,8 @@ class PlayedConversation:
 
     number: int
     turns: list[PlayedTurn] = field(default_factory=list)
+    name: str | None = None  # as the router calls it
+    energy: dict[str, Any] | None = None  # as the router tells it
 
     @property
     def ttfet_s(self) -> float:
@@ -102,6 +104,7 @@ async def _play(client: AsyncOpenAI, model: str, ticket: Ticket) -> PlayedConver
         answer = _Answer()
         async for chunk in raw.parse():
             answer.take(chunk)
+        conversation.name = raw.headers.get("x-conversation-id")
         conversation.turns.append(_played(answer, arrived_at_s, raw.headers))
         messages += _next_messages(answer)
     return conversation

@@ -6,6 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bench.demo.energy import energy_json, energy_table
 from bench.demo.play import PlayedConversation, PlayedTurn
 
 Run = tuple[list[PlayedConversation], int]
@@ -16,6 +17,9 @@ def print_tables(conserve: Run, stock_pd: Run, stock: Run) -> None:
     console = Console()
     console.print(_turn_table(conserve[0], stock_pd[0]))
     console.print(_conversation_table(conserve[0], stock_pd[0], stock[0]))
+    energy = energy_table({"conserve": conserve[0], "stock PD": stock_pd[0]})
+    if energy is not None:
+        console.print(energy)
     console.print(
         f"KV transfers counted at the prefill server: conserve {conserve[1]}, stock PD"
         f" {stock_pd[1]} (on the same decode servers, with their radix cache)."
@@ -52,6 +56,7 @@ def to_json(conserve: Run, stock_pd: Run, stock: Run) -> dict[str, Any]:
     return {
         name: {
             "num_kv_transfers_at_sender": transfers,
+            "energy": energy_json(played),
             "conversations": [_conversation_json(conversation) for conversation in played],
         }
         for name, (played, transfers) in runs.items()

@@ -98,6 +98,11 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def phase_log(self) -> Path:
+        """Where its scheduler logs its batches: as launch has it, by the router's name for it."""
+        return self.log_path.parent / f"{self.name}-0.phases"
+
     def argv(self) -> list[str]:
         """Its command line."""
         argv = [sys.executable, "-m", "sglang.launch_server", *COMMON_FLAGS]
@@ -109,6 +114,8 @@ class Server:
     def environ(self) -> dict[str, str]:
         """Its environment."""
         log = {"CONSERVE_TRANSFER_LOG": str(self.transfer_log)}
+        if self.role != REFERENCE:
+            log["CONSERVE_PHASE_LOG"] = str(self.phase_log)
         return {**os.environ, **COMMON_ENV, **ROLE_ENV[self.role], **log, **self.extra_env}
 
     def start(self) -> None:

@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,13 @@ def running_router(
     policy: dict[str, Any],
     decoders: tuple[str, ...] = ("d0", "d1"),
     ends_by: signal.Signals = signal.SIGTERM,
+    energy: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Router]:
-    """A router over the cluster's prefiller and `decoders`, until the block ends."""
+    """A router over the cluster's prefiller and `decoders`, until the block ends.
+
+    With `energy`, that section of the tier map, an agent runs beside it.
+    """
     port, control_port = free_port(), free_port()
     settings |= {"port": port, "control_port": control_port, "reserve_output_tokens": 64}
     tier_map = {
@@ -89,10 +93,18 @@ def running_router(
         "policy": policy,
         "router": settings,
     }
+    if energy is not None:
+        tier_map["energy"] = energy
     LOG_DIR.mkdir(parents=True, exist_ok=True)
     path = LOG_DIR / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tier_map))
-    with _router_process(path, LOG_DIR / f"{name}.log", ends_by) as process:
+    with ExitStack() as stack:
+        if energy is not None:
+            logs = str(cluster.servers["p0"].phase_log.parent)
+            agent = ("agent", "--host", "127.0.0.1", "--phase-dir", logs)
+            stack.enter_context(_process(agent, path, LOG_DIR / f"{name}-agent.log", ends_by))
+        log = LOG_DIR / f"{name}.log"
+        process = stack.enter_context(_process(("router",), path, log, ends_by))
         router = Router(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control_port}", cluster)
         _wait_until_it_listens(router, process)
         router.wait_for(p0="up", **dict.fromkeys(decoders, "up"))
@@ -100,10 +112,12 @@ def running_router(
 
 
 @contextmanager
-def _router_process(
-    tier_map: Path, log_path: Path, ends_by: signal.Signals
+def _process(
+    what: tuple[str, ...], tier_map: Path, log_path: Path, ends_by: signal.Signals
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    command = [sys.executable, "-m", "conserve_sglang.router", "--tier-map", str(tier_map)]
+    module, *options = what
+    command = [sys.executable, "-m", f"conserve_sglang.{module}", "--tier-map", str(tier_map)]
+    command += options
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
     try:
