@@ -56,13 +56,14 @@ def _flags(profile: Profile) -> Iterable[str]:
         yield f"The times are {profile.provenance.kind}, not measured."
     power = profile.power_provenance
     if power is not None and power.kind != "measured":
-        yield f"All watts are modelled, not measured: {power.source}"
+        yield f"All watts are modelled, not measured: {power.source.removeprefix('modelled: ')}"
 
 
 def _head(profile: Profile) -> Iterable[tuple[str, str]]:
     yield "GPU", profile.gpu + (f", tensor parallel {profile.tp}" if profile.tp > 1 else "")
     yield "model", f"{profile.model}, {profile.dtype}"
-    yield "engine", f"{profile.engine} {profile.engine_version}, {profile.graph_mode}"
+    graphs = {"none": "no CUDA graphs", "eager": "eager", "cuda-graph": "CUDA graphs"}
+    yield "engine", f"{profile.engine} {profile.engine_version}, {graphs[profile.graph_mode]}"
     if profile.power_cap_w is not None:
         yield "power cap", f"{profile.power_cap_w:g} W"
     if profile.idle_w is not None:
@@ -196,8 +197,11 @@ def _transfer_times(profile: Profile, axes: Any) -> bool:
 
 
 def _prefill_watts(profile: Profile, axes: Any) -> bool:
-    points = [(p.new_tokens * p.batch, p.watts) for p in _new_prompts(profile)]
-    drawn = _line(axes, [(x, w, None) for x, w in points if w is not None], "")
+    drawn = False
+    for batch in sorted({p.batch for p in _new_prompts(profile)}):
+        row = [p for p in _new_prompts(profile) if p.batch == batch]
+        values = [(p.new_tokens * batch, p.watts, None) for p in row if p.watts is not None]
+        drawn = _line(axes, values, f"{batch} prompt{'s' if batch > 1 else ''}") or drawn
     return drawn and _floor(profile, axes)
 
 
