@@ -61,20 +61,21 @@ def workload(count: int, rate_per_s: float, window: int, seed: int) -> tuple[Any
 
 
 async def play(
-    talker: Talker, plans: Sequence[ConversationPlan], *, seed: int
+    talker: Talker, plans: Sequence[ConversationPlan], *, run: str, seed: int
 ) -> tuple[list[Played], float, float]:
-    """Play all to their end; when it began and ended."""
+    """Play all to their end; when it began and ended. Conversations are named after the `run`, so
+    that no router knows them from another one; their tokens are those of the seed."""
     began_s = time.monotonic()
-    tasks = [
-        asyncio.create_task(_converse(talker, plan, began_s, random.Random(f"{seed} {number}")))
-        for number, plan in enumerate(plans)
-    ]
+    tasks = []
+    for number, plan in enumerate(plans):
+        rng, name = random.Random(f"{seed} {number}"), f"{run}-{plan.conversation_id}"
+        tasks.append(asyncio.create_task(_converse(talker, plan, name, began_s, rng)))
     played = await asyncio.gather(*tasks)
     return list(played), began_s, time.monotonic()
 
 
 async def _converse(
-    talker: Talker, plan: ConversationPlan, began_s: float, rng: random.Random
+    talker: Talker, plan: ConversationPlan, name: str, began_s: float, rng: random.Random
 ) -> Played:
     await asyncio.sleep(max(0.0, began_s + plan.arrived_at_s - time.monotonic()))
     played = Played(arrived_at_s=time.monotonic())
@@ -86,7 +87,7 @@ async def _converse(
             prompt = context[: turn.shared_tokens]
             prompt += rng.choices(talker.token_ids, k=turn.input_tokens - len(prompt))
             reply = await talker.stream(
-                prompt, turn.output_tokens, fields={"conversation_id": plan.conversation_id}
+                prompt, turn.output_tokens, fields={"conversation_id": name}
             )
             _note(played, reply.sent_at_s, reply.ticks, is_last=number == len(plan.turns) - 1)
             played.prompt_tokens += reply.meta.prompt_tokens
@@ -182,14 +183,15 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     talker = Talker(options.url, Role.MIXED, num_token_ids=options.token_ids, rng=rng)
     track, why = meter_of(options.meter)
     idle_w = busy_w = None
+    playing = play(talker, plans, run=options.policy, seed=options.seed)
     if track is None:
-        played, began_s, ended_s = await play(talker, plans, seed=options.seed)
+        played, began_s, ended_s = await playing
     else:
         with track.running():
             idle_from_s = time.monotonic()
             await asyncio.sleep(IDLE_S)
             idle_w = await asyncio.to_thread(track.watts, idle_from_s, time.monotonic())
-            played, began_s, ended_s = await play(talker, plans, seed=options.seed)
+            played, began_s, ended_s = await playing
             busy_w = await asyncio.to_thread(track.watts, began_s, ended_s)
     talker.close()
     told = summary(played)

@@ -28,8 +28,9 @@ class _Track:
             self.joules.append(joules)
 
     def mean_watts(self, begin_s: float, end_s: float) -> float | None:
-        """From the last step before to the first after; None without two such steps."""
-        first = max(0, bisect_right(self.times, begin_s) - 1)
+        """From the last step before to the first after; None without two such steps. What was
+        read first is no step: it may have stood so for a while."""
+        first = max(1, bisect_right(self.times, begin_s) - 1)
         last = min(len(self.times) - 1, bisect_left(self.times, end_s))
         if last <= first:
             return None

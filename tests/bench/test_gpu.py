@@ -157,7 +157,7 @@ async def test_conversations_are_played_with_all_that_came_before() -> None:
     costs = Costs(prefill_s=0, per_new_s=0, per_cached_s=0, step_s=0.0005, per_kv_s=0)
     async with FakeMeasuredWorker(costs=costs).serve() as worker:
         talker = Talker(worker.url, Role.MIXED, num_token_ids=500, rng=random.Random(1))
-        played, began_s, ended_s = await play(talker, plans, seed=1)
+        played, began_s, ended_s = await play(talker, plans, run="x", seed=1)
         talker.close()
     told = summary(played)
     num_turns = sum(len(plan.turns) for plan in plans)
@@ -173,7 +173,7 @@ async def test_a_conversation_that_fails_is_counted_and_named() -> None:
     async with FakeMeasuredWorker().serve() as worker:
         worker.refuses_longer_than = 0
         talker = Talker(worker.url, Role.MIXED, num_token_ids=500, rng=random.Random(1))
-        played, _, _ = await play(talker, plans, seed=1)
+        played, _, _ = await play(talker, plans, run="x", seed=1)
         talker.close()
     told = summary(played)
     assert (told["num_answered"], told["ttfet_s"]) == (0, None)
