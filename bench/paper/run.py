@@ -25,7 +25,6 @@ CACHE = ROOT / ".cache" / "paper"
 DATA = ROOT.parent / "shared" / "data"
 SOURCES = ("conserve_sglang/sim", "conserve_sglang/policy", "conserve_sglang/dispatch")
 INTERVAL_CAPS = "300/300"
-INTERVAL = 4
 
 
 def main() -> None:
@@ -35,11 +34,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--caps", nargs="*", choices=CAPS, default=list(CAPS))
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public traces")
+    parser.add_argument(
+        "--interval",
+        type=int,
+        default=0,
+        help="also play the two highest loads with so many decode steps between prefill steps",
+    )
     options = parser.parse_args()
     workload = WORKLOADS[options.workload](options.data)
     by_itself = alone_of(workload.plans)
     sweep = Sweep(workload, by_itself, range(options.seeds))
-    rows = list(sweep.rows(options.caps))
+    rows = list(sweep.rows(options.caps, options.interval))
     record = {
         "bench": "paper",
         "modelled": True,
@@ -71,15 +76,15 @@ class Sweep:
         self._code = _fingerprint()
         CACHE.mkdir(parents=True, exist_ok=True)
 
-    def rows(self, caps: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def rows(self, caps: Sequence[str], interval: int = 0) -> Iterator[dict[str, Any]]:
         """One row a candidate, caps and load; then those with decode steps between prefills."""
         for cap in caps:
             for load in self._workload.loads:
                 for candidate in CANDIDATES:
                     yield self._row(candidate, cap, load, 0)
-        for load in self._workload.loads[-2:]:
+        for load in self._workload.loads[-2:] if interval else ():
             for candidate in CANDIDATES:
-                yield self._row(candidate, INTERVAL_CAPS, load, INTERVAL)
+                yield self._row(candidate, INTERVAL_CAPS, load, interval)
 
     def _row(self, candidate: Candidate, cap: str, load: float, interval: int) -> dict[str, Any]:
         runs = [self._run(candidate, cap, load, interval, seed) for seed in self._seeds]

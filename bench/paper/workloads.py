@@ -23,7 +23,7 @@ from conserve_sglang.workload import (
 PAPER_LOADS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.634, 2.124)
 """Conversations a second: the paper's six, and 1.3 times the last, its saturation."""
 
-RELATIVE_LOADS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
+RELATIVE_LOADS = (0.25, 0.5, 0.75, 1.0, 1.3)
 WINDOW_TOKENS = 40_960
 MAX_TURNS = 30
 MAX_GAP_S = 120.0

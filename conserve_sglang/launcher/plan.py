@@ -8,6 +8,7 @@ from enum import Enum
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap, WorkerPlan
+from conserve_sglang.policy.registry import make_served_policy
 from conserve_sglang.workers.argv import LOOPBACK_HOSTS, worker_argv, worker_env
 
 ROUTER = "router"
@@ -173,7 +174,11 @@ def agent_specs(
 
 
 def router_spec(tier_map: TierMap, *, python: str, options: Sequence[str] = ()) -> ProcessSpec:
-    """The process of the router, with further options of its command line."""
+    """The process of the router, with further options of its command line.
+
+    Raises ConfigError for a policy that is simulated only.
+    """
+    make_served_policy(tier_map.policy)
     settings = tier_map.router
     if settings.processes != 1:
         options = ["--workers", str(settings.processes), *options]

@@ -128,14 +128,14 @@ def test_runs_are_kept_and_averaged_over_seeds(
     monkeypatch.setattr(run, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(run, "CANDIDATES", CANDIDATES[:1])
     sweep = run.Sweep(SMALL, ALONE, range(2))
-    rows = list(sweep.rows(["300/300"]))
+    rows = list(sweep.rows(["300/300"], 4))
     assert [(row["load"], row["interval"]) for row in rows] == [
         (0.5, 0), (2.0, 0), (0.5, 4), (2.0, 4),
     ]  # fmt: skip
     mean, least, most = rows[1]["one_clock"]["ttfet_p95"]
     assert least < mean < most, "seeds differ"
     monkeypatch.setattr(run, "play", None)
-    assert list(sweep.rows(["300/300"])) == rows, "from what was kept"
+    assert list(sweep.rows(["300/300"], 4)) == rows, "from what was kept"
     record = {"workload": "made up"}
     text = run._compact(record, rows)
     assert json.loads(text) == record | {"rows": rows}

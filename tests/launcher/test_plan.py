@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.tier import EnergySettings, TierMap, TlsSettings
+from conserve_sglang.core.tier import EnergySettings, PolicyChoice, TierMap, TlsSettings
 from conserve_sglang.launcher.plan import (
     ProcessSpec,
     all_commands,
@@ -191,3 +191,12 @@ def test_no_agent_and_no_phase_log_where_energy_is_not_read() -> None:
     plan = make_plan(tier_map, is_here=lambda _: True, python="python", with_router=True)
     assert plan.agents == ()
     assert not any("CONSERVE_PHASE_LOG" in spec.env for spec in plan.workers)
+
+
+@pytest.mark.parametrize("policy", ["coin-flip", "ampd-like", "work-conserving-tails"])
+def test_a_policy_that_is_simulated_only_is_not_launched(policy: str) -> None:
+    tier_map = replace(a40_l4(), policy=PolicyChoice(name=policy, params={}))
+    with pytest.raises(ConfigError, match=rf"{policy} is simulated only: it would need .* serve"):
+        make_plan(tier_map, is_here=lambda host: True, python="python", with_router=True)
+    with pytest.raises(ConfigError, match="simulated only"):
+        all_commands(tier_map, is_here=lambda host: True, python="python")

@@ -119,3 +119,20 @@ def test_log_is_written_as_every_process_of_ours_writes_it(tmp_path: Path) -> No
     process.terminate()
     _, said = process.communicate(timeout=30)
     assert "INFO    conserve_sglang.router" in said
+
+
+def test_a_policy_that_servers_cannot_run_is_refused(tmp_path: Path) -> None:
+    tiers = (
+        "tiers:\n  - {name: p, role: prefill, gpu: cpu, base_port: 1, bootstrap_base_port: 9}\n"
+        "  - {name: d, role: decode, gpu: cpu, base_port: 2}\n"
+    )
+    text = TIER_MAP.format(port=free_port(), control_port=free_port())
+    before, after = text.split("tiers:\n")
+    after = after.split("\n", 1)[1].replace("colocated", "coin-flip")
+    path = tmp_path / "map.yaml"
+    path.write_text(before + tiers + after)
+    argv = [sys.executable, "-m", "conserve_sglang.router", "--tier-map", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    assert "policy coin-flip is simulated only: it would need KV sent from a decode" in done.stderr
+    assert "Traceback" not in done.stderr
