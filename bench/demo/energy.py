@@ -20,12 +20,12 @@ SETTINGS = {"meter": "model", "interval_s": 0.5}
 WAIT_S = 20.0
 _TITLES = (
     "",
-    "J per\nconversation",
-    "J per\nturn",
-    "J per\noutput token",
-    "mJ per\ncounted token",
-    "of it prefill,\nappend, decode",
-    "these are",
+    "J per\nconver-\nsation",
+    "\nJ per\nturn",
+    "J per\noutput\ntoken",
+    "mJ per\ncounted\ntoken",
+    "of it\nprefill,\nappend, decode",
+    "\n\norigin",
 )
 
 
@@ -58,7 +58,7 @@ def energy_table(runs: dict[str, list[PlayedConversation]]) -> Table | None:
                 f"{row['j_per_turn']:.2f}",
                 f"{row['j_per_output_token']:.3f}",
                 f"{1e3 * row['j_per_counted_token']:.2f}",
-                ", ".join(f"{share / row['joules']:.0%}" for share in shares),
+                " ".join(f"{share / row['joules']:4.0%}" for share in shares),
                 row["origin"] + ("" if row["is_final"] else ", not final"),
             )
     return table if table.rows else None
