@@ -25,8 +25,10 @@ from conserve_sglang.power.attribution import (
 
 SETTLE_S = 1.0
 MOST_WAIT_S = 60.0
+LEAST_WINDOW_S = 0.15
 MOST_ROWS = 50_000
 MOST_TOLD = 10_000
+MOST_SPANS = 200_000  # of a worker, while a meter that fails lets nothing be settled
 
 OWN, ATTRIBUTED = "own", "attributed"
 """Whether a counter saw the worker alone, or a device's joules were split between workers."""
@@ -56,7 +58,7 @@ class Row:
 @dataclass(slots=True)
 class _Worker:
     predictor: Predictor | None
-    spans: deque[Span] = field(default_factory=deque)
+    spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MOST_SPANS))
     under_way: deque[float] = field(default_factory=deque)
 
 
@@ -77,6 +79,15 @@ class _Pending:
     start_s: float
     end_s: float
     used: Mapping[str, tuple[float, Origin]]
+
+
+def _joined(first: _Pending, second: _Pending) -> _Pending:
+    used = {}
+    for device_id, (joules, origin) in first.used.items():
+        more_j, other = second.used[device_id]
+        is_measured = origin is other is Origin.MEASURED
+        used[device_id] = (joules + more_j, origin if is_measured else Origin.MODELLED)
+    return _Pending(start_s=first.start_s, end_s=second.end_s, used=used)
 
 
 class Ledger:
@@ -125,8 +136,19 @@ class Ledger:
     def measured(
         self, start_s: float, end_s: float, used: Mapping[str, tuple[float, Origin]]
     ) -> None:
-        """What the devices used in a window; windows come in order and do not overlap."""
-        self._pending.append(_Pending(start_s=start_s, end_s=end_s, used=used))
+        """What the devices used in a window; windows come in order and do not overlap.
+
+        A counter's steps would show in one much shorter than `LEAST_WINDOW_S`, as a reading out of
+        turn makes it: it becomes part of the one before.
+        """
+        pending = _Pending(start_s=start_s, end_s=end_s, used=used)
+        if self._pending and end_s - start_s < LEAST_WINDOW_S:
+            before = self._pending.pop()
+            if before.used.keys() == used.keys():
+                pending = _joined(before, pending)
+            else:
+                self._pending.append(before)
+        self._pending.append(pending)
 
     def due(self, now: float) -> Sequence[tuple[float, float]]:
         """The windows that can be settled now, oldest first."""

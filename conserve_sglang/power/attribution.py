@@ -164,15 +164,17 @@ def _shares(span: Span) -> Iterable[tuple[Part, float]]:
 
 
 class IdlePower:
-    """A device's idle power as seen: the least mean power of a window without any work.
+    """A device's idle power as seen: the least mean power of a time without any work.
 
-    Windows shorter than `least_s` do not count: a counter's steps would show in them.
+    Windows one right after the other count together, and only from `least_s` on: in a shorter time
+    a counter's steps would show.
     """
 
     def __init__(self, known_w: float | None = None, least_s: float = 0.9) -> None:
         self._known_w = known_w
         self._least_s = least_s
         self._seen_w: float | None = None
+        self._seconds = self._joules = 0.0  # without work, up to the last window
 
     @property
     def watts(self) -> float | None:
@@ -180,7 +182,14 @@ class IdlePower:
         return self._known_w if self._seen_w is None else self._seen_w
 
     def see(self, window: MeterWindow, busy_s: float) -> None:
-        """Look at a window that is over."""
-        if busy_s == 0 and window.seconds >= self._least_s and window.joules > 0:
-            watts = window.joules / window.seconds
-            self._seen_w = watts if self._seen_w is None else min(self._seen_w, watts)
+        """Look at a window that is over; they come in order and leave no gap."""
+        if busy_s > 0:
+            self._seconds = self._joules = 0.0
+            return
+        self._seconds += window.seconds
+        self._joules += window.joules
+        if self._seconds >= self._least_s:
+            watts = self._joules / self._seconds
+            if watts > 0:
+                self._seen_w = watts if self._seen_w is None else min(self._seen_w, watts)
+            self._seconds = self._joules = 0.0

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conserve_sglang.agent.ledger import ATTRIBUTED, MOST_WAIT_S, OWN, Ledger
@@ -132,6 +132,7 @@ def test_modelled_joules_keep_that_name() -> None:
     assert {counter.origin for counter in ledger.counters} == {"modelled"}
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0, 9), st.floats(0.01, 3), st.sampled_from(["a", "b"])), max_size=9
@@ -149,3 +150,14 @@ def test_counters_sum_to_what_was_measured(
         measure(ledger, number + 1, each)
     assert ledger.settle(now=20.0) == 10
     assert math.fsum(ledger.counters.values()) == pytest.approx(math.fsum(joules), rel=1e-9)
+
+
+def test_reading_out_of_turn_makes_no_window_of_its_own() -> None:
+    ledger = a_ledger()
+    ledger.hear(D0, batch(0.0, 1.05))
+    ledger.measured(0.0, 1.0, {"gpu": (300.0, Origin.MEASURED)})
+    ledger.measured(1.0, 1.05, {"gpu": (0.0, Origin.MEASURED)})  # between two steps of a counter
+    ledger.measured(1.05, 2.0, {"gpu": (50.0, Origin.MEASURED)})
+    assert [end for _, end in ledger.due(now=10.0)] == [1.05, 2.0]
+    ledger.settle(now=10.0)
+    assert by_phase(ledger) == {"idle": 50.0, "prefill": 300.0}

@@ -1,7 +1,7 @@
 """Lines of a phase log, there and back."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conserve_sglang.core.phase_log import (
@@ -31,6 +31,7 @@ WORKS = st.lists(
 TIMES = st.integers(0, 10**15).map(lambda us: us / 1e6)
 
 
+@settings(deadline=None)
 @given(TIMES, TIMES, st.integers(1, 1000), WORKS)
 def test_batches_are_read_as_they_were_written(
     start_s: float,

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conserve_sglang.core.ids import WorkerId
@@ -133,6 +133,7 @@ SPANS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(SPANS, st.floats(0, 1e6), st.floats(0.01, 10), st.none() | st.floats(0, 500))
 def test_parts_and_idle_sum_to_what_was_measured(
     spans: list[Span], joules: float, seconds: float, idle_w: float | None
@@ -144,6 +145,7 @@ def test_parts_and_idle_sum_to_what_was_measured(
     assert all(part >= 0 for part in bill.work_j.values())
 
 
+@settings(deadline=None)
 @given(SPANS, st.floats(0, 1e6), st.floats(0.5, 9.5))
 def test_a_cut_in_a_window_of_steady_power_changes_no_sum(
     spans: list[Span], joules: float, cut_s: float
@@ -159,6 +161,7 @@ def test_a_cut_in_a_window_of_steady_power_changes_no_sum(
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SECONDS, SECONDS), max_size=8))
 def test_covered_time_is_that_of_a_fine_grid(intervals: list[tuple[float, float]]) -> None:
     step = 0.01
@@ -177,3 +180,13 @@ def test_idle_power_is_the_least_seen_without_work() -> None:
     idle.see(window(790), busy_s=0.0)
     idle.see(window(1, seconds=0.1), busy_s=0.0)
     assert idle.watts == 75.0
+
+
+def test_short_windows_without_work_count_together_but_not_across_work() -> None:
+    idle = IdlePower()
+    idle.see(window(10, seconds=0.5), busy_s=0.0)
+    idle.see(window(100, seconds=0.5), busy_s=0.2)
+    idle.see(window(20, seconds=0.5), busy_s=0.0)
+    assert idle.watts is None
+    idle.see(window(30, seconds=0.5), busy_s=0.0)
+    assert idle.watts == 50.0

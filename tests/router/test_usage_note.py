@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conserve_sglang.core.ids import ConversationId, TenantId
@@ -37,6 +37,7 @@ def fed(note: UsageNote, pieces: list[bytes], conversation: Conversation) -> byt
     return b"".join(note.feed(piece, n == last, conversation, 2) for n, piece in enumerate(pieces))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=6))
 def test_stream_is_the_same_but_for_its_usage_however_it_is_cut(cuts: list[int]) -> None:
     ends = [0, *sorted(cuts), len(STREAM)]
