@@ -44,6 +44,7 @@ from conserve_sglang.profiles import Profile, save_profile
 
 IDLE_S = 3.0
 _SETTLE_S = 2.0
+_WHOLE_BUDGET_S = 60.0  # with less, less of it is spent idle
 
 
 def run_profile(tier_map: TierMap, options: ProfileOptions, report: Report) -> tuple[Profiled, ...]:
@@ -159,7 +160,7 @@ async def _measure(
         if journal.num_found:
             report(f"going on from {journal.num_found} points in {path}")
         machine = machine_facts(dict(source.gpu_facts))
-        await _begin(journal, source)
+        await _begin(journal, source, options.budget_s)
         measures = stand.measures(source.track)
         wanted = options.sweeps & measures.keys()
         await run_sweep(
@@ -192,13 +193,14 @@ def _page(profile: Profile, path: Path, report: Report) -> Path | None:
         return None
 
 
-async def _begin(journal: Journal, source: PowerSource) -> None:
+async def _begin(journal: Journal, source: PowerSource, budget_s: float | None) -> None:
     """Measure what loaded workers draw that have nothing to do, unless an earlier run has."""
+    share = 1.0 if budget_s is None else min(1.0, max(0.2, budget_s / _WHOLE_BUDGET_S))
     if journal.num_found or source.track is None:
         journal.begin(None)
         return
-    await asyncio.sleep(_SETTLE_S)
+    await asyncio.sleep(_SETTLE_S * share)
     begin_s = time.monotonic()
-    await asyncio.sleep(IDLE_S)
+    await asyncio.sleep(IDLE_S * share)
     watts = await asyncio.to_thread(source.track.watts, begin_s, time.monotonic())
     journal.begin(watts)
