@@ -2,7 +2,8 @@
 
 from conserve_sglang.sim.alone import Alone, alone
 from conserve_sglang.sim.decode_log import GapRun, gap_percentile_s, mean_gap_s
-from conserve_sglang.sim.driver import Deployment, Simulation
+from conserve_sglang.sim.deployment import Deployment, WorkerLoss
+from conserve_sglang.sim.driver import Simulation
 from conserve_sglang.sim.from_tier_map import alone_tier, deployment_of, profiles_of
 from conserve_sglang.sim.perf_model import PerfModel, PowerModel
 from conserve_sglang.sim.power import ModelledEnergy, WorkerEnergy
@@ -35,6 +36,7 @@ __all__ = [
     "Tally",
     "TurnRecord",
     "WorkerEnergy",
+    "WorkerLoss",
     "alone",
     "alone_tier",
     "deployment_of",

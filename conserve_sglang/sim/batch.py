@@ -89,6 +89,20 @@ class DecodeBatch:
         if not heap or heap[0][0] > self.num_steps:
             return None
         run = heappop(heap)[2]
+        self._leave(run, now)
+        return run
+
+    def pop_all(self) -> list[TurnRun]:
+        """Take out all turns, as the steps so far left them: their worker is lost."""
+        runs = [run for _, _, run in self._heap]
+        for run in runs:
+            if run.joined_at_step < self.num_steps:
+                self._leave(run, self._last_end_s)
+        self._heap.clear()
+        self.kv_tokens = 0
+        return runs
+
+    def _leave(self, run: TurnRun, now: float) -> None:
         if run.wants_gaps:
             run.gaps += self._log.gaps(run.joined_at_step, run.token_at_s, self.num_steps)
         context = run.input_tokens + run.generated_tokens - run.joined_at_step
@@ -101,7 +115,6 @@ class DecodeBatch:
         run.generated_tokens += self.num_steps - run.joined_at_step
         run.token_at_s = now
         self.kv_tokens -= run.input_tokens + run.generated_tokens
-        return run
 
     def forget(self) -> None:
         """Now and then, let go of the log of steps that no running turn has seen."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from conserve_sglang.core.stats import percentile
+from conserve_sglang.sim.perf_model import run_length, steps_until
 
 
 class GapRun(NamedTuple):
@@ -35,6 +36,14 @@ class StepRun(NamedTuple):
     start_s: float
     step_s: float
     growth_s: float
+
+    def ended_by(self, now: float) -> "tuple[StepRun, float]":
+        """Those of its steps that have ended by then, and the seconds they took."""
+        num = steps_until(now - self.start_s, self.step_s, self.growth_s)
+        if run_length(num, self.step_s, self.growth_s) > now - self.start_s:
+            num -= 1
+        num = min(num, self.num_steps)
+        return self._replace(num_steps=num), run_length(num, self.step_s, self.growth_s)
 
 
 class DecodeLog:

@@ -15,7 +15,6 @@ from conserve_sglang.dispatch import (
     Command,
     ConversationEnded,
     Dispatcher,
-    DispatchSettings,
     Event,
     FailureCause,
     FirstToken,
@@ -27,16 +26,17 @@ from conserve_sglang.dispatch import (
     TurnArrived,
     TurnDone,
     TurnFailed,
+    TurnInterrupted,
+    WorkerLost,
     WorkerUp,
 )
-from conserve_sglang.policy import PlacementPolicy
+from conserve_sglang.sim.deployment import Deployment, WorkerLoss
 from conserve_sglang.sim.kernel import Kernel
 from conserve_sglang.sim.link import Links, moved_twice_s
 from conserve_sglang.sim.power import WorkerEnergy
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
 from conserve_sglang.sim.turn_run import TurnRun
 from conserve_sglang.sim.worker import SimWorker
-from conserve_sglang.sim.worker_spec import SimWorkerSpec
 from conserve_sglang.workload import ConversationPlan
 
 Sink = Callable[[ConversationRecord], None]
@@ -45,16 +45,6 @@ _CAUSES = {
     RefusalReason.PREFIX_MISSING: FailureCause.PREFIX_MISSING,
     RefusalReason.APPEND_TOO_LARGE: FailureCause.APPEND_TOO_LARGE,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """What is simulated. `says_goodbye`: clients tell the router when a conversation is over."""
-
-    workers: tuple[SimWorkerSpec, ...]
-    policy: PlacementPolicy
-    settings: DispatchSettings = field(default_factory=DispatchSettings)
-    says_goodbye: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +85,8 @@ class Simulation:
         }
         for worker in deployment.workers:
             self._tell(WorkerUp(spec=worker.spec), 0.0)
+        for loss in deployment.losses:
+            self.kernel.at(loss.at_s, partial(self._lose, loss))
 
     def run(self, conversations: Iterable[ConversationPlan]) -> float:
         """Play all conversations, which come in order of arrival; the time of the last event."""
@@ -207,8 +199,7 @@ class Simulation:
         elif isinstance(command, RejectTurn):
             run = self._runs.pop(command.turn_id)
             self._end(run, Outcome.REJECTED, now, command.reason.value)
-        else:
-            raise AssertionError("workers are not lost here, and clients wait for answers")
+        # Turns of a lost worker are aborted by `_notice`; circuit breakers are the router's.
 
     def _send(self, command: SendTurn, now: float) -> None:
         run = self._runs[command.turn_id]
@@ -244,15 +235,53 @@ class Simulation:
         )
 
         def arrived(now: float) -> None:
+            if run.heir is not None:
+                return
             prefiller.hold_copy(run.conversation_id, tokens)
             prefiller.prefill(run, now)
 
         self.kernel.at(arrives_at_s + moved_twice_s(run.input_tokens), arrived)
 
+    # workers that are lost
+
+    def _lose(self, loss: WorkerLoss, now: float) -> None:
+        self.workers[loss.worker_id].lose(now)
+        self.kernel.at(now + loss.noticed_after_s, partial(self._notice, loss))
+
+    def _notice(self, loss: WorkerLoss, now: float) -> None:
+        self._tell(WorkerLost(worker_id=loss.worker_id), now)
+        for run in [run for run in self._runs.values() if run.is_at_work]:
+            if loss.worker_id == run.command.decoder:
+                self._fail(run, FailureCause.DECODER_FAILED, now)
+            elif loss.worker_id == run.command.prefiller and not run.has_moved:
+                self._fail(run, FailureCause.PREFILLER_FAILED, now)
+        if loss.back_after_s is not None:
+            self.kernel.at(now + loss.back_after_s, partial(self._bring_back, loss))
+
+    def _bring_back(self, loss: WorkerLoss, now: float) -> None:
+        worker = self.workers[loss.worker_id]
+        worker.come_back()
+        self._tell(WorkerUp(spec=worker.spec), now)
+
+    def _fail(self, run: TurnRun, cause: FailureCause, now: float) -> None:
+        """An attempt has lost one of its workers: the turn goes on from what its client has."""
+        command = run.command
+        heir = self._runs[run.turn_id] = run.again()
+        if cause is FailureCause.PREFILLER_FAILED:
+            self.workers[command.decoder].drop_room(run, now)
+        elif command.prefiller is not None and not run.has_moved:
+            self.workers[command.prefiller].drop_prefill(run, now)
+        if cause is FailureCause.DECODER_FAILED and heir.told_tokens:
+            told = TurnInterrupted(turn_id=run.turn_id, output_tokens=heir.told_tokens)
+            self._tell(told, now)
+        else:
+            self._tell(TurnFailed(turn_id=run.turn_id, cause=cause), now)
+
     # what workers report
 
     def refused(self, run: TurnRun, refusal: Refusal, now: float) -> None:
         """A decoder will not prefill a local turn: to be placed again."""
+        run.is_at_work = False
         self._tell(TurnFailed(turn_id=run.turn_id, cause=_CAUSES[refusal.reason]), now)
 
     def prefilled(self, run: TurnRun, now: float) -> None:
@@ -283,8 +312,12 @@ class Simulation:
     def _moved(self, run: TurnRun, now: float) -> None:
         command = run.command
         assert command.prefiller is not None
-        self.workers[command.prefiller].sent(run, now)
-        self.workers[command.decoder].receive(run, now)
+        prefiller, decoder = self.workers[command.prefiller], self.workers[command.decoder]
+        if run.heir is not None or prefiller.is_lost or decoder.is_lost:
+            return
+        run.has_moved = True
+        prefiller.sent(run, now)
+        decoder.receive(run, now)
 
     def first_token(self, run: TurnRun, now: float) -> None:
         """A turn's first token is out."""
@@ -294,12 +327,12 @@ class Simulation:
         """A turn is answered whole."""
         del self._runs[run.turn_id]
         playing = self._playing[run.conversation_id]
-        playing.records.append(_turn_record(run, len(playing.records) + 1, now))
+        playing.records.append(run.record(len(playing.records) + 1, now))
         self._tell(
             TurnDone(
                 turn_id=run.turn_id,
-                prompt_tokens=run.input_tokens,
-                output_tokens=run.output_tokens,
+                prompt_tokens=run.input_tokens - run.told_tokens,
+                output_tokens=run.output_tokens + run.told_tokens,
                 cached_tokens=run.cached_tokens,
             ),
             now,
@@ -310,23 +343,3 @@ class Simulation:
         else:
             gap_s = playing.plan.turns[num_answered].gap_s
             self.kernel.at(now + gap_s, partial(self._ask, playing))
-
-
-def _turn_record(run: TurnRun, turn_index: int, now: float) -> TurnRecord:
-    command = run.command
-    return TurnRecord(
-        turn_index=turn_index,
-        arrived_at_s=run.arrived_at_s,
-        first_token_at_s=run.first_token_at_s,
-        last_token_at_s=now,
-        reason=command.reason,
-        prefiller=command.prefiller,
-        decoder=command.decoder,
-        input_tokens=run.input_tokens,
-        output_tokens=run.output_tokens,
-        cached_tokens=run.cached_tokens,
-        attempts=command.attempt,
-        prefill_at_s=run.prefill_at_s,
-        modelled_prefill_j=run.prefill_j,
-        modelled_decode_j=run.decode_j,
-    )

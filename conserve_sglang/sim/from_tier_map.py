@@ -10,7 +10,7 @@ from conserve_sglang.policy import make_policy
 from conserve_sglang.profiles import Profile, shipped_profile, shipped_profiles
 from conserve_sglang.profiles.knobs import with_knobs
 from conserve_sglang.profiles.published import a40_qwen3_0_6b
-from conserve_sglang.sim.driver import Deployment
+from conserve_sglang.sim.deployment import Deployment
 from conserve_sglang.sim.view import perf_model_of
 from conserve_sglang.sim.worker_spec import SimWorkerSpec
 

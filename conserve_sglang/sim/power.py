@@ -1,9 +1,12 @@
 """Modelled joules of simulated workers: by phase, and idle apart."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from conserve_sglang.core.ids import TierName, WorkerId
+from conserve_sglang.core.worker import WorkerSpec
+from conserve_sglang.sim.perf_model import PowerModel
+from conserve_sglang.sim.turn_run import TurnRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,51 @@ class Served:
     num_turns: int
     output_tokens: int
     counted_tokens: int
+
+
+class PrefillMeter:
+    """Joules of one worker's prefill steps, of whole prompts and of appends."""
+
+    __slots__ = ("append_j", "prefill_j")
+
+    def __init__(self) -> None:
+        self.prefill_j = 0.0
+        self.append_j = 0.0
+
+    def book(
+        self, batch: Sequence[tuple[TurnRun, int]], costs_s: Sequence[float], seconds: float
+    ) -> None:
+        """A prefill step, or a part of one: each prompt has its own watts, for its share of the
+        step, which is its cost by itself."""
+        stretch = seconds / sum(costs_s)
+        for (run, _), cost_s in zip(batch, costs_s, strict=True):
+            whole_s, whole_j = run.prefill_cost
+            joules = cost_s * stretch * whole_j / whole_s
+            run.book_prefill(joules)
+            if run.prefill_from:
+                self.append_j += joules
+            else:
+                self.prefill_j += joules
+
+    def energy(
+        self,
+        spec: WorkerSpec,
+        power: PowerModel | None,
+        decode_j: float,
+        busy_s: float,
+        window_s: float,
+    ) -> WorkerEnergy:
+        """The worker's whole account."""
+        return WorkerEnergy(
+            worker_id=spec.worker_id,
+            tier=spec.tier,
+            prefill_j=self.prefill_j,
+            append_prefill_j=self.append_j,
+            decode_j=decode_j,
+            idle_j=power.idle_w * max(0.0, window_s - busy_s) if power else 0.0,
+            busy_s=busy_s,
+            has_power=power is not None,
+        )
 
 
 def modelled_energy(workers: Iterable[WorkerEnergy], served: Served) -> ModelledEnergy | None:

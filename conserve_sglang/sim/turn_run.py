@@ -5,6 +5,7 @@ from conserve_sglang.core.local_turn import Refusal
 from conserve_sglang.dispatch import SendTurn
 from conserve_sglang.sim.decode_log import GapRun
 from conserve_sglang.sim.perf_model import Cost, PerfModel
+from conserve_sglang.sim.records import TurnRecord
 from conserve_sglang.workload import TurnPlan
 
 
@@ -16,7 +17,9 @@ class TurnRun:
     its room on the decoder. `prefill_cost`: of all its prefill, by itself. `prefill_at_s`: when
     its prefill began. `token_at_s`: the latest token's time when it last joined the batch.
     `prefill_j` and `decode_j` are of all attempts; `request_j`, `token_j` and `numbered_j` the
-    batch's sums when it joined.
+    batch's sums when it joined. `told_tokens` of its answer its client had before a worker was
+    lost, from `told_first_at_s` to `told_last_at_s`; they are part of the prompt since.
+    `is_at_work`: its workers have it. `heir` goes on with the turn when this attempt is lost.
     """
 
     __slots__ = (
@@ -28,9 +31,12 @@ class TurnRun:
         "first_token_at_s",
         "gaps",
         "generated_tokens",
+        "has_moved",
         "has_room",
+        "heir",
         "held_tokens",
         "input_tokens",
+        "is_at_work",
         "is_prefilled",
         "joined_at_step",
         "numbered_j",
@@ -44,11 +50,15 @@ class TurnRun:
         "shared_tokens",
         "token_at_s",
         "token_j",
+        "told_first_at_s",
+        "told_last_at_s",
+        "told_tokens",
         "turn_id",
         "wants_gaps",
     )
 
     command: SendTurn
+    heir: "TurnRun | None"
 
     def __init__(
         self, turn_id: TurnId, conversation_id: ConversationId, plan: TurnPlan, arrived_at_s: float
@@ -59,6 +69,10 @@ class TurnRun:
         self.output_tokens = plan.output_tokens
         self.shared_tokens = plan.shared_tokens
         self.arrived_at_s = arrived_at_s
+        self.is_at_work = False
+        self.heir = None
+        self.told_tokens = 0
+        self.told_first_at_s = self.told_last_at_s = 0.0
         self.wants_gaps = False
         self.prefill_j = 0.0
         self.decode_j = 0.0
@@ -69,6 +83,8 @@ class TurnRun:
     def begin(self, command: SendTurn) -> None:
         """Start an attempt."""
         self.command = command
+        self.is_at_work = True
+        self.has_moved = command.prefiller is None
         self.cached_tokens = 0
         self.prefill_from = 0
         self.position = 0
@@ -80,6 +96,64 @@ class TurnRun:
         self.prefill_at_s = 0.0
         self.first_token_at_s = 0.0
         self.token_at_s = 0.0
+
+    def begin_answer(self, now: float) -> None:
+        """The attempt's first token is out: the turn's first one, or the next after a loss."""
+        self.generated_tokens = 1
+        self.token_at_s = now
+        if self.told_tokens == 0:
+            self.first_token_at_s = now
+            return
+        self.first_token_at_s = self.told_first_at_s
+        if self.wants_gaps:
+            self.gaps += (GapRun(now - self.told_last_at_s, 0.0, 1),)
+
+    def again(self) -> "TurnRun":
+        """What is left of the turn, now that this attempt's worker is lost: its prompt and the
+        tokens its client has are the new prompt. Joules booked on this one are its heir's."""
+        heir = TurnRun.__new__(TurnRun)
+        heir.turn_id, heir.conversation_id = self.turn_id, self.conversation_id
+        heir.input_tokens = self.input_tokens + self.generated_tokens
+        heir.output_tokens = self.output_tokens - self.generated_tokens
+        heir.shared_tokens, heir.arrived_at_s = self.shared_tokens, self.arrived_at_s
+        heir.wants_gaps, heir.gaps = self.wants_gaps, self.gaps
+        heir.prefill_j, heir.decode_j = self.prefill_j, self.decode_j
+        heir.prefill_cost = Cost(0.0, 0.0)
+        heir.request_j = heir.token_j = heir.numbered_j = 0.0
+        heir.told_tokens = self.told_tokens + self.generated_tokens
+        is_new = self.generated_tokens > 0
+        heir.told_first_at_s = self.first_token_at_s if is_new else self.told_first_at_s
+        heir.told_last_at_s = self.token_at_s if is_new else self.told_last_at_s
+        heir.is_at_work, heir.heir = False, None
+        self.heir = heir
+        return heir
+
+    def book_prefill(self, joules: float) -> None:
+        """Joules of its prefill; of what outlived it, its heir's."""
+        run = self
+        while run.heir is not None:
+            run = run.heir
+        run.prefill_j += joules
+
+    def record(self, turn_index: int, now: float) -> TurnRecord:
+        """What is written down of it; its last token came now."""
+        command = self.command
+        return TurnRecord(
+            turn_index=turn_index,
+            arrived_at_s=self.arrived_at_s,
+            first_token_at_s=self.first_token_at_s,
+            last_token_at_s=now,
+            reason=command.reason,
+            prefiller=command.prefiller,
+            decoder=command.decoder,
+            input_tokens=self.input_tokens - self.told_tokens,
+            output_tokens=self.output_tokens + self.told_tokens,
+            cached_tokens=self.cached_tokens,
+            attempts=command.attempt,
+            prefill_at_s=self.prefill_at_s,
+            modelled_prefill_j=self.prefill_j,
+            modelled_decode_j=self.decode_j,
+        )
 
     @property
     def is_prefilled_apart(self) -> bool:

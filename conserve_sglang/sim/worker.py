@@ -21,7 +21,7 @@ from conserve_sglang.sim.decode_log import StepRun
 from conserve_sglang.sim.kernel import Kernel
 from conserve_sglang.sim.kv_pool import KvPool
 from conserve_sglang.sim.perf_model import run_length, steps_until
-from conserve_sglang.sim.power import WorkerEnergy
+from conserve_sglang.sim.power import PrefillMeter, WorkerEnergy
 from conserve_sglang.sim.turn_run import TurnRun
 from conserve_sglang.sim.worker_spec import Reports, SimWorkerSpec
 
@@ -47,12 +47,13 @@ class SimWorker:
         self._open: TurnRun | None = None  # prefilled in part
         self._prefilling: list[tuple[TurnRun, int]] = []  # in prefill now, and up to where
         self._costs_s: list[float] = []  # of each of them by itself
-        self._prefill_j, self._append_j = 0.0, 0.0
+        self._meter = PrefillMeter()
         self._batch = DecodeBatch()
         self._steps = StepRun(0, 0, 0.0, 0.0, 0.0, 0.0)  # in decode now
         self._action_start_s = 0.0
         self._wake_at_s: float | None = None
         self._is_planning = False
+        self.is_lost = False
 
     # what comes in
 
@@ -62,6 +63,8 @@ class SimWorker:
 
     def prefill(self, run: TurnRun, now: float) -> None:
         """Queue a turn whose prompt is prefilled here; a local one may be refused at once."""
+        if self.is_lost:
+            return
         refusal = run.refusal(self.pool.resident(run.conversation_id))
         if refusal is not None:
             self._reports.refused(run, refusal, now)
@@ -71,11 +74,15 @@ class SimWorker:
 
     def reserve(self, run: TurnRun, now: float) -> None:
         """Hold room for a turn that is prefilled elsewhere, as soon as there is any."""
+        if self.is_lost:
+            return
         self._wants_room.append(run)
         self._give_room(now)
 
     def receive(self, run: TurnRun, now: float) -> None:
         """A turn's KV has arrived."""
+        if self.is_lost or run.heir is not None:
+            return
         self._arrived.append(run)
         self._look_up(now)
 
@@ -96,6 +103,56 @@ class SimWorker:
     def release(self, conversation_id: ConversationId) -> None:
         """Let go of an idle conversation's KV."""
         self.pool.drop(conversation_id)
+
+    # loss
+
+    def lose(self, now: float) -> None:
+        """Stop where it is: what is in its batch has the tokens of the steps that ended, and the
+        rest is void. A decode step that was cut is booked as idle."""
+        if self._prefilling:
+            self._book_prefill(now)
+        elif self._wake_at_s is not None:
+            ended, seconds = self._steps.ended_by(now)
+            if ended.num_steps > 0:
+                self.busy_s += seconds
+                self._batch.advance(ended, ended.start_s + seconds, self.perf.power)
+        self._batch.pop_all()
+        self._waiting.clear()
+        self._wants_room.clear()
+        self._arrived.clear()
+        self._open, self._prefilling, self._wake_at_s = None, [], None
+        self.pool = KvPool(self.pool.capacity)
+        self.is_lost = True
+
+    def come_back(self) -> None:
+        """It is there again, and empty."""
+        self.is_lost = False
+
+    def drop_prefill(self, run: TurnRun, now: float) -> None:
+        """The decoder of a turn that is prefilled here is lost. A step it is part of is ended."""
+        if self.is_lost:
+            return
+        if run in self._waiting:
+            self._waiting.remove(run)
+        elif self._open is run:
+            self._open = None
+            self.pool.give_back(run.conversation_id, run.input_tokens, 0)
+        elif run.is_prefilled:
+            self.sent(run, now)
+        if self._wants_room:
+            self._give_room(now)
+        self._look_up(now)
+
+    def drop_room(self, run: TurnRun, now: float) -> None:
+        """The prefiller of a turn that has, or waits for, room here is lost."""
+        if self.is_lost:
+            return
+        if run in self._wants_room:
+            self._wants_room.remove(run)
+        elif run.held_tokens:
+            self.pool.give_back(run.conversation_id, run.held_tokens, run.cached_tokens)
+        self._give_room(now)
+        self._look_up(now)
 
     # steps
 
@@ -200,54 +257,37 @@ class SimWorker:
         return self._max_running - len(self._batch) - len(self._prefilling)
 
     def _end_prefill(self, now: float) -> None:
-        self.busy_s += now - self._action_start_s
-        if self.perf.power is not None:
-            self._book_prefill(now - self._action_start_s)
+        self._book_prefill(now)
         batch, self._prefilling = self._prefilling, []
         self._decode_due = self._interval
         for run, until in batch:
             run.position = until
-            if until < run.input_tokens:
+            if run.heir is not None:  # its decoder was lost meanwhile
+                self.pool.give_back(run.conversation_id, run.input_tokens, 0)
+            elif until < run.input_tokens:
                 self._open = run
             elif run.is_prefilled_apart:
                 self._reports.prefilled(run, now)
             else:
                 self._begin_answer(run, now)
 
-    def _book_prefill(self, seconds: float) -> None:
-        """A prefill step's joules: each prompt's own watts, for its share of the step."""
-        costs = self._costs_s
-        stretch = 1.0 if len(costs) == 1 else seconds / sum(costs)
-        for (run, _), cost_s in zip(self._prefilling, costs, strict=True):
-            whole_s, whole_j = run.prefill_cost
-            joules = cost_s * stretch * whole_j / whole_s
-            run.prefill_j += joules
-            if run.prefill_from:
-                self._append_j += joules
-            else:
-                self._prefill_j += joules
-
     def energy(self, window_s: float) -> WorkerEnergy:
         """What it has used by now, of a window that holds all of its work."""
-        power = self.perf.power
-        return WorkerEnergy(
-            worker_id=self.spec.worker_id,
-            tier=self.spec.tier,
-            prefill_j=self._prefill_j,
-            append_prefill_j=self._append_j,
-            decode_j=self._batch.decode_j,
-            idle_j=power.idle_w * max(0.0, window_s - self.busy_s) if power else 0.0,
-            busy_s=self.busy_s,
-            has_power=power is not None,
-        )
+        decode_j = self._batch.decode_j
+        return self._meter.energy(self.spec, self.perf.power, decode_j, self.busy_s, window_s)
+
+    def _book_prefill(self, now: float) -> None:
+        seconds = now - self._action_start_s
+        self.busy_s += seconds
+        if self.perf.power is not None:
+            self._meter.book(self._prefilling, self._costs_s, seconds)
 
     # decode
 
     def _begin_answer(self, run: TurnRun, now: float) -> None:
         """The first token is out, or a retracted turn is back; more come with decode steps."""
         if run.generated_tokens == 0:
-            run.generated_tokens = 1
-            run.first_token_at_s = run.token_at_s = now
+            run.begin_answer(now)
             self._reports.first_token(run, now)
         self._go_on(run, now)
 
