@@ -23,6 +23,10 @@ def energy(
     recording: Annotated[
         Path | None, typer.Option("--recording", metavar="FILE", help="What replay plays.")
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="Write what is read meanwhile, to replay."),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option("--profile", metavar="NAME", help="What model makes its numbers from."),
@@ -30,15 +34,18 @@ def energy(
     as_json: JsonOption = False,
 ) -> None:
     """List the energy counters of this machine's devices, their limits, and permissions."""
+    from conserve_sglang.core.errors import ConfigError
     from conserve_sglang.energy.choose import modelled_device, open_meter
     from conserve_sglang.energy.survey import survey
 
     from .energy_view import print_survey
 
     with clean_failure():
+        if record is not None and not seconds:
+            raise ConfigError("--record: nothing is read for a while; add --seconds N")
         opened = (
             modelled_device(profile)
             if meter == "model"
             else open_meter(meter, recording=None if recording is None else str(recording))
         )
-        print_survey(survey(opened, seconds), as_json=as_json)
+        print_survey(survey(opened, seconds, record), as_json=as_json)

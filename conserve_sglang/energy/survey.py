@@ -1,7 +1,7 @@
 """What can be measured on this machine, and what may be set."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +9,11 @@ from conserve_sglang.core.errors import MeterError
 from conserve_sglang.energy.choose import open_meter
 from conserve_sglang.energy.meter import Device, Meter, Reading, Window, windows
 from conserve_sglang.energy.nvml import NvmlMeter, PowerLimits
+from conserve_sglang.energy.replay import record
 from conserve_sglang.energy.zeus import ZeusMeter
 
 _CAP_SYS_ADMIN = 21
+RECORD_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +38,22 @@ class Survey:
     problems: tuple[str, ...] = ()
 
 
-def survey(meter: Meter | None = None, seconds: float = 0.0) -> Survey:
+def survey(
+    meter: Meter | None = None, seconds: float = 0.0, record_to: Path | None = None
+) -> Survey:
     """Look at every device of a meter, by default all there are; it is closed.
 
-    With `seconds` also measure for so long. Only reads, and blocks. Raises `MeterError` where there
-    is nothing to measure.
+    With `seconds` also measure for so long, and write what was read meanwhile as a recording, if
+    asked to. Only reads, and blocks. Raises `MeterError` where there is nothing to measure.
     """
     meter = open_meter() if meter is None else meter
     try:
         if isinstance(meter, NvmlMeter | ZeusMeter):
             meter.measure_periods()
-        before = meter.read()
-        if seconds:
-            time.sleep(seconds)
-        after = meter.read()
+        moments = list(_readings(meter, seconds, RECORD_EVERY_S if record_to else seconds))
+        if record_to is not None:
+            _record(record_to, meter, moments)
+        before, after = moments[0], moments[-1]
         used = windows(before, after) if seconds else {}
         limits = _limits(meter)
         return Survey(
@@ -68,6 +72,22 @@ def survey(meter: Meter | None = None, seconds: float = 0.0) -> Survey:
         )
     finally:
         meter.close()
+
+
+def _readings(meter: Meter, seconds: float, every_s: float) -> Iterator[Mapping[str, Reading]]:
+    """One at the beginning, one at the end, and some between."""
+    yield meter.read()
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(every_s, left_s))
+        yield meter.read()
+
+
+def _record(path: Path, meter: Meter, moments: list[Mapping[str, Reading]]) -> None:
+    try:
+        record(path, meter.devices(), moments)
+    except OSError as error:
+        raise MeterError(f"--record {path}: cannot be written: {error.strerror}") from error
 
 
 def _limits(meter: Meter) -> Mapping[str, PowerLimits | None]:

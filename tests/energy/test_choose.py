@@ -73,3 +73,25 @@ def test_command_plays_a_recording(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text(ROWS)
     out = run_cli("energy", "--meter", "replay", "--recording", tmp_path / "r.csv").out
     assert "recorded: a counter" in out
+
+
+def test_what_was_measured_can_be_recorded_and_played_again(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    (tmp_path / "r.csv").write_text(ROWS)
+    copy = tmp_path / "copy.csv"
+    replay = ("energy", "--meter", "replay", "--recording")
+    ran = run_cli(*replay, tmp_path / "r.csv", "--seconds", "0.3", "--record", copy)
+    assert ran.code == 0
+    assert copy.read_text().splitlines()[1].startswith("0.0,g0,gpu,A GPU,0.0,50.0,")
+    assert run_cli(*replay, copy).code == 0
+
+
+def test_modelled_numbers_are_not_recorded(run_cli: RunCli, tmp_path: Path) -> None:
+    model = ("energy", "--meter", "model", "--profile", "l4-qwen3-0.6b")
+    ran = run_cli(*model, "--seconds", "0.1", "--record", tmp_path / "r.csv")
+    assert ran.code == 1
+    assert "only measured is recorded" in ran.err
+    ran = run_cli(*model, "--record", tmp_path / "r.csv")
+    assert ran.code == 2
+    assert "--seconds" in ran.err
