@@ -13,7 +13,11 @@ from conserve_sglang.core.latency import TurnTimes, conversation_e2e_s, ttfet_s
 
 @dataclass(slots=True)
 class PlayedTurn:
-    """One answered turn. Worker names come from the router's response headers, if it has any."""
+    """One answered turn. Worker names come from the router's response headers, if it has any.
+
+    `times` are of what a client can use, text and tool calls; `event_at_s` are those of all events:
+    the first comes with the first token, also where a call is told only when its name is whole.
+    """
 
     text: str
     calls: list[ToolCall]
@@ -24,6 +28,12 @@ class PlayedTurn:
     prefiller: str | None
     decoder: str | None
     reason: str | None
+    event_at_s: tuple[float, ...] = ()
+
+    @property
+    def event_times(self) -> TurnTimes:
+        """Arrival and all events."""
+        return TurnTimes(arrived_at_s=self.times.arrived_at_s, token_at_s=self.event_at_s)
 
     @property
     def output(self) -> tuple[str, list[ToolCall]]:
@@ -57,6 +67,7 @@ class _Answer:
     calls: dict[int, list[str]] = field(default_factory=dict)
     call_ids: dict[int, str] = field(default_factory=dict)
     token_at_s: list[float] = field(default_factory=list)
+    event_at_s: list[float] = field(default_factory=list)
     usage: Any = None
 
     def take(self, chunk: Any) -> None:
@@ -64,6 +75,7 @@ class _Answer:
             self.usage = chunk.usage
         if not chunk.choices:
             return
+        self.event_at_s.append(time.monotonic())
         delta = chunk.choices[0].delta
         if delta.content or delta.tool_calls:
             self.token_at_s.append(time.monotonic())
@@ -86,10 +98,11 @@ async def play_all(base_url: str, model: str, tickets: list[Ticket]) -> list[Pla
     async with AsyncOpenAI(
         base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=120
     ) as client:
-        return await asyncio.gather(*[_play(client, model, ticket) for ticket in tickets])
+        return await asyncio.gather(*[play_one(client, model, ticket) for ticket in tickets])
 
 
-async def _play(client: AsyncOpenAI, model: str, ticket: Ticket) -> PlayedConversation:
+async def play_one(client: AsyncOpenAI, model: str, ticket: Ticket) -> PlayedConversation:
+    """Play one conversation to its end, with a client that others may use too."""
     conversation = PlayedConversation(ticket.number)
     messages: list[Any] = list(ticket.opening)
     for turn_index in range(1, NUM_TURNS + 1):
@@ -99,7 +112,7 @@ async def _play(client: AsyncOpenAI, model: str, ticket: Ticket) -> PlayedConver
             messages=messages,
             stream=True,
             stream_options={"include_usage": True},
-            **request_options(turn_index),
+            **request_options(turn_index, ticket.tools),
         )
         answer = _Answer()
         async for chunk in raw.parse():
@@ -122,6 +135,7 @@ def _played(answer: _Answer, arrived_at_s: float, headers: Any) -> PlayedTurn:
         prefiller=headers.get("x-conserve-prefiller"),
         decoder=headers.get("x-conserve-decoder"),
         reason=headers.get("x-conserve-reason"),
+        event_at_s=tuple(answer.event_at_s),
     )
 
 

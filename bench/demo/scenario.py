@@ -7,6 +7,7 @@ agents send it: it stands at the front of the prompt, so changing it would chang
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +71,11 @@ MAX_CALL_TOKENS = 120
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One conversation: its number and its opening messages."""
+    """One conversation: its number, its opening messages, and the tools of all its turns."""
 
     number: int
     opening: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = tuple(TOOLS)
 
 
 def tickets() -> list[Ticket]:
@@ -90,9 +92,9 @@ def tickets() -> list[Ticket]:
     ]
 
 
-def request_options(turn_index: int) -> dict[str, Any]:
+def request_options(turn_index: int, tools: Sequence[dict[str, Any]] = TOOLS) -> dict[str, Any]:
     """What a turn (counted from 1) asks of the model, beside its messages."""
-    options: dict[str, Any] = {"temperature": 0, "tools": TOOLS}
+    options: dict[str, Any] = {"temperature": 0, "tools": list(tools)}
     if turn_index <= NUM_TOOL_TURNS:
         options |= {"tool_choice": "required", "parallel_tool_calls": False}
         options["max_tokens"] = MAX_CALL_TOKENS

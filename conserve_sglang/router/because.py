@@ -15,12 +15,16 @@ _PLACED = {
     PlacementReason.EVERY_TURN: "this policy sends every turn through a prefiller",
     PlacementReason.STICKY: "this policy keeps the conversation on one worker",
     PlacementReason.ROTATION: "this policy rotates turns over the workers",
+    PlacementReason.SPILLED: "the prefillers had too much before them, so {decoder} prefilled it",
+    PlacementReason.KEPT_ON_PREFILLER: "{decoder}, which prefilled it, had room to decode it too",
+    PlacementReason.OFFLOADED: "this policy sends this append to a prefiller",
 }
 _REJECTED = {
     RejectReason.TOO_LONG: "no worker's KV pool is large enough for the prompt",
     RejectReason.QUEUE_FULL: "too many turns were waiting",
     RejectReason.QUEUE_TIMEOUT: "no place became free before its deadline",
     RejectReason.RETRIES_SPENT: "every attempt failed",
+    RejectReason.TOO_MANY_CONVERSATIONS: "too many conversations were live, none of them idle",
     RejectReason.CONVERSATION_ENDED: "the conversation was ended while the turn was open",
 }
 _FAILED = {

@@ -1,0 +1,1 @@
+"""How far is the simulator from real servers, policy by policy?"""
