@@ -22,7 +22,13 @@ RateOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same result to the last bit.")]
 PolicyOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Instead of the tier map's policy.")
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Instead of the tier map's policy; again for more, to compare them."
+    ),
+]
+FiguresOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where figures go (SVG), one line a policy.")
 ]
 MaxTurnsOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Cut conversations after N turns.")
@@ -85,6 +91,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     fitting: FittingOption = None,
     kv_capacity_tokens: KvCapacityOption = None,
     profile: ProfileOption = None,
+    figures: FiguresOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play conversations on simulated workers of a tier map; nothing is started.
@@ -93,8 +100,9 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     """
     from conserve_sglang.traces import Source
 
+    from .simulate_compare import documents, print_comparison, write_figures
     from .simulate_run import run
-    from .simulate_view import as_document, print_summary
+    from .simulate_view import print_summary
 
     with clean_failure():
         source = Source(
@@ -112,8 +120,16 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             window_tokens=window,
             fitting=fitting,
         )
-        result = run(tier_map, source, policy, kv_capacity_tokens, profile or ())
+        names: list[str | None] = [*dict.fromkeys(policy or ())] or [None]
+        wanted = (kv_capacity_tokens, profile or (), figures is not None)
+        results = [run(tier_map, source, name, *wanted) for name in names]
+        written = [] if figures is None else write_figures(figures, results)
     if as_json:
-        typer.echo(json.dumps(as_document(result), indent=2))
-    else:
+        typer.echo(json.dumps(documents(results), indent=2))
+        return
+    for result in results if len(results) == 1 else ():
         print_summary(result)
+    if len(results) > 1:
+        print_comparison(results)
+    for path in written:
+        typer.echo(f"figure: {path}")

@@ -1,12 +1,14 @@
 """From options to a simulation's summary."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conserve_sglang.core.tier import PolicyChoice, TierMap
+from conserve_sglang.planning.power_log import PowerLog
 from conserve_sglang.profiles import Profile, open_profile
 from conserve_sglang.sim import (
+    ConversationRecord,
     Deployment,
     PerfModel,
     Simulation,
@@ -21,6 +23,11 @@ from conserve_sglang.tiermap import load_tier_map
 from conserve_sglang.traces import BadLine, Source, draw
 from conserve_sglang.workload import ConversationPlan
 
+from .simulate_watch import Latencies, progress
+
+NUM_BINS = 60
+"""Of the power over the time in which conversations arrive."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -28,6 +35,7 @@ class Result:
 
     `perf` is what conversations run alone are computed with, `profiles` each tier's; `notes` says
     for which tier another one's was taken.
+    `latencies` and `watts` (of each tier over time, if asked for) are what figures are drawn of.
     `num_left_out`: conversations whose turn 1 is larger than the window. `scaling` says how their
     lengths were scaled to it; empty if they were not.
     """
@@ -44,6 +52,8 @@ class Result:
     scaling: str
     num_kv_transfers: int
     summary: Summary
+    latencies: Latencies
+    watts: Mapping[str, Sequence[tuple[float, float]]]
 
 
 def run(
@@ -52,6 +62,7 @@ def run(
     policy: str | None,
     kv_capacity_tokens: int | None,
     wanted: Sequence[str] = (),
+    wants_watts: bool = False,
 ) -> Result:
     """Simulate, with the wanted profiles where they fit. Raises ConfigError for options that do
     not fit together."""
@@ -61,7 +72,7 @@ def run(
     perf = perf_model_of(profiles[alone_tier(tier_map)])
     deployment = deployment_of(tier_map, profiles, choice, kv_capacity_tokens)
     drawn = draw(source)
-    summary, num_kv_transfers = _play(deployment, perf, drawn.conversations)
+    played = _play(deployment, perf, drawn.conversations, choice.name, wants_watts)
     return Result(
         tier_map=str(path),
         policy=choice.name,
@@ -73,8 +84,10 @@ def run(
         bad_lines=drawn.bad_lines,
         num_left_out=drawn.num_left_out,
         scaling=drawn.scaling,
-        num_kv_transfers=num_kv_transfers,
-        summary=summary,
+        num_kv_transfers=played.num_kv_transfers,
+        summary=played.summary,
+        latencies=played.latencies,
+        watts=played.watts,
     )
 
 
@@ -84,10 +97,36 @@ def _policy(tier_map: TierMap, name: str | None) -> PolicyChoice:
     return PolicyChoice(name=name, params={})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Played:
+    summary: Summary
+    num_kv_transfers: int
+    latencies: Latencies
+    watts: Mapping[str, Sequence[tuple[float, float]]]
+
+
 def _play(
-    deployment: Deployment, perf: PerfModel, plans: Iterable[ConversationPlan]
-) -> tuple[Summary, int]:
-    tally = Tally(perf)
-    simulation = Simulation(deployment, tally)
-    simulation.run(plans)
-    return tally.summary(simulation), simulation.links.num_transfers
+    deployment: Deployment,
+    perf: PerfModel,
+    plans: Sequence[ConversationPlan],
+    name: str,
+    wants_watts: bool,
+) -> _Played:
+    tally, latencies = Tally(perf), Latencies()
+    with progress(name, len(plans)) as told:
+
+        def sink(record: ConversationRecord) -> None:
+            tally(record)
+            latencies(record)
+            told(record)
+
+        simulation = Simulation(deployment, sink)
+        bin_s = (plans[-1].arrived_at_s - plans[0].arrived_at_s) / NUM_BINS if plans else 0.0
+        log = PowerLog(simulation, bin_s if wants_watts else 0.0)
+        simulation.run(plans)
+    return _Played(
+        summary=tally.summary(simulation),
+        num_kv_transfers=simulation.links.num_transfers,
+        latencies=latencies,
+        watts=log.watts,
+    )

@@ -8,6 +8,7 @@ from conserve_sglang.planning.inventory import GpuTier, Inventory
 from conserve_sglang.profiles import Profile
 from conserve_sglang.profiles.knobs import with_knobs
 from conserve_sglang.sim import perf_model_of
+from conserve_sglang.sim.from_tier_map import DEFAULT_CHUNK_TOKENS
 
 CAP_SHARES = (0.9, 0.8, 0.7, 0.6)
 """Caps that are tried where the inventory names none, as shares of the rated power. Lower ones are
@@ -107,7 +108,7 @@ def _hardware(tier: GpuTier, profile: Profile, base: str) -> Hardware:
         peak_w=peak,
         rated_w=rated,
         kv_capacity_tokens=pool,
-        chunk_tokens=_flag(tier, "chunked-prefill-size") or profile.chunk_tokens or 8192,
+        chunk_tokens=_flag(tier, "chunked-prefill-size") or DEFAULT_CHUNK_TOKENS,
         max_running=_flag(tier, "max-running-requests") or 256,
     )
 

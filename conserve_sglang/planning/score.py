@@ -10,6 +10,7 @@ from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role, WorkerSpec
 from conserve_sglang.planning.hardware import Hardware
 from conserve_sglang.planning.load import Load
+from conserve_sglang.planning.power_log import PowerLog
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.request import Targets
 from conserve_sglang.policy import make_policy
@@ -154,35 +155,6 @@ def simulate(fleet: Fleet, load: Load, rate_per_s: float, targets: Targets, seed
             for tier, points in log.watts.items()
         },
     )
-
-
-class PowerLog:
-    """Watts of each tier over a simulation's time, in bins of `bin_s`; a decode run's joules are
-    booked at its end, so bins are no finer than that."""
-
-    def __init__(self, simulation: Simulation, bin_s: float) -> None:
-        self.watts: dict[str, list[tuple[float, float]]] = {}
-        self._simulation, self._bin_s = simulation, bin_s
-        self._before: dict[str, tuple[float, float]] = {}
-        if bin_s > 0:
-            simulation.kernel.at(bin_s, self._look)
-
-    def _look(self, now: float) -> None:
-        spent: dict[str, tuple[float, float]] = {}
-        idle_w: dict[str, list[float]] = {}
-        for worker in self._simulation.energy(0.0):
-            joules, busy_s = spent.get(worker.tier, (0.0, 0.0))
-            spent[worker.tier] = joules + worker.total_j, busy_s + worker.busy_s
-            power = self._simulation.workers[worker.worker_id].perf.power
-            idle_w.setdefault(worker.tier, []).append(power.idle_w if power else 0.0)
-        for tier, (joules, busy_s) in spent.items():
-            joules_before, busy_before = self._before.get(tier, (0.0, 0.0))
-            idle_s = max(0.0, len(idle_w[tier]) * self._bin_s - (busy_s - busy_before))
-            idle_j = idle_s * sum(idle_w[tier]) / len(idle_w[tier])
-            watts = (joules - joules_before + idle_j) / self._bin_s
-            self.watts.setdefault(tier, []).append((now, watts))
-        self._before = spent
-        self._simulation.kernel.at(now + self._bin_s, self._look)
 
 
 def _window_s(records: Sequence[ConversationRecord]) -> float:

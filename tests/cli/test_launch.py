@@ -10,9 +10,10 @@ import pytest
 from .conftest import RunCli
 
 MAPS = Path(__file__).parents[2] / "tier_maps"
+TWO_MACHINES = Path(__file__).parents[1] / "maps" / "two_machines.yaml"
 
 
-@pytest.mark.parametrize("name", ["cpu_local", "one_gpu", "a40_l4", "a40_capped"])
+@pytest.mark.parametrize("name", ["cpu_local", "one_gpu", "a40_l4", "h100_l4", "a40_capped"])
 def test_a_dry_run_prints_every_command_without_any_gpu(run_cli: RunCli, name: str) -> None:
     ran = run_cli("launch", "--tier-map", MAPS / f"{name}.yaml", "--dry-run")
     assert (ran.code, ran.err) == (0, "")
@@ -31,7 +32,7 @@ def test_a_dry_run_says_which_caps_would_be_set(run_cli: RunCli) -> None:
 
 
 def test_a_dry_run_as_json(run_cli: RunCli) -> None:
-    ran = run_cli("launch", "--tier-map", MAPS / "a40_l4.yaml", "--dry-run", "--json")
+    ran = run_cli("launch", "--tier-map", TWO_MACHINES, "--dry-run", "--json")
     document = json.loads(ran.out)
     assert [row["host"] for row in document["processes"]][:2] == ["a40-box", "l4-box"]
     assert document["processes"][0]["argv"][:3] == ["python3", "-m", "sglang.launch_server"]
@@ -49,7 +50,7 @@ def test_a_dry_run_keeps_secrets(run_cli: RunCli, tmp_path: Path, as_json: list[
 
 
 def test_another_machines_map_is_exit_code_2(run_cli: RunCli) -> None:
-    ran = run_cli("launch", "--tier-map", MAPS / "a40_l4.yaml", "--host", socket.gethostname())
+    ran = run_cli("launch", "--tier-map", TWO_MACHINES, "--host", socket.gethostname())
     assert ran.code == 2
     assert "its hosts are a40-box, l4-box" in ran.err
 

@@ -64,13 +64,14 @@ def test_joules_are_told_as_modelled_and_sum_up(run_cli: RunCli) -> None:
 
 def test_each_tier_is_played_by_the_profile_of_its_gpu_and_model(run_cli: RunCli) -> None:
     options = ("--synthetic", 5, "--rate", 0.1, "--window", 8000, "--fitting", 0.9)
-    ran = run_cli("simulate", "--tier-map", ROOT / "tier_maps" / "a40_l4.yaml", *options, "--json")
+    ran = run_cli(
+        "simulate", "--tier-map", ROOT / "tests" / "maps" / "two_machines.yaml", *options, "--json"
+    )
     document = json.loads(ran.out)
     assert document["unit_costs"]["l4"]["name"] == "l4-qwen3-8b"
     assert document["unit_costs"]["l4"]["is_estimated"] is True
-    assert document["notes"] == [
-        "tier a40: no profile of A40 with Qwen/Qwen3-8B (tp 1); played as a40-qwen3-0.6b-300w"
-    ]
+    assert document["unit_costs"]["a40"]["name"] == "a40-qwen3-8b"
+    assert document["notes"] == []
 
 
 def test_a_profile_of_ones_own_is_preferred(run_cli: RunCli, tmp_path: Path) -> None:
@@ -130,3 +131,37 @@ def test_claude_code_conversations_are_scaled_to_a_window_and_that_is_stated(
     scaled = " ".join(line.strip() for line in ran.out.splitlines())
     assert "scaled: all lengths times 0." in scaled
     assert "80% of the conversations fit whole in 32,768 tokens" in scaled
+
+
+def test_policies_are_compared_and_drawn(run_cli: RunCli, tmp_path: Path) -> None:
+    policies = ("--policy", "conserve", "--policy", "colocated")
+    ran = run_cli(*SYNTHETIC, *policies, "--figures", tmp_path / "figures")
+    assert (ran.code, ran.err) == (0, "")
+    assert "all of it modelled" in ran.out
+    rows = [line.split("│") for line in ran.out.splitlines() if line.startswith("│")]
+    assert [row[1].strip() for row in rows] == ["conserve", "colocated"]
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"ttfet.svg", "last_turn_tbt.svg", "e2e.svg", "tokens_per_joule.svg"} <= names
+    assert {"power_conserve.svg", "power_colocated.svg"} <= names
+    assert "colocated" in (tmp_path / "figures" / "ttfet.svg").read_text()
+
+
+def test_compared_runs_are_the_same_as_runs_alone(run_cli: RunCli) -> None:
+    policies = ("--policy", "conserve", "--policy", "colocated")
+    both = json.loads(run_cli(*SYNTHETIC, *policies, "--json").out)
+    assert both["modelled"] is True
+    for run in both["runs"]:
+        alone = run_cli(*SYNTHETIC, "--policy", run["policy"], "--json")
+        assert json.loads(alone.out) == run
+
+
+def test_figures_do_not_change_the_run(run_cli: RunCli, tmp_path: Path) -> None:
+    drawn = run_cli(*SYNTHETIC, "--figures", tmp_path, "--json").out
+    assert drawn == run_cli(*SYNTHETIC, "--json").out
+
+
+def test_a_folder_that_cannot_be_written_is_exit_code_2(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = run_cli(*SYNTHETIC, "--figures", tmp_path / "file")
+    assert ran.code == 2
+    assert "cannot be written" in ran.err

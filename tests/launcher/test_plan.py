@@ -22,10 +22,11 @@ from conserve_sglang.launcher.plan import (
 from conserve_sglang.tiermap import load_tier_map
 
 MAPS = Path(__file__).parents[2] / "tier_maps"
+TWO_MACHINES = Path(__file__).parents[1] / "maps" / "two_machines.yaml"
 
 
-def a40_l4() -> TierMap:
-    return load_tier_map(MAPS / "a40_l4.yaml")
+def two_machines() -> TierMap:
+    return load_tier_map(TWO_MACHINES)
 
 
 def a_prefiller() -> ProcessSpec:
@@ -37,13 +38,13 @@ def test_workers_that_share_a_gpu_know_it() -> None:
     shared = load_tier_map(MAPS / "one_gpu.yaml")
     specs = [worker_spec(shared, worker, python="python") for worker in shared.workers]
     assert [spec.shared_gpus for spec in specs] == [(0,), (0,)]
-    alone = a40_l4()
+    alone = two_machines()
     assert worker_spec(alone, alone.workers[0], python="python").shared_gpus == ()
 
 
 def test_only_the_workers_of_this_host_are_planned() -> None:
     plan = make_plan(
-        a40_l4(), is_here=lambda host: host == "l4-box", python="python", with_router=False
+        two_machines(), is_here=lambda host: host == "l4-box", python="python", with_router=False
     )
     assert [spec.name for spec in plan.workers] == ["l4-0", "l4-1", "l4-2", "l4-3"]
     assert plan.router is None
@@ -51,12 +52,12 @@ def test_only_the_workers_of_this_host_are_planned() -> None:
 
 def test_a_map_without_a_worker_here_says_which_hosts_it_has() -> None:
     with pytest.raises(ConfigError, match=r"its hosts are a40-box, l4-box.*--host"):
-        make_plan(a40_l4(), is_here=lambda _: False, python="python", with_router=True)
+        make_plan(two_machines(), is_here=lambda _: False, python="python", with_router=True)
 
 
 def test_a_router_on_all_interfaces_is_reached_by_the_loopback() -> None:
     plan = make_plan(
-        a40_l4(), is_here=lambda host: host == "a40-box", python="python", with_router=True
+        two_machines(), is_here=lambda host: host == "a40-box", python="python", with_router=True
     )
     assert plan.url == "http://127.0.0.1:30000"
     assert plan.control == ("127.0.0.1", 30001)
@@ -65,7 +66,7 @@ def test_a_router_on_all_interfaces_is_reached_by_the_loopback() -> None:
 
 
 def test_a_router_on_one_address_is_controlled_where_it_listens_for_that() -> None:
-    tier_map = a40_l4()
+    tier_map = two_machines()
     settings = replace(tier_map.router, host="10.0.0.5", control_host="10.0.0.6")
     router = router_spec(replace(tier_map, router=settings), python="python")
     assert (router.health_host, router.health_port) == ("10.0.0.6", 30001)
@@ -73,7 +74,7 @@ def test_a_router_on_one_address_is_controlled_where_it_listens_for_that() -> No
 
 
 def test_processes_asked_for_go_with_the_router() -> None:
-    tier_map = a40_l4()
+    tier_map = two_machines()
     assert "--workers" not in router_spec(with_processes(tier_map, None), python="python").argv
     asked = router_spec(with_processes(tier_map, 3), python="python").argv
     assert asked[asked.index("--workers") + 1] == "3"
@@ -94,7 +95,7 @@ def test_a_prefiller_listens_on_its_bootstrap_port_too() -> None:
 
 
 def test_every_process_of_every_host_is_described() -> None:
-    commands = all_commands(a40_l4(), is_here=lambda _: False, python="/venv/bin/python")
+    commands = all_commands(two_machines(), is_here=lambda _: False, python="/venv/bin/python")
     assert [host for host, _ in commands] == ["a40-box", *["l4-box"] * 4, "0.0.0.0"]
     assert commands[0][1].argv[0] == "python3"
 
@@ -126,7 +127,7 @@ def test_a_command_line_keeps_secrets_of_the_arguments() -> None:
 
 
 def test_processes_that_speak_tls_are_asked_so() -> None:
-    tier_map = a40_l4()
+    tier_map = two_machines()
     tls = TlsSettings(cert_file="/c.pem", key_file="/k.pem")
     flags = {"ssl-certfile": "/w.pem", "ssl-keyfile": "/w.key"}
     tiers = tuple(replace(tier, sglang_flags=flags) for tier in tier_map.tiers)
@@ -159,7 +160,7 @@ def test_what_only_sounds_like_a_secret_is_shown() -> None:
 
 
 def test_a_budget_that_is_not_enforced_is_said_so() -> None:
-    tier_map = a40_l4()
+    tier_map = two_machines()
     plan = make_plan(tier_map, is_here=lambda _: True, python="python", with_router=True)
     assert plan.notices == (
         "power budget 588 W named in the tier map is not enforced, as no energy is read: add"

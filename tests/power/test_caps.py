@@ -18,6 +18,7 @@ from conserve_sglang.power.caps import (
 from conserve_sglang.tiermap import load_tier_map
 
 MAPS = Path(__file__).parents[2] / "tier_maps"
+TWO_MACHINES = Path(__file__).parents[1] / "maps" / "two_machines.yaml"
 
 
 def gpu(index: int, **fields: Any) -> GpuState:
@@ -59,7 +60,7 @@ def test_only_the_hosts_that_are_here_are_planned() -> None:
 
 
 def test_a_map_without_caps_asks_for_nothing_unless_it_is_controlled() -> None:
-    tier_map = load_tier_map(MAPS / "a40_l4.yaml")
+    tier_map = load_tier_map(TWO_MACHINES)
     assert wishes(tier_map, lambda _: True) == ()
     asked = wishes(tier_map, lambda _: True, for_control=True)
     assert [(each.host, each.index) for each in asked] == [

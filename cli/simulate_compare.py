@@ -1,0 +1,79 @@
+"""Several policies on one tier map: as a table, as JSON, and as figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.report.sim_figures import RunFigures, figures
+from conserve_sglang.sim import Figures
+
+from .simulate_run import Result
+from .simulate_view import as_document
+
+
+def documents(results: Sequence[Result]) -> dict[str, Any]:
+    """Plain JSON values: a run's own if there is one, else all of them."""
+    if len(results) == 1:
+        return as_document(results[0])
+    return {"modelled": True, "runs": [as_document(result) for result in results]}
+
+
+def print_comparison(results: Sequence[Result]) -> None:
+    """One row a policy."""
+    table = Table(title=f"policies on {results[0].tier_map} (all of it modelled)")
+    table.add_column("policy", no_wrap=True)
+    for column in ("TTFET p50", "p95 s", "TBT p95 ms", "E2E p95 s", "met", "W", "tokens/J"):
+        table.add_column(column, justify="right")
+    for result in results:
+        summary, energy = result.summary, result.summary.modelled_energy
+        per_j = None if energy is None else energy.counted_tokens_per_j
+        table.add_row(
+            result.policy,
+            _seconds(summary.ttfet, 50),
+            _seconds(summary.ttfet, 95),
+            _seconds(summary.last_turn_tbt, 95, 1e3),
+            _seconds(summary.e2e, 95),
+            "-" if summary.ttfet is None else f"{summary.ttfet.slo_attainment:.1%}",
+            "-" if energy is None or energy.mean_w is None else f"{energy.mean_w:,.0f}",
+            "-" if per_j is None else f"{per_j:.3g}",
+        )
+    console = Console()
+    console.print(table)
+    console.print("met: TTFET within 5 times its mean run alone; TBT: of last turns")
+
+
+def _seconds(figures_: Figures | None, percent: int, scale: float = 1.0) -> str:
+    if figures_ is None:
+        return "-"
+    value = figures_.p50_s if percent == 50 else figures_.p95_s
+    return f"{value * scale:.3g}"
+
+
+def write_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """SVG files of all runs, in a folder that is made if it is not there."""
+    drawn = figures([_figures(result) for result in results])
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in drawn.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            written.append(folder / name)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
+    return written
+
+
+def _figures(result: Result) -> RunFigures:
+    energy = result.summary.modelled_energy
+    return RunFigures(
+        policy=result.policy,
+        ttfet_s=result.latencies.ttfet_s,
+        last_turn_tbt_s=result.latencies.last_turn_tbt_s,
+        e2e_s=result.latencies.e2e_s,
+        tokens_per_joule=None if energy is None else energy.counted_tokens_per_j,
+        watts=result.watts,
+    )

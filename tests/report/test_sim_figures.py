@@ -1,0 +1,39 @@
+"""Figures of runs are files that stand alone, one line a policy."""
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+from conserve_sglang.report.sim_figures import RunFigures, figures
+
+RUN = RunFigures(
+    policy="conserve",
+    ttfet_s=[3.0, 1.0, 2.0],
+    last_turn_tbt_s=[0.02, 0.03],
+    e2e_s=[5.0, 4.0, 6.0],
+    tokens_per_joule=100.0,
+    watts={"fast": [(1.0, 200.0), (2.0, 250.0)], "small": [(1.0, 50.0), (2.0, 60.0)]},
+)
+
+
+def test_each_latency_and_each_policys_power_has_a_file() -> None:
+    found = figures([RUN, replace(RUN, policy="colocated")])
+    assert set(found) == {
+        "ttfet.svg", "last_turn_tbt.svg", "e2e.svg", "tokens_per_joule.svg",
+        "power_conserve.svg", "power_colocated.svg",
+    }  # fmt: skip
+    for text in found.values():
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert "modelled" in text
+        assert "prefers-color-scheme:dark" in text
+    assert "conserve" in found["ttfet.svg"]
+    assert "colocated" in found["ttfet.svg"]
+
+
+def test_without_power_there_is_none_to_draw() -> None:
+    found = figures([replace(RUN, tokens_per_joule=None, watts={})])
+    assert set(found) == {"ttfet.svg", "last_turn_tbt.svg", "e2e.svg"}
+
+
+def test_a_run_in_which_nothing_was_answered_is_drawn_empty() -> None:
+    found = figures([replace(RUN, ttfet_s=[], last_turn_tbt_s=[], e2e_s=[])])
+    ElementTree.fromstring(found["ttfet.svg"])
