@@ -1,6 +1,5 @@
 """conserve-sglang simulate: play conversations on a tier map in virtual time."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -100,9 +99,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     """
     from conserve_sglang.traces import Source
 
-    from .simulate_compare import documents, print_comparison, write_figures
-    from .simulate_run import run
-    from .simulate_view import print_summary
+    from .simulate_compare import Wanted, play, show
 
     with clean_failure():
         source = Source(
@@ -120,16 +117,6 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             window_tokens=window,
             fitting=fitting,
         )
-        names: list[str | None] = [*dict.fromkeys(policy or ())] or [None]
-        wanted = (kv_capacity_tokens, profile or (), figures is not None)
-        results = [run(tier_map, source, name, *wanted) for name in names]
-        written = [] if figures is None else write_figures(figures, results)
-    if as_json:
-        typer.echo(json.dumps(documents(results), indent=2))
-        return
-    for result in results if len(results) == 1 else ():
-        print_summary(result)
-    if len(results) > 1:
-        print_comparison(results)
-    for path in written:
-        typer.echo(f"figure: {path}")
+        wanted = Wanted(tuple(policy or ()), kv_capacity_tokens, tuple(profile or ()), figures)
+        played = play(tier_map, source, wanted)
+    show(played, as_json=as_json)

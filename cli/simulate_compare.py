@@ -1,18 +1,66 @@
 """Several policies on one tier map: as a table, as JSON, and as figures."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.report.sim_figures import RunFigures, figures
 from conserve_sglang.sim import Figures
+from conserve_sglang.traces import Source
 
-from .simulate_run import Result
-from .simulate_view import as_document
+from .simulate_run import Result, run
+from .simulate_view import as_document, print_summary
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How to play: under which policies (none: the tier map's), with which KV room and profiles;
+    `figures`: the folder to draw into."""
+
+    policies: tuple[str, ...]
+    kv_capacity_tokens: int | None
+    profiles: tuple[str, ...]
+    figures: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """A run for each policy, and the files that were drawn."""
+
+    results: tuple[Result, ...]
+    written: tuple[Path, ...]
+
+
+def play(tier_map: Path, source: Source, wanted: Wanted) -> Played:
+    """Simulate each policy once. Raises ConfigError for options that do not fit together."""
+    names: list[str | None] = [*dict.fromkeys(wanted.policies)] or [None]
+    draws = wanted.figures is not None
+    results = tuple(
+        run(tier_map, source, name, wanted.kv_capacity_tokens, wanted.profiles, draws)
+        for name in names
+    )
+    written = () if wanted.figures is None else tuple(write_figures(wanted.figures, results))
+    return Played(results=results, written=written)
+
+
+def show(played: Played, *, as_json: bool) -> None:
+    """Print it: a single run with all its figures, several beside each other."""
+    if as_json:
+        typer.echo(json.dumps(documents(played.results), indent=2))
+        return
+    if len(played.results) == 1:
+        print_summary(played.results[0])
+    else:
+        print_comparison(played.results)
+    for path in played.written:
+        typer.echo(f"figure: {path}")
 
 
 def documents(results: Sequence[Result]) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def test_no_agent_and_no_phase_log_where_energy_is_not_read() -> None:
 
 @pytest.mark.parametrize("policy", ["coin-flip", "ampd-like", "work-conserving-tails"])
 def test_a_policy_that_is_simulated_only_is_not_launched(policy: str) -> None:
-    tier_map = replace(a40_l4(), policy=PolicyChoice(name=policy, params={}))
+    tier_map = replace(two_machines(), policy=PolicyChoice(name=policy, params={}))
     with pytest.raises(ConfigError, match=rf"{policy} is simulated only: it would need .* serve"):
         make_plan(tier_map, is_here=lambda host: True, python="python", with_router=True)
     with pytest.raises(ConfigError, match="simulated only"):
