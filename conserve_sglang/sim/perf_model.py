@@ -90,10 +90,22 @@ class PerfModel:
 
     def whole_prefill(self, tokens: int) -> float:
         """Prefill of the first `tokens` of a prompt, nothing cached."""
-        return _whole(self.prefill_tokens, self.prefill_s, tokens)
+        if tokens <= 0:
+            return 0.0
+        lengths, times = self.prefill_tokens, self.prefill_s
+        right = bisect_right(lengths, tokens)
+        if right == 0:
+            return times[0]
+        low = right - 1
+        if right == len(lengths):
+            return times[low] * (tokens / lengths[low]) ** 2
+        share = (tokens - lengths[low]) / (lengths[right] - lengths[low])
+        return times[low] + share * (times[right] - times[low])
 
     def append_floor(self, context_tokens: int) -> float:
         """The least that prefilling anything on top of a cached prefix costs."""
+        if context_tokens <= self.append_tokens[0]:
+            return self.append_floor_s[0]
         return _line(self.append_tokens, self.append_floor_s, context_tokens)
 
     def prefill(self, cached_tokens: int, tokens: int) -> float:
@@ -115,8 +127,8 @@ class PerfModel:
         seconds, joules = self._whole_cost(tokens, power.prefill_j)
         if cached_tokens > 0:
             before_s, before_j = self._whole_cost(cached_tokens, power.prefill_j)
-            least_j = _line(self.append_tokens, power.append_floor_j, tokens)
-            seconds = _joined(seconds - before_s, self.append_floor(tokens), self.append_share)
+            least_s, least_j = self._floor_cost(tokens, power.append_floor_j)
+            seconds = _joined(seconds - before_s, least_s, self.append_share)
             joules = _joined(joules - before_j, least_j, self.append_share)
         return Cost(seconds, joules)
 
@@ -130,6 +142,20 @@ class PerfModel:
         if right == len(lengths):
             factor = (tokens / lengths[low]) ** 2
             return times[low] * factor, joules[low] * factor
+        share = (tokens - lengths[low]) / (lengths[right] - lengths[low])
+        return (
+            times[low] + share * (times[right] - times[low]),
+            joules[low] + share * (joules[right] - joules[low]),
+        )
+
+    def _floor_cost(self, tokens: int, joules: Sequence[float]) -> tuple[float, float]:
+        """`append_floor` in seconds and joules, the table looked at once."""
+        lengths, times = self.append_tokens, self.append_floor_s
+        right = bisect_right(lengths, tokens)
+        if right == 0 or len(lengths) == 1:
+            return times[0], joules[0]
+        right = min(right, len(lengths) - 1)
+        low = right - 1
         share = (tokens - lengths[low]) / (lengths[right] - lengths[low])
         return (
             times[low] + share * (times[right] - times[low]),
@@ -157,15 +183,6 @@ class PerfModel:
     def transfer_s(self, tokens: int) -> float:
         """Moving KV over a link that nobody else uses."""
         return self.transfer_occupancy(tokens) + self.transfer_latency(tokens)
-
-
-def _whole(lengths: Sequence[int], values: Sequence[float], tokens: int) -> float:
-    """A prefill's seconds or joules from its table."""
-    if tokens <= 0:
-        return 0.0
-    if tokens >= lengths[-1]:
-        return values[-1] * (tokens / lengths[-1]) ** 2
-    return _line(lengths, values, tokens)
 
 
 def _line(lengths: Sequence[int], values: Sequence[float], tokens: int) -> float:

@@ -76,11 +76,14 @@ class PrefillMeter:
     ) -> None:
         """A prefill step, or a part of one: each prompt has its own watts, for its share of the
         step, which is its cost by itself."""
-        stretch = seconds / sum(costs_s)
+        whole_cost_s = costs_s[0] if len(costs_s) == 1 else sum(costs_s)
         for (run, _), cost_s in zip(batch, costs_s, strict=True):
             whole_s, whole_j = run.prefill_cost
-            joules = cost_s * stretch * whole_j / whole_s
-            run.book_prefill(joules)
+            joules = cost_s / whole_cost_s * seconds * whole_j / whole_s
+            if run.heir is None:
+                run.prefill_j += joules
+            else:
+                run.heir.book_prefill(joules)
             if run.prefill_from:
                 self.append_j += joules
             else:

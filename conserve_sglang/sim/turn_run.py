@@ -130,10 +130,10 @@ class TurnRun:
 
     def book_prefill(self, joules: float) -> None:
         """Joules of its prefill; of what outlived it, its heir's."""
-        run = self
-        while run.heir is not None:
-            run = run.heir
-        run.prefill_j += joules
+        if self.heir is None:
+            self.prefill_j += joules
+        else:
+            self.heir.book_prefill(joules)
 
     def record(self, turn_index: int, now: float) -> TurnRecord:
         """What is written down of it; its last token came now."""

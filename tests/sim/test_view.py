@@ -37,7 +37,7 @@ def test_joules_are_near_watts_times_seconds(name: str) -> None:
     of_appends = median(
         abs(
             perf.prefill_cost(p.cached_tokens, p.cached_tokens + p.new_tokens).joules
-            / (p.seconds * (p.watts or 0))
+            / (p.seconds * (p.watts or 0) * profile.tp)
             - 1
         )
         for p in appends
@@ -49,7 +49,7 @@ def test_joules_are_near_watts_times_seconds(name: str) -> None:
                 + power.decode_j_per_request * p.batch
                 + power.decode_j_per_kv_token * p.kv_tokens
             )
-            / (p.step_s * (p.watts or 0))
+            / (p.step_s * (p.watts or 0) * profile.tp)
             - 1
         )
         for p in profile.decode
