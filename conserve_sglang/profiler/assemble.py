@@ -9,7 +9,7 @@ from conserve_sglang.core.tier import TierMap
 from conserve_sglang.energy.meter import Origin
 from conserve_sglang.profiler.facts import dtype_of, graph_mode
 from conserve_sglang.profiler.journal import Journal
-from conserve_sglang.profiler.outcome import Outcome
+from conserve_sglang.profiler.outcome import Outcome, surest
 from conserve_sglang.profiler.point import Sweep
 from conserve_sglang.profiler.power_source import PowerSource
 from conserve_sglang.profiler.stand import Stand
@@ -40,7 +40,7 @@ def assemble(
     machine: Mapping[str, str],
 ) -> Profile:
     """The profile of what is in the journal. Raises `ConfigError` without prefill and decode."""
-    good = [one for one in journal.outcomes if one.seconds is not None]
+    good = [one for one in surest(journal.outcomes).values() if one.seconds is not None]
     sweeps = {one.point.sweep for one in good}
     if not {Sweep.PREFILL.value, Sweep.DECODE.value} <= sweeps:
         raise ConfigError(

@@ -1,6 +1,8 @@
 """What measuring one point gave."""
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,3 +60,25 @@ def outcome_of(  # noqa: PLR0913 - the parts of one value
         clock=clock,
         kv_tokens=kv_tokens,
     )
+
+
+def surest(outcomes: Iterable[Outcome]) -> dict[Point, Outcome]:
+    """Of each point the outcome with the narrowest interval; one that failed only for lack of
+    another."""
+    found: dict[Point, Outcome] = {}
+    for one in outcomes:
+        known = found.get(one.point)
+        if known is None or _doubt(one) < _doubt(known):
+            found[one.point] = one
+    return found
+
+
+def doubt(outcome: Outcome) -> float:
+    """How wide its interval is; without one, infinitely. A failure has nothing to be doubted."""
+    return 0.0 if outcome.seconds is None else _doubt(outcome)
+
+
+def _doubt(outcome: Outcome) -> float:
+    if outcome.seconds is None:
+        return math.inf
+    return sys.float_info.max if outcome.rel_ci is None else outcome.rel_ci

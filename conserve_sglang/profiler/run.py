@@ -27,6 +27,7 @@ from conserve_sglang.profiler.facts import machine_facts, setup_of
 from conserve_sglang.profiler.grid import candidates
 from conserve_sglang.profiler.journal import Journal
 from conserve_sglang.profiler.options import Profiled, ProfileOptions, Report
+from conserve_sglang.profiler.outcome import surest
 from conserve_sglang.profiler.page import write_page
 from conserve_sglang.profiler.planner import Planner
 from conserve_sglang.profiler.power_source import PowerSource, power_source
@@ -178,7 +179,11 @@ async def _measure(
         source,
         machine=machine,
     )
-    failures = tuple((o.point.key, o.failure) for o in journal.outcomes if o.failure is not None)
+    failures = tuple(
+        (point.key, one.failure)
+        for point, one in surest(journal.outcomes).items()
+        if one.failure is not None
+    )
     path = save_profile(profile, options.out.parent)
     return Profiled(
         profile=profile, path=path, page=_page(profile, path, report), failures=failures

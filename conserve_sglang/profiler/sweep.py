@@ -3,13 +3,13 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 from conserve_sglang.core.errors import NotCapable
 from conserve_sglang.profiler.journal import Journal
-from conserve_sglang.profiler.outcome import Outcome
+from conserve_sglang.profiler.outcome import Outcome, doubt, surest
 from conserve_sglang.profiler.planner import Planner
 from conserve_sglang.profiler.point import Point, Sweep
 from conserve_sglang.profiler.stopping import StopRule
@@ -72,7 +72,8 @@ async def run_sweep(
 
     Left out are points so slow that each would take several times what a point may, and with a
     budget those thought not to fit into what is left of it; one that does not fit after all is
-    given up. What a worker refuses is noted and passed over.
+    given up. What a worker refuses is noted and passed over. What is left of a budget goes to the
+    points that are least sure, once more each.
     """
     spent = _Time(budget_s, clock)
     for outcome in journal.outcomes:
@@ -85,11 +86,14 @@ async def run_sweep(
         most_s = slow_s if left_s is None else min(slow_s, left_s)
         return most_s > 0 and cost_s(point, journal.outcomes, rule.most_seconds) <= most_s
 
+    again: set[Point] = set()
     while True:
         now = planner.next(affords)
+        if now is None and budget_s is not None:
+            now = _least_sure(journal.outcomes, again, rule, affords)
         report(
             Step(
-                num_done=len(journal.outcomes),
+                num_done=len(surest(journal.outcomes)),
                 num_left=len(planner.left),
                 elapsed_s=spent.elapsed_s,
                 left_s=_left_s(planner.left, journal.outcomes, spent.left_s, rule),
@@ -102,6 +106,7 @@ async def run_sweep(
         last = await _measured(measures[Sweep(now.sweep)], now, rule, spent)
         if last is None:
             return
+        again |= {now} - set(planner.left)
         journal.add(last)
         planner.done(now)
 
@@ -134,6 +139,21 @@ def _apart(one: Point, other: Point) -> float:
     """How many octaves lie between two points of a sweep; what is longer than asked is farther."""
     lengths = math.log2(other.longest / one.longest)
     return abs(lengths) + abs(math.log2(other.batch / one.batch)) + 0.1 * (lengths < 0)
+
+
+def _least_sure(
+    outcomes: Sequence[Outcome],
+    again: Set[Point],
+    rule: StopRule,
+    affords: Callable[[Point], bool],
+) -> Point | None:
+    """The point with the widest interval that is not narrow enough, nor was measured again."""
+    doubtful = [
+        one
+        for one in surest(outcomes).values()
+        if doubt(one) >= rule.most_rel_ci and one.point not in again and affords(one.point)
+    ]
+    return max(doubtful, key=doubt).point if doubtful else None
 
 
 async def _measured(measure: Measure, point: Point, rule: StopRule, spent: _Time) -> Outcome | None:

@@ -1,6 +1,7 @@
 """A sweep ends with its points or its time, keeps each point, and goes on where it was."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from conserve_sglang.core.errors import NotCapable, Unreachable
 from conserve_sglang.profiler.grid import Limits, candidates
 from conserve_sglang.profiler.journal import Journal
-from conserve_sglang.profiler.outcome import Outcome
+from conserve_sglang.profiler.outcome import Outcome, surest
 from conserve_sglang.profiler.planner import Planner
 from conserve_sglang.profiler.point import Point, Sweep
 from conserve_sglang.profiler.stopping import StopRule
@@ -197,3 +198,38 @@ def test_a_point_that_would_take_minutes_waits_for_what_lies_between(tmp_path: P
     asyncio.run(work)
     assert max(p.new_tokens for p in measuring.measured) == 8192
     assert steps[-1].num_left == 2
+
+
+def test_time_left_goes_to_the_points_that_are_least_sure(tmp_path: Path) -> None:
+    points = [Point(sweep="prefill", new_tokens=2**n) for n in range(4, 8)]
+    doubts = dict(zip(points, (0.01, 0.3, None, 0.05), strict=True))
+    clock = Clock()
+
+    class Unsure(Measuring):
+        async def measure(self, point: Point, rule: StopRule) -> Outcome:
+            rel_ci = 0.02 if point in self.measured else doubts[point]
+            outcome = await super().measure(point, rule)
+            return replace(outcome, rel_ci=rel_ci, seconds=0.5 if rel_ci == 0.02 else 0.1)
+
+    measuring = Unsure(clock, 1.0)
+    journal = Journal(tmp_path / "j", {})
+    journal.begin(None)
+    work = run_sweep(
+        Planner(points),
+        dict.fromkeys(Sweep, measuring),
+        journal,
+        budget_s=99.0,
+        report=lambda step: None,
+        clock=clock,
+    )
+    asyncio.run(work)
+    assert measuring.measured[4:] == [points[2], points[1], points[3]]
+    best = surest(Journal(tmp_path / "j", {}).outcomes)
+    assert [best[p].seconds for p in points] == [0.1, 0.5, 0.5, 0.5]
+
+
+def test_a_failure_gives_way_to_whatever_was_measured() -> None:
+    point = Point(sweep="prefill", new_tokens=16)
+    failed = Outcome(point=point, took_s=1.0, failure="no")
+    found = Outcome(point=point, took_s=1.0, seconds=0.1)
+    assert surest([failed, found])[point] is surest([found, failed])[point] is found
