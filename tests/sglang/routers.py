@@ -48,6 +48,13 @@ class Router:
             assert time.monotonic() < deadline, f"{workers} are not {states}"
             time.sleep(0.1)
 
+    def wait_for_agent(self) -> None:
+        """Wait until it has told energy: what was done before it began is on nobody's bill."""
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while not any(v for k, v in self.loads().items() if k.startswith("conserve_agent_up")):
+            assert time.monotonic() < deadline, "the agent tells nothing; see its log"
+            time.sleep(0.2)
+
     def loads(self) -> dict[str, float]:
         """The router's own metrics, by name and labels."""
         with urllib.request.urlopen(f"{self.control_url}/metrics", timeout=10) as answer:
@@ -108,6 +115,8 @@ def running_router(
         router = Router(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control_port}", cluster)
         _wait_until_it_listens(router, process)
         router.wait_for(p0="up", **dict.fromkeys(decoders, "up"))
+        if energy is not None:
+            router.wait_for_agent()
         yield router
 
 
