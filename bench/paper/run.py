@@ -117,20 +117,24 @@ class Sweep:
 
 
 def _over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of each figure: mean, least and largest."""
+    """Of each figure the mean; of those at p95 and of the SLO also the least and the largest."""
     merged: dict[str, Any] = {}
     for name, value in runs[0].items():
         values = [run[name] for run in runs]
         if isinstance(value, dict) and name != "reasons":
             merged[name] = {
-                inner: [round(f([each[inner] for each in values]), 4) for f in (fmean, min, max)]
-                for inner in value
+                inner: _spread(inner, [each[inner] for each in values]) for inner in value
             }
         elif isinstance(value, int | float):
             merged[name] = round(fmean(values), 4)
         elif name == "reasons":
             merged[name] = value
     return merged
+
+
+def _spread(name: str, values: Sequence[float]) -> float | list[float]:
+    whole = [float(f"{each(values):.4g}") for each in (fmean, min, max)]
+    return whole if name.endswith(("p95", "slo")) else whole[0]
 
 
 def _fingerprint() -> str:
