@@ -76,6 +76,12 @@ def print_summary(result: Result) -> None:
 def _print_profiles(console: Console, result: Result) -> None:
     for tier, profile in result.profiles.items():
         console.print(f"profile of tier {tier}: {_named(profile)}")
+        known = max((p.new_tokens for p in profile.prefill if p.cached_tokens == 0), default=0)
+        if result.summary.longest_prompt_tokens > known:
+            console.print(
+                f"  its points end at prompts of {known:,} tokens, the longest has"
+                f" {result.summary.longest_prompt_tokens:,}: beyond, times grow with the square"
+            )
     for note in result.notes:
         console.print(note, markup=False)
     console.print(

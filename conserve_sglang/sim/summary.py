@@ -44,6 +44,7 @@ class Summary:
     num_turns: int
     turns_by_reason: dict[str, int]
     output_tokens: int
+    longest_prompt_tokens: int
     duration_s: float
     output_tokens_per_s: float
     turns_per_s: float
@@ -96,6 +97,7 @@ class Tally:
         self._unanswered: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._output_tokens, self._counted_tokens = 0, 0
+        self._longest_prompt = 0
         self._began_at_s, self._ended_at_s = float("inf"), 0.0
 
     def __call__(self, record: ConversationRecord) -> None:
@@ -106,6 +108,7 @@ class Tally:
             self._reasons[turn.reason.value] += 1
             self._output_tokens += turn.output_tokens
             self._counted_tokens += turn.input_tokens + turn.output_tokens
+            self._longest_prompt = max(self._longest_prompt, turn.input_tokens)
         if record.turns:
             self._ended_at_s = max(self._ended_at_s, record.turns[-1].last_token_at_s)
         if record.outcome is Outcome.ANSWERED:
@@ -136,6 +139,7 @@ class Tally:
             num_turns=num_turns,
             turns_by_reason=_by_name(self._reasons),
             output_tokens=self._output_tokens,
+            longest_prompt_tokens=self._longest_prompt,
             duration_s=duration_s,
             output_tokens_per_s=_per(self._output_tokens, duration_s),
             turns_per_s=_per(num_turns, duration_s),

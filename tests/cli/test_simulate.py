@@ -74,6 +74,16 @@ def test_each_tier_is_played_by_the_profile_of_its_gpu_and_model(run_cli: RunCli
     assert document["notes"] == []
 
 
+def test_prompts_beyond_a_profiles_points_are_told(run_cli: RunCli, tmp_path: Path) -> None:
+    short = a40_qwen3_0_6b(300)
+    short = replace(
+        short, name="short", prefill=tuple(p for p in short.prefill if p.new_tokens <= 8192)
+    )
+    assert "its points end" not in run_cli(*SYNTHETIC).out
+    out = run_cli(*SYNTHETIC, "--profile", save_profile(short, tmp_path)).out
+    assert "its points end at prompts of 8,192 tokens, the longest has" in " ".join(out.split())
+
+
 def test_a_profile_of_ones_own_is_preferred(run_cli: RunCli, tmp_path: Path) -> None:
     own = replace(a40_qwen3_0_6b(300), name="mine")
     ran = run_cli(*SYNTHETIC, "--profile", save_profile(own, tmp_path), "--json")
