@@ -70,6 +70,13 @@ ProfileOption = Annotated[
         help="A profile to prefer, by name or YAML file; may be given again.",
     ),
 ]
+BudgetOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-budget",
+        help="Have the router's power controller keep the tier map's power or energy budget.",
+    ),
+]
 
 
 def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
@@ -91,6 +98,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     kv_capacity_tokens: KvCapacityOption = None,
     profile: ProfileOption = None,
     figures: FiguresOption = None,
+    keeps_budget: BudgetOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Play conversations on simulated workers of a tier map; nothing is started.
@@ -117,6 +125,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             window_tokens=window,
             fitting=fitting,
         )
-        wanted = Wanted(tuple(policy or ()), kv_capacity_tokens, tuple(profile or ()), figures)
+        names, profiles = tuple(policy or ()), tuple(profile or ())
+        wanted = Wanted(names, kv_capacity_tokens, profiles, figures, keeps_budget)
         played = play(tier_map, source, wanted)
     show(played, as_json=as_json)

@@ -22,12 +22,13 @@ from .simulate_view import as_document, print_summary
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """How to play: under which policies (none: the tier map's), with which KV room and profiles;
-    `figures`: the folder to draw into."""
+    `figures`: the folder to draw into; `keeps_budget`: under the power controller."""
 
     policies: tuple[str, ...]
     kv_capacity_tokens: int | None
     profiles: tuple[str, ...]
     figures: Path | None
+    keeps_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,15 @@ def play(tier_map: Path, source: Source, wanted: Wanted) -> Played:
     names: list[str | None] = [*dict.fromkeys(wanted.policies)] or [None]
     draws = wanted.figures is not None
     results = tuple(
-        run(tier_map, source, name, wanted.kv_capacity_tokens, wanted.profiles, draws)
+        run(
+            tier_map,
+            source,
+            name,
+            wanted.kv_capacity_tokens,
+            wanted.profiles,
+            wants_watts=draws,
+            keeps_budget=wanted.keeps_budget,
+        )
         for name in names
     )
     written = () if wanted.figures is None else tuple(write_figures(wanted.figures, results))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import PolicyChoice, TierMap
 from conserve_sglang.planning.power_log import PowerLog
 from conserve_sglang.profiles import Profile, open_profile
@@ -19,6 +20,7 @@ from conserve_sglang.sim import (
     perf_model_of,
     profiles_of,
 )
+from conserve_sglang.sim.budget import BudgetSummary, SimulatedBudget
 from conserve_sglang.tiermap import load_tier_map
 from conserve_sglang.traces import BadLine, Source, draw
 from conserve_sglang.workload import ConversationPlan
@@ -54,25 +56,31 @@ class Result:
     summary: Summary
     latencies: Latencies
     watts: Mapping[str, Sequence[tuple[float, float]]]
+    budget: BudgetSummary | None = None
 
 
-def run(
+def run(  # noqa: PLR0913 - each one is an option of the command
     path: Path,
     source: Source,
     policy: str | None,
     kv_capacity_tokens: int | None,
     wanted: Sequence[str] = (),
+    *,
     wants_watts: bool = False,
+    keeps_budget: bool = False,
 ) -> Result:
     """Simulate, with the wanted profiles where they fit. Raises ConfigError for options that do
     not fit together."""
     tier_map = load_tier_map(path)
+    if keeps_budget and not tier_map.has_budget:
+        raise ConfigError(f"{path}: has no power_budget_w or energy_budget_j_per_output_token")
     choice = _policy(tier_map, policy)
     profiles, notes = profiles_of(tier_map, [open_profile(name) for name in wanted])
     perf = perf_model_of(profiles[alone_tier(tier_map)])
     deployment = deployment_of(tier_map, profiles, choice, kv_capacity_tokens)
     drawn = draw(source)
-    played = _play(deployment, perf, drawn.conversations, choice.name, wants_watts)
+    budget = SimulatedBudget(tier_map, profiles) if keeps_budget else None
+    played = _play(deployment, perf, drawn.conversations, choice.name, wants_watts, budget)
     return Result(
         tier_map=str(path),
         policy=choice.name,
@@ -88,6 +96,7 @@ def run(
         summary=played.summary,
         latencies=played.latencies,
         watts=played.watts,
+        budget=None if budget is None else budget.summary(),
     )
 
 
@@ -111,6 +120,7 @@ def _play(
     plans: Sequence[ConversationPlan],
     name: str,
     wants_watts: bool,
+    budget: SimulatedBudget | None,
 ) -> _Played:
     tally, latencies = Tally(perf), Latencies()
     with progress(name, len(plans)) as told:
@@ -121,6 +131,8 @@ def _play(
             told(record)
 
         simulation = Simulation(deployment, sink)
+        if budget is not None:
+            budget.attach(simulation)
         bin_s = (plans[-1].arrived_at_s - plans[0].arrived_at_s) / NUM_BINS if plans else 0.0
         log = PowerLog(simulation, bin_s if wants_watts else 0.0)
         simulation.run(plans)

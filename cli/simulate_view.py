@@ -1,13 +1,16 @@
 """A simulation's summary as text and as JSON."""
 
+import json
 from dataclasses import asdict
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from conserve_sglang.profiles import Profile
 from conserve_sglang.sim import ModelledEnergy, perf_model_of
+from conserve_sglang.sim.budget import BudgetSummary
 
 from .simulate_run import Result
 
@@ -36,7 +39,16 @@ def as_document(result: Result) -> dict[str, Any]:
         "scaling": result.scaling,
         "num_kv_transfers": result.num_kv_transfers,
         "summary": asdict(result.summary),
+        "budget": None if result.budget is None else asdict(result.budget),
     }
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    """For a reader, or for a program."""
+    if as_json:
+        typer.echo(json.dumps(as_document(result), indent=2))
+    else:
+        print_summary(result)
 
 
 def print_summary(result: Result) -> None:
@@ -63,6 +75,8 @@ def print_summary(result: Result) -> None:
     _print_profiles(console, result)
     _print_counts(console, result)
     _print_energy(console, summary.modelled_energy)
+    if result.budget is not None:
+        _print_budget(console, result.budget)
     if result.scaling:
         console.print(f"scaled: {result.scaling}")
     if result.num_left_out:
@@ -134,6 +148,20 @@ def _print_energy(console: Console, energy: ModelledEnergy | None) -> None:
     }
     each = ", ".join(f"{joules:.4g} a {name}" for name, joules in per.items() if joules is not None)
     console.print(f"joules (modelled): {each}")
+
+
+def _print_budget(console: Console, budget: BudgetSummary) -> None:
+    """What the power controller made of the budget."""
+    named = "no power budget" if budget.power_budget_w is None else f"{budget.power_budget_w:,g} W"
+    console.print(
+        f"budget (modelled): {named}; more in {budget.num_over} of {budget.num_periods} s,"
+        f" at most {budget.max_w:,.0f} W"
+    )
+    moves = ", ".join(f"{reason} {count}" for reason, count in budget.num_moves.items())
+    caps = ", ".join(f"{tier} {watts:g} W" for tier, watts in budget.caps_w.items())
+    console.print(f"moves: {moves or 'none'}; caps at the end: {caps}")
+    if budget.is_infeasible:
+        console.print("the least caps do not fit the budget")
 
 
 def _short(seconds: float) -> str:

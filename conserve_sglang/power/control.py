@@ -9,9 +9,11 @@
    Lowered is first the tier whose SLO costs least (decode, mixed, prefill), down to where its SLO
    was last seen to break; if that does not do, fewer turns may run (`admission_cut`), and meanwhile
    caps go below those floors, in the same order. The budget comes before the SLO, and only then.
-3. *An SLO is broken and a cap is the reason*: that tier goes up a step at once, if the budget has
-   room; else another tier, whose SLO is met, pays for it; else fewer turns may run. Where it broke
-   is remembered for `slo_memory_s`, as the floor of 2.
+3. *An SLO is broken and a cap may be the reason* (it binds; the SLO is not broken without caps
+   too): that tier goes up a step at once, if the budget has room; else another tier, whose SLO is
+   met, pays for it; else, for the TBT, fewer turns may run, one cut in `latency_window_s`. (A bound
+   makes turns wait, which is no cure for a TTFET.) Where it broke is remembered for `slo_memory_s`,
+   as the floor of 2.
 4. *Room in the budget*: what was moved last comes back first: admission, then prefill, then decode,
    one step of `step_w` each `dwell_s`, if the measured power plus the whole step stays below the
    budget less `hysteresis`, or the caps' sum does. A cap that does not bind stays. If the budget is
@@ -59,6 +61,7 @@ class ControlSettings:
     slo_memory_s: float = 60.0
     min_samples: int = 5
     admission_cut: float = 0.8
+    latency_window_s: float = 30.0
     not_obeyed_periods: int = 3
 
 
@@ -70,6 +73,7 @@ class _Slo:
     name: Reason
     is_broken: bool = False
     is_met: bool = True
+    is_excused: bool = False  # it was broken without a cap, and was not met since
 
 
 class PowerController:
@@ -86,7 +90,7 @@ class PowerController:
         self._dwell_s = settings.dwell_s
         self._raised_at_s = float("-inf")
         self._moved_at_s = float("-inf")
-        self._cut_at_s = float("-inf")
+        self._cut_at_s = self._admitted_at_s = float("-inf")
         self._num_over = 0
         self._caps: dict[str, float] = {}
         self._moves: list[Move] = []
@@ -103,8 +107,8 @@ class PowerController:
         if seen.measured_at_s is None or seen.at_s - seen.measured_at_s > self.settings.stale_s:
             self._release(seen)
             return tuple(self._moves)
-        self._judge(self._tbt, seen.tbt)
-        self._judge(self._ttfet, seen.ttfet)
+        self._judge(self._tbt, seen.tbt, seen)
+        self._judge(self._ttfet, seen.ttfet, seen)
         if self._energy is not None:
             self._energy.observe(seen)
             self._obey_ceilings(seen, self._energy)
@@ -144,7 +148,7 @@ class PowerController:
             self._lower(seen, reading, floor_w, fits_w, (Reason.OVER_BUDGET, why))
         if total_cap_w(seen.levers, self._caps) > fits_w + 1e-6:
             why += "; no cap is left to lower but at an SLO's cost"
-            self._cut_admission(seen, Reason.OVER_BUDGET, why)
+            self._cut_admission(seen, Reason.OVER_BUDGET, why, self.settings.dwell_s)
             for reading in seen.levers:
                 self._lower(seen, reading, reading.least_w, fits_w, (Reason.SLO_GIVEN_UP, why))
         self.is_infeasible = total_cap_w(seen.levers, self._caps) > fits_w + 1e-6
@@ -172,13 +176,17 @@ class PowerController:
 
     # 3
 
-    def _judge(self, slo: _Slo, latency: Latency | None) -> None:
+    def _judge(self, slo: _Slo, latency: Latency | None, seen: Observation) -> None:
         known = latency is not None and latency.num_samples >= self.settings.min_samples
         if slo.target_s is None or not known or latency is None:
             slo.is_broken, slo.is_met = False, True
             return
         slo.is_broken = latency.p95_s > self.settings.slo_guard * slo.target_s
         slo.is_met = latency.p95_s <= 0.8 * slo.target_s
+        mine = [reading for reading in seen.levers if self._slo_of(reading) is slo]
+        is_free = self.max_running is None and all(each.cap_w >= each.base_w for each in mine)
+        slo.is_excused = slo.is_broken and (slo.is_excused or is_free)
+        slo.is_broken = slo.is_broken and not slo.is_excused
 
     def _spare_slo(self, seen: Observation) -> bool:
         """Whether something was moved, or must not be, for an SLO's sake."""
@@ -197,8 +205,9 @@ class PowerController:
             why = f"the {slo.name.value.split('_')[0].upper()} SLO is broken under this cap"
             if self._has_room(seen, reading, wanted_w) or self._paid(seen, reading, wanted_w, why):
                 self._set(reading, wanted_w, slo.name, why)
-            else:
-                self._cut_admission(seen, slo.name, f"{why}, and no other tier can pay for it")
+            elif slo is self._tbt:
+                wait_s = self.settings.latency_window_s
+                self._cut_admission(seen, slo.name, f"{why}, and no other tier can pay", wait_s)
             return True
         return False
 
@@ -244,7 +253,7 @@ class PowerController:
         more = int(self.max_running / self.settings.admission_cut) + 1
         is_unused = seen.num_running < self.settings.admission_cut * self.max_running
         self._admit(None if is_unused else more, Reason.HEADROOM, why)
-        self._raised_at_s = seen.at_s
+        self._raised_at_s = self._admitted_at_s = seen.at_s
 
     # what moves are made of
 
@@ -283,8 +292,9 @@ class PowerController:
     def _slo_of(self, reading: TierReading) -> _Slo:
         return self._ttfet if reading.role is Role.PREFILL else self._tbt
 
-    def _cut_admission(self, seen: Observation, reason: Reason, why: str) -> None:
-        if seen.at_s - self._cut_at_s < self.settings.dwell_s:
+    def _cut_admission(self, seen: Observation, reason: Reason, why: str, wait_s: float) -> None:
+        is_raised = self._admitted_at_s > self._cut_at_s  # that is taken back without a wait
+        if not is_raised and seen.at_s - self._cut_at_s < wait_s:
             return
         self._doubt_raise(seen)
         now = seen.num_running if self.max_running is None else self.max_running

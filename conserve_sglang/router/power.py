@@ -18,8 +18,8 @@ from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.tier import Tier, TierMap
 from conserve_sglang.dispatch import Event, RunningBounded
 from conserve_sglang.energy.control_log import ControlLog, move_as_json
-from conserve_sglang.power.control import ControlSettings, PowerController
-from conserve_sglang.power.energy_target import EnergySettings
+from conserve_sglang.power.control import PowerController
+from conserve_sglang.power.from_tier_map import control_settings
 from conserve_sglang.power.observation import (
     SLO_COST,
     CapMove,
@@ -48,17 +48,6 @@ class Running(Protocol):
     def num_open_turns(self) -> int: ...
     @property
     def num_queued(self) -> int: ...
-
-
-def control_settings(tier_map: TierMap) -> ControlSettings:
-    """The budgets and SLOs of a tier map, with the law's own constants."""
-    target = tier_map.energy_budget_j_per_output_token
-    return ControlSettings(
-        power_budget_w=tier_map.power_budget_w,
-        energy=None if target is None else EnergySettings(j_per_output_token=target),
-        ttfet_slo_s=tier_map.slo.ttfet_s,
-        tbt_slo_s=tier_map.slo.last_turn_tbt_s,
-    )
 
 
 class PowerTask:

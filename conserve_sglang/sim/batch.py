@@ -1,9 +1,10 @@
 """The turns a worker decodes together."""
 
+import math
 from heapq import heappop, heappush
 
 from conserve_sglang.sim.decode_log import DecodeLog, StepRun
-from conserve_sglang.sim.perf_model import PowerModel
+from conserve_sglang.sim.perf_model import PowerModel, run_length
 from conserve_sglang.sim.turn_run import TurnRun
 
 FORGET_EVERY = 32
@@ -64,20 +65,40 @@ class DecodeBatch:
         """The steps of a run have been decoded."""
         self._log.add(steps)
         if power is not None:
-            self._book(power, steps.num_steps)
+            self._book(power, steps)
         self._last_end_s = now
         self.num_steps += steps.num_steps
         self.kv_tokens += steps.num_steps * len(self._heap)
 
-    def _book(self, power: PowerModel, num_steps: int) -> None:
-        """Joules of steps that begin with the present batch."""
+    def _book(self, power: PowerModel, steps: StepRun) -> None:
+        """Count the joules of steps that begin with the present batch."""
+        num_steps = steps.num_steps
         requests, token_j = len(self._heap), power.decode_j_per_kv_token
         whole_j = power.decode_step_j + power.decode_j_per_request * requests
         half = (num_steps - 1) / 2
-        self._request_j += num_steps * whole_j / requests
-        self._token_j += num_steps * token_j
-        self._numbered_j += token_j * num_steps * (self.num_steps + half)
-        self.decode_j += num_steps * (whole_j + token_j * (self.kv_tokens + requests * half))
+        share = self._share(power, steps)
+        self._request_j += share * num_steps * whole_j / requests
+        self._token_j += share * num_steps * token_j
+        self._numbered_j += share * token_j * num_steps * (self.num_steps + half)
+        self.decode_j += self.joules_of(power, steps)
+
+    def joules_of(self, power: PowerModel, steps: StepRun) -> float:
+        """Joules of steps that begin with the present batch."""
+        return self._share(power, steps) * self._unbounded_j(power, steps.num_steps)
+
+    def _share(self, power: PowerModel, steps: StepRun) -> float:
+        """How much of what the closed form says may be drawn."""
+        if power.most_w == math.inf:
+            return 1.0
+        unbounded_j = self._unbounded_j(power, steps.num_steps)
+        seconds = run_length(steps.num_steps, steps.step_s, steps.growth_s)
+        return min(1.0, power.most_w * seconds / unbounded_j) if unbounded_j > 0 else 1.0
+
+    def _unbounded_j(self, power: PowerModel, num_steps: int) -> float:
+        requests, half = len(self._heap), (num_steps - 1) / 2
+        whole_j = power.decode_step_j + power.decode_j_per_request * requests
+        token_j = power.decode_j_per_kv_token
+        return num_steps * (whole_j + token_j * (self.kv_tokens + requests * half))
 
     def step_run(self, num_steps: int, start_s: float, step_s: float, growth_s: float) -> StepRun:
         """A run of steps that follows those decoded so far."""

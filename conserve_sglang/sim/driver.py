@@ -6,7 +6,6 @@ is that a worker's answer is computed. One clock: a turn's times include every w
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 from conserve_sglang.core.ids import ConversationId, TurnId
@@ -30,13 +29,14 @@ from conserve_sglang.dispatch import (
     WorkerLost,
     WorkerUp,
 )
+from conserve_sglang.sim.changing import ChangingWorker
 from conserve_sglang.sim.deployment import Deployment, WorkerLoss
 from conserve_sglang.sim.kernel import Kernel
 from conserve_sglang.sim.link import Links, moved_twice_s
+from conserve_sglang.sim.playing import Playing
 from conserve_sglang.sim.power import WorkerEnergy
-from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
+from conserve_sglang.sim.records import ConversationRecord, Outcome
 from conserve_sglang.sim.turn_run import TurnRun
-from conserve_sglang.sim.worker import SimWorker
 from conserve_sglang.workload import ConversationPlan
 
 Sink = Callable[[ConversationRecord], None]
@@ -45,15 +45,6 @@ _CAUSES = {
     RefusalReason.PREFIX_MISSING: FailureCause.PREFIX_MISSING,
     RefusalReason.APPEND_TOO_LARGE: FailureCause.APPEND_TOO_LARGE,
 }
-
-
-@dataclass(slots=True, eq=False)
-class Playing:
-    """A conversation on its way through its turns."""
-
-    plan: ConversationPlan
-    records: list[TurnRecord] = field(default_factory=list)
-    prefillers: list[SimWorker] = field(default_factory=list)
 
 
 class Simulation:
@@ -75,12 +66,13 @@ class Simulation:
         self._is_telling = False
         self._tick_at_s: float | None = None
         self._num_turns = 0
+        self.on_turn: Callable[[Playing, float], None] = lambda playing, now: None
         self._runs: dict[TurnId, TurnRun] = {}
         self._playing: dict[ConversationId, Playing] = {}
         self._coming: Iterator[ConversationPlan] = iter(())
         self._next: ConversationPlan | None = None
         self.workers = {
-            worker.spec.worker_id: SimWorker(worker, self.kernel, self)
+            worker.spec.worker_id: ChangingWorker(worker, self.kernel, self)
             for worker in deployment.workers
         }
         for worker in deployment.workers:
@@ -100,6 +92,15 @@ class Simulation:
     def energy(self, window_s: float) -> tuple[WorkerEnergy, ...]:
         """What each worker has used by now, modelled, of a window that holds all the work."""
         return tuple(worker.energy(window_s) for worker in self.workers.values())
+
+    def tell(self, event: Event) -> None:
+        """Tell the dispatcher something from outside, now."""
+        self._tell(event, self.kernel.now)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every conversation has been played."""
+        return not self._playing and self._next is None
 
     # clients
 
@@ -328,6 +329,7 @@ class Simulation:
         del self._runs[run.turn_id]
         playing = self._playing[run.conversation_id]
         playing.records.append(run.record(len(playing.records) + 1, now))
+        self.on_turn(playing, now)
         self._tell(
             TurnDone(
                 turn_id=run.turn_id,

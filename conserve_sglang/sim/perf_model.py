@@ -26,7 +26,8 @@ class PowerModel:
 
     A decode step takes `decode_step_j` + `decode_j_per_request` x batch + `decode_j_per_kv_token`
     x KV tokens. `prefill_j` and `append_floor_j` stand for the lengths of the `PerfModel`'s
-    tables. `idle_w`: watts while there is nothing to do.
+    tables. `idle_w`: watts while there is nothing to do. `most_w`: what no step draws more than,
+    whatever the closed form says beyond the points it comes from.
     """
 
     idle_w: float
@@ -35,6 +36,7 @@ class PowerModel:
     decode_j_per_kv_token: float
     prefill_j: tuple[float, ...]
     append_floor_j: tuple[float, ...]
+    most_w: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Modelled joules of simulated workers: by phase, and idle apart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from conserve_sglang.core.ids import TierName, WorkerId
@@ -62,6 +62,22 @@ class Served:
     counted_tokens: int
 
 
+Prefilling = Sequence[tuple[TurnRun, int]]
+"""The prompts of a prefill step, each with how far it goes."""
+
+
+def prefill_joules(
+    batch: Prefilling, costs_s: Sequence[float], seconds: float, most_w: float
+) -> Iterator[tuple[TurnRun, float]]:
+    """Each prompt has its own watts, `most_w` at most, for its share of a step, which is its cost
+    by itself."""
+    whole_cost_s = costs_s[0] if len(costs_s) == 1 else sum(costs_s)
+    for (run, _), cost_s in zip(batch, costs_s, strict=True):
+        whole_s, whole_j = run.prefill_cost
+        share_s = cost_s / whole_cost_s * seconds if whole_cost_s > 0 else 0.0
+        yield run, min(share_s * whole_j / whole_s, most_w * share_s) if share_s > 0 else 0.0
+
+
 class PrefillMeter:
     """Joules of one worker's prefill steps, of whole prompts and of appends."""
 
@@ -71,15 +87,16 @@ class PrefillMeter:
         self.prefill_j = 0.0
         self.append_j = 0.0
 
+    @property
+    def joules(self) -> float:
+        """All of them."""
+        return self.prefill_j + self.append_j
+
     def book(
-        self, batch: Sequence[tuple[TurnRun, int]], costs_s: Sequence[float], seconds: float
+        self, batch: Prefilling, costs_s: Sequence[float], seconds: float, most_w: float
     ) -> None:
-        """A prefill step, or a part of one: each prompt has its own watts, for its share of the
-        step, which is its cost by itself."""
-        whole_cost_s = costs_s[0] if len(costs_s) == 1 else sum(costs_s)
-        for (run, _), cost_s in zip(batch, costs_s, strict=True):
-            whole_s, whole_j = run.prefill_cost
-            joules = cost_s / whole_cost_s * seconds * whole_j / whole_s
+        """A prefill step, or a part of one."""
+        for run, joules in prefill_joules(batch, costs_s, seconds, most_w):
             if run.heir is None:
                 run.prefill_j += joules
             else:

@@ -176,6 +176,10 @@ class TurnRun:
         self.prefill_from = self.position = min(usable, self.input_tokens - 1)
         self.prefill_cost = perf.prefill_cost(self.prefill_from, self.input_tokens)
 
+    def prefill_after_change(self, perf: PerfModel) -> None:
+        """The worker goes by other unit costs from now on."""
+        self.prefill_cost = perf.prefill_cost(self.prefill_from, self.input_tokens)
+
     def refusal(self, resident_tokens: int) -> Refusal | None:
         """The refusal due if this is a local turn and its limits are not kept, as the plugin
         decides it."""

@@ -35,6 +35,8 @@ class SimWorker:
         self.pool = KvPool(worker.kv_pool_tokens or worker.spec.kv_capacity_tokens)
         self.num_retracted = 0
         self.busy_s = 0.0
+        self.joins_chunks = True  # full chunks of a long prompt as one action
+        self._power = worker.perf.power  # of the action in progress
         self._kernel, self._reports = kernel, reports
         self._chunk_tokens, self._max_running = worker.chunk_tokens, worker.max_running
         self._output_lump_tokens = worker.output_lump_tokens
@@ -115,7 +117,7 @@ class SimWorker:
             ended, seconds = self._steps.ended_by(now)
             if ended.num_steps > 0:
                 self.busy_s += seconds
-                self._batch.advance(ended, ended.start_s + seconds, self.perf.power)
+                self._batch.advance(ended, ended.start_s + seconds, self._power)
         self._batch.pop_all()
         self._waiting.clear()
         self._wants_room.clear()
@@ -192,10 +194,10 @@ class SimWorker:
         is_due = has_prompts and self._decode_due > 0 and len(self._batch) > 0
         if has_prompts and not is_due:
             self._pick_prefill(now)
+        self._power = self.perf.power
         if self._prefilling:
-            costs = [run.chunk_cost(self.perf, until) for run, until in self._prefilling]
-            self._costs_s = costs
-            self._be_busy(now, self.perf.prefill_batch(costs))
+            self._costs_s = [run.chunk_cost(self.perf, until) for run, until in self._prefilling]
+            self._be_busy(now, self.perf.prefill_batch(self._costs_s))
         elif num_running := len(self._batch):
             step_s = self.perf.decode_step(num_running, self._batch.kv_tokens)
             growth_s = self.perf.decode_s_per_kv_token * num_running
@@ -247,7 +249,7 @@ class SimWorker:
     def _put(self, run: TurnRun, budget: int) -> int:
         left = run.input_tokens - run.position
         tokens = min(left, budget)
-        is_alone = self._is_prefiller and not len(self._batch)
+        is_alone = self._is_prefiller and self.joins_chunks and not len(self._batch)
         if is_alone and run.is_prefilled_apart and left > budget == self._chunk_tokens:
             tokens = left - left % budget  # nothing can come between full chunks: one action
         self._prefilling.append((run, run.position + tokens))
@@ -279,8 +281,8 @@ class SimWorker:
     def _book_prefill(self, now: float) -> None:
         seconds = now - self._action_start_s
         self.busy_s += seconds
-        if self.perf.power is not None:
-            self._meter.book(self._prefilling, self._costs_s, seconds)
+        if self._power is not None:
+            self._meter.book(self._prefilling, self._costs_s, seconds, self._power.most_w)
 
     # decode
 
@@ -310,7 +312,7 @@ class SimWorker:
 
     def _end_decode(self, now: float) -> None:
         self.busy_s += now - self._action_start_s
-        self._batch.advance(self._steps, now, self.perf.power)
+        self._batch.advance(self._steps, now, self._power)
         self._decode_due = max(0, self._decode_due - self._steps.num_steps)
         while (run := self._batch.pop_due(now)) is not None:
             self._go_on(run, now)

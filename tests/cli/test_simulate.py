@@ -175,3 +175,30 @@ def test_a_folder_that_cannot_be_written_is_exit_code_2(run_cli: RunCli, tmp_pat
     ran = run_cli(*SYNTHETIC, "--figures", tmp_path / "file")
     assert ran.code == 2
     assert "cannot be written" in ran.err
+
+
+def test_a_budget_is_kept_if_asked_for(run_cli: RunCli) -> None:
+    words = (
+        "simulate",
+        "--tier-map",
+        MAP.with_name("a40_capped.yaml"),
+        "--synthetic",
+        "40",
+        "--rate",
+        "2",
+    )
+    budget = json.loads(run_cli(*words, "--keep-budget", "--json").out)["budget"]
+    assert budget["power_budget_w"] == 900
+    assert budget["num_periods"] > 10
+    assert "budget (modelled): 900 W; more in" in run_cli(*words, "--keep-budget").out
+    assert json.loads(run_cli(*words, "--json").out)["budget"] is None
+    ran = run_cli(
+        "simulate",
+        "--tier-map",
+        MAP.with_name("cpu_local.yaml"),
+        "--synthetic",
+        "4",
+        "--keep-budget",
+    )
+    assert ran.code == 2
+    assert "power_budget_w" in ran.err

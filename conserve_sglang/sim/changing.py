@@ -1,0 +1,48 @@
+"""A worker whose unit costs change while it works, as another power cap changes them."""
+
+from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.sim.power import prefill_joules
+from conserve_sglang.sim.worker import SimWorker
+
+
+class ChangingWorker(SimWorker):
+    """Tells its joules at any time, and goes on with other unit costs when told to."""
+
+    _planned_by: PerfModel | None = None
+
+    def _plan(self, now: float) -> None:
+        if self._open is not None and self._planned_by is not self.perf:
+            self._open.prefill_after_change(self.perf)
+        self._planned_by = self.perf
+        super()._plan(now)
+
+    def change(self, perf: PerfModel, now: float) -> None:
+        """Go on with other unit costs: what is in progress ends as it began, a decode run at its
+        next step's end."""
+        self.perf = perf
+        if self._wake_at_s is not None and not self._prefilling:
+            self._look_up(now)
+
+    def joules_by(self, now: float) -> float:
+        """What it has used since second 0, with idling, and with its part of what is in progress;
+        0 without a power model."""
+        power = self.perf.power
+        if power is None:
+            return 0.0
+        busy_s, joules = self.busy_s, self._meter.joules + self._batch.decode_j
+        if self._wake_at_s is not None:
+            whole_s = self._wake_at_s - self._action_start_s
+            elapsed_s = min(now - self._action_start_s, whole_s)
+            busy_s += elapsed_s
+            joules += elapsed_s / whole_s * self._action_j(whole_s) if whole_s > 0 else 0.0
+        return joules + power.idle_w * max(0.0, now - busy_s)
+
+    def _action_j(self, seconds: float) -> float:
+        """Joules of the whole action in progress."""
+        power = self._power
+        if power is None:
+            return 0.0
+        if not self._prefilling:
+            return self._batch.joules_of(power, self._steps)
+        parts = prefill_joules(self._prefilling, self._costs_s, seconds, power.most_w)
+        return sum(joules for _, joules in parts)
