@@ -187,5 +187,5 @@ def comparison(plan: Plan, width: int) -> str:
             rows.append(Bar(name=f"{one.label}: not feasible", value=0.0, note="", color="quiet"))
             continue
         value = one.option.score.tokens_per_joule
-        rows.append(Bar(name=f"{one.label}: {brief(one.option)}", value=value, note=short(value)))
+        rows.append(Bar(name=one.label, value=value, note=short(value)))
     return bars("tokens per joule, modelled", rows, width)

@@ -217,7 +217,7 @@ def _comparisons(plan: Plan) -> str:
     return section(
         "Against one kind of GPU, and against no caps",
         fitting(lambda width: charts.comparison(plan, width)),
-        listing(lines) if lines else "",
+        listing(lines),
     )
 
 
