@@ -29,7 +29,7 @@ from conserve_sglang.planning.shortlist import shortlist
 from conserve_sglang.profiles import shipped_profile, shipped_profiles
 from conserve_sglang.workload import mini_swe_conversations
 
-GPUS = ("A40", "L4", "L40S", "A100", "H100", "H200")
+GPUS = ("H100", "L4", "L40S", "A40", "A100", "H200")
 MODEL = "Qwen/Qwen3-0.6B"
 SIZES = ((2, 4), (6, 8), (6, 64), (6, 512))
 PER_HOST = 8

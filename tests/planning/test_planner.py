@@ -15,6 +15,7 @@ from conserve_sglang.planning.request import Targets
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.shortlist import shortlist
 from conserve_sglang.planning.tier_map import checked, tier_map_text
+from conserve_sglang.sim import deployment_of, profiles_of
 from tests.planning.builders import INVENTORY, a_request
 
 
@@ -71,6 +72,30 @@ def test_a_planned_map_is_one_that_launch_reads() -> None:
     caps = {(tier.gpu, tier.role, tier.power_cap_w) for tier in tier_map.tiers}
     gpus = {"a40": "A40", "l4": "L4"}
     assert caps == {(gpus[c.tier], c.role, c.power_cap_w) for c in plan.chosen.counts}
+
+
+def test_simulate_plays_a_planned_map_with_what_it_was_planned_with() -> None:
+    plan = planned()
+    text = tier_map_text(plan.request, plan.chosen.counts, plan.chosen.policy)
+    tier_map = checked(text, source="planned", folder=Path())
+    profiles, notes = profiles_of(tier_map)
+    deployment = deployment_of(tier_map, profiles, plan.chosen.policy)
+    known = {one.config(role): one for one in plan.request.hardware for role in Role}
+    wanted = sorted(
+        (config.role.value, known[config].perf.name, known[config].kv_capacity_tokens)
+        for config, count in plan.chosen.counts.items()
+        for _ in range(count)
+    )
+    found = [
+        (worker.spec.role.value, worker.perf.name, worker.spec.kv_capacity_tokens)
+        for worker in deployment.workers
+    ]
+    assert notes == ()
+    assert sorted(found) == wanted
+    perfs = {worker.perf.name: worker.perf for worker in deployment.workers}
+    assert all(
+        perfs[known[config].perf.name] == known[config].perf for config in plan.chosen.counts
+    )
 
 
 @pytest.mark.parametrize(
