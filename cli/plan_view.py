@@ -274,7 +274,10 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
     for number, remedy in enumerate(plan.remedies):
         words = "the smallest change that would help" if number == 0 else "or"
         console.print(f"{words}: {' and '.join(change.text for change in remedy)}")
-    if not plan.remedies and plan.nearest is None:
+    if plan.nearest is not None:
+        workers = " + ".join(map(_many, plan.nearest.counts.items()))
+        console.print(f"that is {workers}, {plan.nearest.policy.name}")
+    if not plan.remedies:
         console.print("no change of a single limit helps: other GPUs or another model are needed")
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")

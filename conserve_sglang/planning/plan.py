@@ -1,13 +1,14 @@
 """A plan: what was chosen, what else there was, and how sure that is. Values only."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from conserve_sglang.core.tier import PolicyChoice
-from conserve_sglang.planning.diagnosis import Binding, Remedy
+from conserve_sglang.planning.diagnosis import Binding, Change, Remedy
 from conserve_sglang.planning.problem import Config, Objective
 from conserve_sglang.planning.request import Request, Targets
+from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.score import Score
 
 
@@ -147,6 +148,38 @@ def margins_of(request: Request, option: Option) -> tuple[Margin, ...]:
         Margin(name=name, limit=limit, value=value, unit=unit)
         for name, limit, value, unit in rows
         if limit is not None
+    )
+
+
+_LIMITS = {
+    "TTFET": Limit.TTFET,
+    "last-turn TBT": Limit.TBT,
+    "peak power": Limit.PEAK_W,
+    "mean power": Limit.MEAN_W,
+}
+
+
+def concessions(request: Request, options: Iterable[Option]) -> tuple[Remedy, ...]:
+    """What limits would have to be for a fleet that was simulated to keep them, the smallest change
+    first, three at most; fleets that leave too many conversations unanswered are left out."""
+    found: dict[tuple[tuple[Limit, float], ...], Remedy] = {}
+    for option in options:
+        broken = [margin for margin in margins_of(request, option) if margin.share < 0]
+        is_finite = all(math.isfinite(margin.value) for margin in broken)
+        if broken and is_finite and answers_enough(option.score, request.targets):
+            remedy = tuple(_concession(margin) for margin in broken)
+            found.setdefault(tuple((one.limit, one.needed) for one in remedy), remedy)
+    return tuple(sorted(found.values(), key=lambda remedy: sum(one.size for one in remedy))[:3])
+
+
+def _concession(margin: Margin) -> Change:
+    limit = next(limit for name, limit in _LIMITS.items() if margin.name.startswith(name))
+    return Change(
+        limit=limit,
+        tier="",
+        given=margin.limit,
+        needed=margin.value,
+        relative=margin.value / margin.limit - 1,
     )
 
 

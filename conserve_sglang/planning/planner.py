@@ -8,7 +8,14 @@ from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.diagnosis import bindings, remedies
 from conserve_sglang.planning.hardware import Hardware
-from conserve_sglang.planning.plan import Infeasible, Option, Plan, is_within, margins_of
+from conserve_sglang.planning.plan import (
+    Infeasible,
+    Option,
+    Plan,
+    concessions,
+    is_within,
+    margins_of,
+)
 from conserve_sglang.planning.problem import Config, Objective
 from conserve_sglang.planning.request import Request
 from conserve_sglang.planning.score import Fleet, Score, simulate
@@ -102,7 +109,7 @@ def make_plan(request: Request, told: Told = lambda _: None) -> Plan | Infeasibl
     kept = [option for option in options if is_within(request, option)]
     if not kept:
         nearest = min(options, key=lambda option: _excess(request, option))
-        return Infeasible(request=request, remedies=(), nearest=nearest)
+        return Infeasible(request=request, remedies=concessions(request, options), nearest=nearest)
     chosen = min(kept, key=lambda option: option.value(request.objective))
     simulation_s = time.perf_counter() - started
     best = found.candidates[0]

@@ -10,7 +10,7 @@ import pytest
 from conserve_sglang.core.errors import PlanError
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Infeasible, Objective, Plan, hardware_of, make_plan
-from conserve_sglang.planning.plan import Option, is_within
+from conserve_sglang.planning.plan import Option, concessions, is_within
 from conserve_sglang.planning.request import Targets
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.shortlist import shortlist
@@ -130,6 +130,28 @@ def test_a_budget_raised_as_told_is_enough_for_the_program_and_less_is_not() -> 
     )
     assert shortlist(a_request(power_budget_w=needed * 1.001)).candidates
     assert not shortlist(a_request(power_budget_w=needed * 0.99)).candidates
+
+
+def test_fleets_that_fail_in_the_simulator_say_what_they_would_keep() -> None:
+    plan = planned()
+    score = plan.chosen.score
+    strict = replace(
+        plan.request, targets=Targets(ttfet_s=score.ttfet_s * 0.9, tbt_s=score.tbt_s * 2)
+    )
+    remedies = concessions(strict, plan.options)
+    sizes = [sum(change.size for change in remedy) for remedy in remedies]
+    assert 0 < len(remedies) <= 3
+    assert sizes == sorted(sizes)
+    for remedy in remedies:
+        needed = {change.limit: change.needed for change in remedy}
+        targets = Targets(
+            ttfet_s=needed.get(Limit.TTFET, strict.targets.ttfet_s),
+            tbt_s=needed.get(Limit.TBT, strict.targets.tbt_s),
+        )
+        budget = needed.get(Limit.PEAK_W, strict.power_budget_w)
+        eased = replace(strict, targets=targets, power_budget_w=budget)
+        assert any(is_within(eased, option) for option in plan.options)
+        assert not any(is_within(strict, option) for option in [plan.chosen])
 
 
 def test_too_much_load_asks_for_gpus_or_less_load() -> None:
