@@ -7,7 +7,7 @@ so that it is taken out exactly once and never from a worker that has been lost 
 
 from conserve_sglang.dispatch.commands import ReleaseConversation
 from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
-from conserve_sglang.dispatch.speeds import tbt_of_answer
+from conserve_sglang.dispatch.speeds import LONG_PROMPT_TOKENS, tbt_of_answer
 from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
 from conserve_sglang.policy.api import PhaseOneCause, Placement
 
@@ -134,7 +134,8 @@ class Bookings:
         tbt_s = tbt_of_answer(turn.first_token_at_s, now, output_tokens)
         if decoder is None or tbt_s is None:
             return
-        (turn.prefiller or decoder).speeds.note_prefill(turn.prefill_tokens, turn.prefill_s)
+        if turn.prefill_tokens >= LONG_PROMPT_TOKENS:
+            (turn.prefiller or decoder).speeds.note_prefill(turn.prefill_tokens, turn.prefill_s)
         decoder.speeds.note_answer(tbt_s, decoder.num_running)
 
     def take_back(self, turn: Turn) -> None:

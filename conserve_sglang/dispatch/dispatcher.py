@@ -162,8 +162,9 @@ class Dispatcher:
             conversation = self._placer.begin(event, now)
             if conversation is None:
                 return
-        note_gap(conversation, now)
-        self._bookings.set_headroom(conversation, 0)
+        if conversation.history is not None:
+            note_gap(conversation.history, conversation, now)
+            self._bookings.set_headroom(conversation, 0)
         conversation.num_open_turns += 1
         conversation.num_turns += 1
         wait_s, deadline_s = self._settings.queue_timeout_s, event.deadline_s
@@ -192,7 +193,8 @@ class Dispatcher:
             self._placer.out += blame.answered(turn)
         if self._bookings.prefilled(turn, now):
             self._placer.let_held_go(turn.conversation, now)
-        self._placer.serve_line(now)
+        if self._line.order.num_waiting:
+            self._placer.serve_line(now)
 
     def _done(self, event: events.TurnDone, now: float) -> None:
         turn = self._sent(event.turn_id)

@@ -4,10 +4,9 @@ from conserve_sglang.dispatch.state import Conversation
 from conserve_sglang.policy.api import History
 
 
-def note_gap(conversation: Conversation, now: float) -> None:
-    """A turn arrives; if the conversation was at rest after an answer, that ends a gap."""
-    history = conversation.history
-    if history is None or conversation.num_open_turns:
+def note_gap(history: History, conversation: Conversation, now: float) -> None:
+    """A turn arrives; if its conversation was at rest after an answer, that ends a gap."""
+    if conversation.num_open_turns:
         return
     gap_s = now - conversation.last_active_at_s
     history.num_gaps += 1

@@ -34,6 +34,7 @@ from conserve_sglang.policy.api import (
 from conserve_sglang.policy.retention import CONSTANT, Retention
 
 MAX_HOLDERS_ASKED = 16
+NOBODY = (0, 0)
 _OUTSIDE_BAND = frozenset({DeferReason.NO_KV_ROOM, DeferReason.NO_DECODER})
 
 
@@ -112,6 +113,9 @@ class Placer:
         A turn that finds no KV room may be passed by other tenants' turns, within bounds, and by
         turns of conversations that hold KV: they bring the end of these nearer, and with that room.
         """
+        if not self.line.order.num_waiting:
+            self.wants_room = False
+            return
         while self._serve_in_order(now) and self._serve_holders(now):
             pass
 
@@ -194,11 +198,13 @@ class Placer:
         """What the policy says of a turn as things stand, if as many may run."""
         if self._must_wait(turn):
             return Defer(DeferReason.RUNNING_BOUND)
-        usual = self._settings.reserve_output_tokens
-        room = self.retention.output_room(turn.conversation.history, usual)
+        room = self._settings.reserve_output_tokens
+        if self.retention is not CONSTANT:
+            room = self.retention.output_room(turn.conversation.history, room)
         view = turn_view(turn, self.bookings, room)
         ledger = self.bookings.ledger
-        ledger.line = self.line.order.besides(turn)
+        order = self.line.order
+        ledger.line = order.besides(turn) if order.num_waiting else NOBODY
         if turn.avoids:
             answer = self.policy.place(view, Avoiding(ledger, turn.avoids))
             if isinstance(answer, Placement):
@@ -326,7 +332,8 @@ class Placer:
         if conversation.num_open_turns > 0:
             self.let_held_go(conversation, now)
         elif conversation.prompt_tokens or self.bookings.pin_of(conversation) is not None:
-            self.keep_headroom(conversation)
+            if self.retention is not CONSTANT:
+                self.keep_headroom(conversation)
             self.conversations.rest(conversation)
         else:
             self.forget(conversation)  # nothing was ever answered: nothing to remember

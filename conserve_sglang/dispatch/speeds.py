@@ -10,18 +10,26 @@ from conserve_sglang.policy.api import Pace
 LONG_PROMPT_TOKENS = 1024
 """Shorter prompts cost a floor, whatever their length, and say nothing of a rate."""
 
-_WEIGHT = 1 / 16  # of the newest observation in the mean
+_LEAST_COUNT = 16
+_WEIGHT = 1 / _LEAST_COUNT  # of the newest observation in the mean
 _LEAST_TBT_S = 1e-4  # tokens that come faster were not streamed
 
 
 class Speeds:
     """Moving means of one worker; a plain mean until there are enough observations."""
 
-    __slots__ = ("_num_answers", "_num_prefills", "_prefill_until_s", "pace", "prefill_s_per_token")
+    __slots__ = (
+        "_num_answers",
+        "_num_prefills",
+        "_num_running",
+        "_prefill_until_s",
+        "_tbt_s",
+        "prefill_s_per_token",
+    )
 
     def __init__(self) -> None:
         self.prefill_s_per_token: float | None = None
-        self.pace: Pace | None = None
+        self._tbt_s = self._num_running = 0.0
         self._num_prefills = 0
         self._num_answers = 0
         self._prefill_until_s = 0.0
@@ -44,11 +52,14 @@ class Speeds:
     def note_answer(self, tbt_s: float, num_running: int) -> None:
         """An answer's tokens came every `tbt_s` while the worker had so many turns."""
         self._num_answers += 1
-        weight, before = _weight(self._num_answers), self.pace or Pace(0.0, 0.0)
-        self.pace = Pace(
-            before.tbt_s + (tbt_s - before.tbt_s) * weight,
-            before.num_running + (num_running - before.num_running) * weight,
-        )
+        weight = _weight(self._num_answers)
+        self._tbt_s += (tbt_s - self._tbt_s) * weight
+        self._num_running += (num_running - self._num_running) * weight
+
+    @property
+    def pace(self) -> Pace | None:
+        """The mean time between tokens, and the mean number of turns; None before any answer."""
+        return Pace(self._tbt_s, self._num_running) if self._num_answers else None
 
 
 def tbt_of_answer(first_token_at_s: float, now: float, output_tokens: int) -> float | None:
@@ -60,4 +71,4 @@ def tbt_of_answer(first_token_at_s: float, now: float, output_tokens: int) -> fl
 
 
 def _weight(count: int) -> float:
-    return max(_WEIGHT, 1 / count)
+    return 1 / count if count < _LEAST_COUNT else _WEIGHT
