@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +32,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def shown_as_the_driver_counts() -> None:
+    """Forget what CUDA is shown in this shell: the tier map's GPUs are the driver's."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+
+
 async def _serve(arguments: argparse.Namespace) -> None:
     tier_map = load_tier_map(Path(arguments.tier_map))
     here = part_of(tier_map, arguments.host, Path(arguments.phase_dir))
@@ -45,6 +52,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 after an orderly stop, 2 for what is wrong with the tier map, the port or a meter."""
     arguments = _arguments(argv)
+    shown_as_the_driver_counts()
     configure(arguments.log_level, arguments.log_format)
     try:
         asyncio.run(_serve(arguments))

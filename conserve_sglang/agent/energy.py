@@ -58,6 +58,8 @@ class EnergyPart:
 
     def health(self) -> Mapping[str, Any]:
         told: dict[str, Any] = {"meter": self._here.settings.meter, "devices": len(self._readings)}
+        if self._metered is not None and self._metered.unmeasured:
+            told["unmeasured"] = list(self._metered.unmeasured)
         return told if self._problem is None else {**told, "problem": self._problem}
 
     async def start(self) -> None:
@@ -66,7 +68,7 @@ class EnergyPart:
         self._metered = metered
         joules_of = None if metered.model is None else metered.model.joules
         self._ledger = Ledger(metered.users, metered.predictors, metered.idle_w, joules_of)
-        self._readings = await loop.run_in_executor(self._thread, metered.meter.read)
+        self._readings = await loop.run_in_executor(self._thread, metered.read)
         self._read_at_s = self._clock()
         self._ledger.settled_to_s = self._read_at_s
         self._task = loop.create_task(self._watch())
@@ -105,7 +107,7 @@ class EnergyPart:
         metered, loop = self._metered, asyncio.get_running_loop()
         assert metered is not None
         self._hear(metered)
-        readings = await loop.run_in_executor(self._thread, metered.meter.read)
+        readings = await loop.run_in_executor(self._thread, metered.read)
         now = self._clock()
         used = windows(self._readings, readings)
         self._ledger.measured(
@@ -159,6 +161,7 @@ class EnergyPart:
                  r.counter.split, r.joules]
                 for r in rows
             ],
+            "unmeasured": list(metered.unmeasured),
             "has_forgotten": has_forgotten,
             "late_s": ledger.late_s,
             "lost_files": sum(tail.num_lost_files for tail in self._tails.values()),

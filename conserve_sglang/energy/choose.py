@@ -1,14 +1,14 @@
 """Which meter a machine is read with."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from conserve_sglang.core.errors import MeterError
 from conserve_sglang.energy.meter import Device, Kind, Meter
 from conserve_sglang.energy.model import ModelMeter
-from conserve_sglang.energy.nvml import NvmlMeter
+from conserve_sglang.energy.nvml import NvmlMeter, gpu_uuids
 from conserve_sglang.energy.replay import ReplayMeter
 from conserve_sglang.energy.zeus import ZeusMeter
 from conserve_sglang.profiles import open_profile, shipped_profiles
@@ -26,8 +26,12 @@ def open_meter(
     recording: str | None = None,
     with_gpus: bool = True,
     with_cpus: bool = True,
+    gpu_ids: Sequence[int] | None = None,
 ) -> Meter:
     """The meter of that name, for GPUs, for CPU packages and their memory, or for both.
+
+    With `gpu_ids`, NVML's indices, it reads these GPUs and no other, and tells them in that order;
+    a recording is played as it is.
 
     `auto`: zeus where it is installed, else, or where it finds nothing, NVML. Never a model: that
     is made of profiles, and has to be asked for. Raises MeterError where nothing can be read.
@@ -39,15 +43,21 @@ def open_meter(
     if choice not in CHOICES:
         raise MeterError(f"There is no meter {choice!r} here; there are {', '.join(CHOICES)}.")
 
+    def uuids() -> Sequence[str] | None:
+        return gpu_uuids(gpu_ids) if with_gpus and gpu_ids is not None else None
+
     def zeus() -> Meter:
-        return ZeusMeter(with_gpus=with_gpus, with_cpus=with_cpus)
+        return ZeusMeter(with_gpus=with_gpus, with_cpus=with_cpus, uuids=uuids())
+
+    def nvml() -> Meter:
+        return NvmlMeter(uuids())
 
     if choice == "zeus":
         return zeus()
     if choice == "nvml":
-        return NvmlMeter()
+        return nvml()
     found: list[Callable[[], Meter]] = [zeus] if find_spec("zeus") is not None else []
-    return _first([*found, NvmlMeter] if with_gpus else found)
+    return _first([*found, nvml] if with_gpus else found)
 
 
 def modelled_device(profile: str | None) -> ModelMeter:
@@ -67,7 +77,8 @@ def _first(meters: list[Callable[[], Meter]]) -> Meter:
         try:
             return open_one()
         except MeterError as error:
-            problems.append(str(error))
+            if str(error) not in problems:
+                problems.append(str(error))
     if not problems:
         problems.append("CPU packages are read through zeus, and it is not installed.")
     raise MeterError(_NO_METER.format(why=" ".join(problems)))

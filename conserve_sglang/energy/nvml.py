@@ -174,6 +174,25 @@ class NvmlMeter:
         return gaps[len(gaps) // 2] if gaps else None
 
 
+def gpu_uuids(gpu_ids: Sequence[int]) -> tuple[str, ...]:
+    """The UUIDs of GPUs by NVML's index, which goes by PCI address whatever CUDA is shown.
+
+    Raises `MeterError` for an index that is not here, or where NVML does not start.
+    """
+    nvml = open_bindings()
+    try:
+        num_gpus = nvml.nvmlDeviceGetCount()
+        missing = [gpu_id for gpu_id in gpu_ids if gpu_id >= num_gpus]
+        if missing:
+            raise MeterError(
+                f"There is no GPU {missing[0]} on this machine: NVML counts {num_gpus}, from 0."
+            )
+        handles = [nvml.nvmlDeviceGetHandleByIndex(gpu_id) for gpu_id in gpu_ids]
+        return tuple(nvml.nvmlDeviceGetUUID(handle) for handle in handles)
+    finally:
+        nvml.nvmlShutdown()
+
+
 def open_bindings() -> Any:
     """NVIDIA's own `pynvml`, initialised. Raises `MeterError` where there is none, or no driver."""
     try:

@@ -8,8 +8,9 @@ machine that measures nothing is an error. zeus counts the GPUs of `CUDA_VISIBLE
 told apart by UUID.
 """
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import pairwise
@@ -39,7 +40,8 @@ class ZeusMeter:
     """Everything zeus finds here, or only GPUs, or only CPU packages with their memory.
 
     Only reads. Raises `MeterError` without zeus, and where what was asked for is not there; with
-    both kinds asked for, where there is neither.
+    both kinds asked for, where there is neither. With `uuids` it opens these GPUs and no other, in
+    that order, and each of them has to be there.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ZeusMeter:
         *,
         with_gpus: bool = True,
         with_cpus: bool = True,
+        uuids: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -58,6 +61,8 @@ class ZeusMeter:
                     tracks += find()
                 except MeterError as error:
                     self.problems.append(str(error))
+        if uuids is not None:
+            tracks = self._chosen(tracks, uuids)
         if not tracks:
             raise MeterError(" ".join(self.problems) or "zeus was asked for no device.")
         self._tracks = [replace(track, begin_j=self._joules(track)) for track in tracks]
@@ -65,7 +70,7 @@ class ZeusMeter:
         self._before: dict[str, tuple[float, float]] = {}
 
     def devices(self) -> tuple[Device, ...]:
-        """GPUs in zeus' order, then each CPU package with its memory behind it."""
+        """GPUs in zeus' order or as asked for, then each CPU package with its memory behind it."""
         return tuple(track.device for track in self._tracks)
 
     def read(self) -> dict[str, Reading]:
@@ -81,6 +86,18 @@ class ZeusMeter:
 
     def close(self) -> None:
         """zeus holds NVML until the process ends."""
+
+    def _chosen(self, tracks: list[_Track], uuids: Sequence[str]) -> list[_Track]:
+        """The GPUs with these UUIDs, and whatever is no GPU."""
+        gpus = {each.device.device_id: each for each in tracks if each.device.kind is Kind.GPU}
+        missing = [uuid for uuid in uuids if uuid not in gpus]
+        if missing:
+            shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+            hint = f" It counts those of CUDA_VISIBLE_DEVICES={shown}: unset that." if shown else ""
+            why = " ".join([f"zeus finds no GPU {', '.join(missing)}.{hint}", *self.problems])
+            raise MeterError(why)
+        others = [each for each in tracks if each.device.kind is not Kind.GPU]
+        return [*(gpus[uuid] for uuid in uuids), *others]
 
     def _read(self, track: _Track) -> Reading:
         now, joules = self._clock(), self._joules(track) - track.begin_j

@@ -165,6 +165,7 @@ def agent_specs(
             kind=ProcessKind.AGENT,
             argv=(*command, "--host", host, "--phase-dir", phase_dir),
             env={},
+            withheld=("CUDA_VISIBLE_DEVICES",),
             health_host=host if host in LOOPBACK_HOSTS else "127.0.0.1",
             health_port=port,
             listens=((host if host in LOOPBACK_HOSTS else "0.0.0.0", port),),

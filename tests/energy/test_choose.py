@@ -38,7 +38,7 @@ def test_auto_takes_the_first_that_reads_something(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(choose, "ZeusMeter", fails)
     monkeypatch.setattr(choose, "find_spec", lambda name: object())
     nvml = modelled_device("l4-qwen3-0.6b")  # any meter will do
-    monkeypatch.setattr(choose, "NvmlMeter", lambda: nvml)
+    monkeypatch.setattr(choose, "NvmlMeter", lambda uuids: nvml)
     assert open_meter("auto") is nvml
 
 

@@ -184,6 +184,7 @@ def test_an_agent_is_started_where_energy_is_read_and_workers_log_their_phases()
     assert [spec.name for spec in plan.processes][:2] == ["agent", "prefill-0"]
     assert agent.argv[-4:] == ("--host", "127.0.0.1", "--phase-dir", "/logs")
     assert agent.listens == (("127.0.0.1", 30002),)
+    assert agent.withheld == ("CUDA_VISIBLE_DEVICES",)  # gpu_ids count all of the driver's
     assert plan.workers[1].env["CONSERVE_PHASE_LOG"] == "/logs/decode-0.phases"
 
 
