@@ -144,7 +144,7 @@ class EnergyFile(Strict, frozen=True, kw_only=True):
         FileName | None,
         Meta(
             description="Where the router writes what its power controller sees and moves, for"
-            " `caps replay`; relative to this file, some 4 MB an hour."
+            " `caps replay`; relative to this file, some 2 MB an hour."
         ),
     ] = None
 

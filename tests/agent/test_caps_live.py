@@ -45,8 +45,8 @@ class Idle:
 def machine(tmp_path: Path) -> Machine:
     library = tmp_path / "nvml"
     library.mkdir()
-    # Real time, from the first process on: at second 7 all three begin to work.
-    return Machine(build(library), tmp_path, demand="0:60,7:300;0:60,7:290;0:60,7:290")
+    # Real time, from the first process on: at second 4 all three begin to work.
+    return Machine(build(library), tmp_path, demand="0:60,4:300;0:60,4:290;0:60,4:290")
 
 
 @pytest.fixture
@@ -90,7 +90,8 @@ async def test_a_deployment_keeps_its_budget_and_gives_its_caps_back(
     told = task.told()
     # One, in virtual time (tests/energy/test_closed_loop.py); a busy machine may lose a period.
     assert 1 <= task.reading().num_over <= 3, told
-    assert told["watts"] == pytest.approx(576, abs=6)
+    # A second of real time holds 10 steps of the counter, one more or less.
+    assert told["watts"] == pytest.approx(576, rel=0.11)
     assert await asyncio.to_thread(machine.limits_w) == [300.0, 138.0, 138.0]
     assert told["problem"] is None
     # A router that is gone: its lease runs out, and the launch's caps are back.

@@ -316,12 +316,15 @@ def test_only_its_own_user_may_speak_to_the_holder(
 
 
 def test_launch_sets_nothing_when_something_else_stops_it(machine: Machine, tmp_path: Path) -> None:
-    path = a_map(tmp_path, d=", power_cap_w: 200")
+    path = Path(a_map(tmp_path, d=", power_cap_w: 200"))
     with socket.socket() as squatter:
-        squatter.bind(("127.0.0.1", 30100))
+        squatter.bind(("127.0.0.1", 0))
         squatter.listen()
-        done = machine.command("launch", "--tier-map", path)
-    assert done.returncode == 1
+        taken = str(squatter.getsockname()[1])
+        path.write_text(path.read_text().replace("30200", taken))
+        done = machine.command("launch", "--tier-map", str(path))
+    assert done.returncode == 1, done.stderr
+    assert f"port {taken}" in done.stderr
     assert machine.writes() == []
 
 

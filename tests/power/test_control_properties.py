@@ -93,7 +93,7 @@ def apply(readings: Sequence[TierReading], moves: Sequence[object]) -> dict[str,
 
 
 @given(laws, observations())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_is_seen_every_move_is_allowed_and_said_once(
     law: ControlSettings, seen: list[Observation]
 ) -> None:
@@ -118,7 +118,7 @@ def test_whatever_is_seen_every_move_is_allowed_and_said_once(
 
 
 @given(laws, observations())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_over_the_budget_the_caps_fit_it_at_once_or_can_do_no_more(
     law: ControlSettings, seen: list[Observation]
 ) -> None:
@@ -137,7 +137,7 @@ def test_over_the_budget_the_caps_fit_it_at_once_or_can_do_no_more(
 
 
 @given(laws, observations())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_dearer_tier_pays_only_when_the_cheaper_ones_can_not(
     law: ControlSettings, seen: list[Observation]
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_dearer_tier_pays_only_when_the_cheaper_ones_can_not(
 
 
 @given(laws, observations())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_not_measured_is_not_capped(law: ControlSettings, seen: list[Observation]) -> None:
     controller = PowerController(law)
     for one in seen:
@@ -199,7 +199,7 @@ def plants(draw: st.DrawFn) -> tuple[Plant, float, float]:
 
 
 @given(plants())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_each_step_of_demand_costs_one_period_and_then_all_is_still(
     made: tuple[Plant, float, float],
 ) -> None:
