@@ -44,6 +44,7 @@ class HolderProcess:
         self._moved_until_s: float | None = None
         self._why_ended: str | None = None
         self._selector = selectors.DefaultSelector()
+        self._listener = self._listen()
 
     def run(self) -> str:
         """Serve until there is a reason to put the GPUs back: that reason."""
@@ -51,7 +52,7 @@ class HolderProcess:
             signal.signal(number, self._on_signal)
         os.set_blocking(sys.stdin.fileno(), False)
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._on_beat)
-        listener = self._listen()
+        listener = self._listener
         self._selector.register(listener, selectors.EVENT_READ, lambda: self._on_call(listener))
         self._beaten_at_s = time.monotonic()
         look_at_s = 0.0
@@ -187,9 +188,10 @@ def main() -> int:
         tell(error=str(error), is_permitted=not isinstance(error, CapsNotPermitted))
         return 3
     changed = [str(change) for change in changes]
-    tell(held=told(holder), changed=changed, notices=list(holder.notices))
     try:
-        why = HolderProcess(holder, lease_s=asked["lease_s"], path=asked["socket"]).run()
+        process = HolderProcess(holder, lease_s=asked["lease_s"], path=asked["socket"])
+        tell(held=told(holder), changed=changed, notices=list(holder.notices))
+        why = process.run()
     finally:
         done: list[PutBack] = holder.restore()
     tell(
