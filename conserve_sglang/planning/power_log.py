@@ -1,7 +1,7 @@
 """Power over a simulation's time, modelled."""
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from conserve_sglang.sim import Simulation
 
@@ -9,45 +9,59 @@ from conserve_sglang.sim import Simulation
 class PowerLog:
     """Watts of each tier over a simulation's time, in bins of `bin_s` seconds; 0: none is kept.
 
-    A worker books what it did when that is over, so what it booked since the last look is spread
-    over as many bins back as it was busy for.
+    A worker books what it did when that is over. So what it booked since the last look is laid into
+    its bins from the last one back, as far as there is time in them that it was not busy in yet.
     """
 
     def __init__(self, simulation: Simulation, bin_s: float) -> None:
         self._simulation, self._bin_s = simulation, bin_s
-        self._seen: dict[str, tuple[float, float]] = {}
-        self._joules: dict[str, list[float]] = {}
-        self._busy_s: dict[str, list[float]] = {}
+        self._logs = {worker_id: _WorkerLog() for worker_id in simulation.workers}
+        self._num_bins = 0
         if bin_s > 0:
             simulation.kernel.at(bin_s, self._look)
 
     def _look(self, now: float) -> None:
-        number = round(now / self._bin_s) - 1
+        self._num_bins += 1
         for worker in self._simulation.energy(0.0):
-            joules, busy_s = self._seen.get(worker.worker_id, (0.0, 0.0))
-            more_j, more_s = worker.total_j - joules, worker.busy_s - busy_s
-            self._seen[worker.worker_id] = worker.total_j, worker.busy_s
-            back = min(number + 1, max(1, math.ceil(more_s / self._bin_s - 1e-9)))
-            for log, more in ((self._joules, more_j), (self._busy_s, more_s)):
-                bins = log.setdefault(worker.tier, [])
-                bins.extend([0.0] * (number + 1 - len(bins)))
-                for index in range(number + 1 - back, number + 1):
-                    bins[index] += more / back
-        self._simulation.kernel.at((number + 2) * self._bin_s, self._look)
+            self._logs[worker.worker_id].book(worker.total_j, worker.busy_s, self._bin_s)
+        self._simulation.kernel.at((self._num_bins + 1) * self._bin_s, self._look)
 
     @property
     def watts(self) -> Mapping[str, Sequence[tuple[float, float]]]:
         """By tier: the end of each bin, and the mean power in it, idling included."""
-        idle_w: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        for worker in self._simulation.workers.values():
-            tier, power = str(worker.spec.tier), worker.perf.power
-            counts[tier] = counts.get(tier, 0) + 1
-            idle_w[tier] = idle_w.get(tier, 0.0) + (power.idle_w if power is not None else 0.0)
-        found: dict[str, list[tuple[float, float]]] = {}
-        for tier, bins in self._joules.items():
-            for number, joules in enumerate(bins):
-                busy = self._busy_s[tier][number] / self._bin_s / counts[tier]
-                watts = joules / self._bin_s + max(0.0, 1 - busy) * idle_w[tier]
-                found.setdefault(tier, []).append(((number + 1) * self._bin_s, watts))
-        return found
+        found: dict[str, list[float]] = {}
+        for worker_id, worker in self._simulation.workers.items():
+            power, log = worker.perf.power, self._logs[worker_id]
+            idle_w = power.idle_w if power is not None else 0.0
+            bins = found.setdefault(str(worker.spec.tier), [0.0] * self._num_bins)
+            for number in range(self._num_bins):
+                idle_s = self._bin_s - log.busy_s[number]
+                bins[number] += (log.joules[number] + idle_s * idle_w) / self._bin_s
+        return {
+            tier: [((number + 1) * self._bin_s, watts) for number, watts in enumerate(bins)]
+            for tier, bins in found.items()
+            if bins
+        }
+
+
+@dataclass(slots=True)
+class _WorkerLog:
+    joules: list[float] = field(default_factory=list)
+    busy_s: list[float] = field(default_factory=list)
+    seen_j: float = 0.0
+    seen_s: float = 0.0
+
+    def book(self, total_j: float, total_s: float, bin_s: float) -> None:
+        """A bin is over."""
+        self.joules.append(0.0)
+        self.busy_s.append(0.0)
+        more_j, left_s = total_j - self.seen_j, total_s - self.seen_s
+        self.seen_j, self.seen_s = total_j, total_s
+        rate_w = more_j / left_s if left_s > 0 else 0.0
+        number = len(self.busy_s) - 1
+        while left_s > 0 and number >= 0:
+            part_s = min(left_s, bin_s - self.busy_s[number])
+            self.busy_s[number] += part_s
+            self.joules[number] += part_s * rate_w
+            left_s -= part_s
+            number -= 1
