@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from conserve_sglang.planning.hardware import Hardware
-from conserve_sglang.planning.plan import Comparison, Doubt, Infeasible, Plan
+from conserve_sglang.planning.plan import Comparison, Doubt, Infeasible, Option, Plan
 from conserve_sglang.planning.planner import Bench, Told, make_plan
+from conserve_sglang.planning.problem import Objective
 from conserve_sglang.planning.program import solve
 from conserve_sglang.planning.request import Request, is_capped
-from conserve_sglang.planning.shortlist import problems_of
+from conserve_sglang.planning.shortlist import Candidate, problems_of
 from conserve_sglang.sim import PowerModel
 
 LOAD_FACTORS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 TIME_FACTORS = (0.8, 1.25)
 WATT_FACTORS = (0.75, 1.25)
 """The errors that estimated power is stated with, and as much for times."""
-NUM_REPEATS = 2
+FRONT_FACTORS = (0.4, 0.55, 0.75, 1.5, 3.0)
 
 
 def analysed(plan: Plan, told: Told = lambda _: None) -> Plan:
@@ -24,22 +25,41 @@ def analysed(plan: Plan, told: Told = lambda _: None) -> Plan:
     request, chosen = plan.request, plan.chosen
     rate = chosen.score.load_per_s
     bench = Bench(request)
-    told("simulating other seeds")
-    repeats = tuple(
-        bench.at_load(chosen, rate, seed=request.seed + number + 1) for number in range(NUM_REPEATS)
-    )
     sweep = []
     for factor in LOAD_FACTORS:
         told(f"simulating {factor:g} x the load")
         is_own = factor == 1.0
         sweep.append(chosen.score if is_own else bench.at_load(chosen, rate * factor))
+    front = _front(plan, told)
     return replace(
         plan,
-        repeats=repeats,
+        options=(*plan.options, *front),
         load_sweep=tuple(sweep),
         comparisons=tuple(_comparisons(plan, told)),
         doubts=tuple(_doubts(plan, told)),
     )
+
+
+def _front(plan: Plan, told: Told) -> list[Option]:
+    """The best fleets for tighter and looser TTFET targets than the one that is chosen for."""
+    found: list[Option] = []
+    known = [dict(option.counts) for option in plan.options]
+    for factor in FRONT_FACTORS:
+        target = plan.chosen.score.ttfet_s * factor
+        told(f"planning for a TTFET of {target:.3g} s")
+        targets = replace(plan.request.targets, ttfet_s=target)
+        problems = problems_of(replace(plan.request, targets=targets))
+        solved = [(solve(problem), variant) for variant, problem in problems]
+        answers = [(one.answer, variant) for one, variant in solved if one is not None]
+        if not answers or plan.request.objective is Objective.LOAD:
+            continue
+        answer, variant = min(answers, key=lambda pair: pair[0].value(plan.request.objective))
+        label = f"for a TTFET of {target:.3g} s"
+        candidate = Candidate(variant=variant, answer=answer, label=label)
+        if candidate.counts not in known:
+            known.append(candidate.counts)
+            found.append(Bench(plan.request).try_out(candidate, variant.policy))
+    return found
 
 
 def _comparisons(plan: Plan, told: Told) -> list[Comparison]:

@@ -24,18 +24,21 @@ from conserve_sglang.sim import (
 
 LARGEST_FLEET = 64
 """A larger fleet is simulated at a smaller scale: fewer workers, and the load they have."""
-FEWEST, MOST_CONVERSATIONS = 200, 1600
+FEWEST, MOST_CONVERSATIONS = 300, 1600
 MOST_TURNS = 12_000
-PER_WORKER = 25
+PER_WORKER = 40
 NUM_BINS = 40
 """Of the power over the time in which conversations arrive."""
+WARM_UP = 5
+"""The first fifth of them is left out of the mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """Figures of one run. Latencies at the targets' level, of all conversations: one that was not
-    answered never ends (infinite). `scale`: the share of the fleet that was simulated; `mean_w`
-    and `load_per_s` are of the whole fleet again.
+    answered never ends (infinite). Power and tokens per joule are those of the load going on: of
+    the time in which conversations arrive, without the run's beginning and end. `scale`: the share
+    of the fleet that was simulated; `mean_w` and `load_per_s` are of the whole fleet again.
     """
 
     load_per_s: float
@@ -136,8 +139,10 @@ def simulate(fleet: Fleet, load: Load, rate_per_s: float, targets: Targets, seed
     missing = len(records) - len(answered)
     ttfets = [record.ttfet_s for record in answered]
     tbts = [tbt for record in answered if (tbt := record.last_turn_tbt_s) is not None]
-    window_s = _window_s(records)
-    joules = sum(worker.total_j for worker in simulation.energy(window_s))
+    power = log.watts
+    mean_w = steady_w(power) / scale
+    answered_share = len(answered) / len(records)
+    tokens_per_s = rate_per_s * load.tokens_per_conversation * answered_share
     return Score(
         load_per_s=rate_per_s,
         ttfet_s=quantile_of(ttfets, len(records), targets.level),
@@ -145,28 +150,25 @@ def simulate(fleet: Fleet, load: Load, rate_per_s: float, targets: Targets, seed
         ttfet_p50_s=quantile_of(ttfets, len(records), 0.5),
         tbt_p50_s=quantile_of(tbts, len(tbts) + missing, 0.5),
         attained=sum(_keeps(record, targets) for record in answered) / len(records),
-        answered=len(answered) / len(records),
+        answered=answered_share,
         num_conversations=len(records),
         scale=scale,
-        mean_w=joules / window_s / scale if window_s else 0.0,
-        tokens_per_joule=_tokens(records) / joules if joules else 0.0,
+        mean_w=mean_w,
+        tokens_per_joule=tokens_per_s / mean_w if mean_w else 0.0,
         power={
-            tier: [(at, watts / scale) for at, watts in points]
-            for tier, points in log.watts.items()
+            tier: [(at, watts / scale) for at, watts in points] for tier, points in power.items()
         },
     )
 
 
-def _window_s(records: Sequence[ConversationRecord]) -> float:
-    """The serving window: first arrival to last token."""
-    ends = [record.turns[-1].last_token_at_s for record in records if record.turns]
-    return max(ends, default=0.0) - min(record.plan.arrived_at_s for record in records)
-
-
-def _tokens(records: Sequence[ConversationRecord]) -> int:
-    """Input and output of every answered turn, history counted each time."""
-    turns = (turn for record in records for turn in record.turns)
-    return sum(turn.input_tokens + turn.output_tokens for turn in turns)
+def steady_w(power: Mapping[str, Sequence[tuple[float, float]]]) -> float:
+    """Mean watts of all tiers, from when the fleet has filled up until nobody comes any more."""
+    total = 0.0
+    for points in power.values():
+        bins = [watts for _, watts in points[:NUM_BINS]]
+        kept = bins[len(bins) // WARM_UP :] or bins
+        total += sum(kept) / len(kept)
+    return total
 
 
 def _keeps(record: ConversationRecord, targets: Targets) -> bool:

@@ -36,7 +36,8 @@ _APPROXIMATIONS = (
     "GPUs that are not used are counted with no power. Hosts' CPUs, fans and power supplies are"
     " not counted.",
     "Tokens per joule count input and output of every turn, history included each time, over all"
-    " joules of the GPUs in use, idle time included (as arXiv 2606.01839 counts).",
+    " joules of the GPUs in use, idle time included (as arXiv 2606.01839 counts), while the load"
+    " goes on: a run's beginning and end are left out.",
 )
 
 
