@@ -41,7 +41,8 @@ def shown_as_the_driver_counts() -> None:
 async def _serve(arguments: argparse.Namespace) -> None:
     tier_map = load_tier_map(Path(arguments.tier_map))
     here = part_of(tier_map, arguments.host, Path(arguments.phase_dir))
-    service = AgentService(here, compose(here), admin_key=admin_key(tier_map.router))
+    key = admin_key(tier_map.router)
+    service = AgentService(here, compose(here, is_gated=key is not None), admin_key=key)
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

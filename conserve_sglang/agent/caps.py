@@ -5,6 +5,7 @@ socket in CONSERVE_CAPS_SOCKET; an agent without one has no GPU in hand, and say
 """
 
 import asyncio
+import hmac
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,23 +15,39 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from conserve_sglang.energy.holding import SOCKET_VARIABLE
+from conserve_sglang.energy.holding import KEY_VARIABLE, SOCKET_VARIABLE
 
 NOT_HELD = (
     "no GPU is in hand: the launch that started this agent sets no caps (--no-caps, or a tier map"
     " without caps and budgets)"
+)
+NO_KEY = (
+    "caps are moved by the router of the same launch. For a router that was started by itself set"
+    " router.admin_key_env in the tier map, which agents and router then share"
 )
 _TIMEOUT_S = 3.0
 _MOST_BYTES = 65536
 
 
 class CapsPart:
-    """`GET /caps` tells the GPUs in hand; `POST /caps` moves their limits for `lease_s` seconds."""
+    """`GET /caps` tells the GPUs in hand; `POST /caps` moves their limits for `lease_s` seconds.
+
+    Any user of a machine reaches its loopback, so a POST has to show the launch's key; `is_gated`
+    says that the whole agent asks for the admin key anyway.
+    """
 
     name = "caps"
 
-    def __init__(self, socket_path: str | None = None) -> None:
+    def __init__(
+        self,
+        socket_path: str | None = None,
+        *,
+        key: str | None = None,
+        is_gated: bool = False,
+    ) -> None:
         self._path = socket_path or os.environ.get(SOCKET_VARIABLE)
+        self._key = key or os.environ.get(KEY_VARIABLE)
+        self._is_gated = is_gated
         self._problem: str | None = None
         self._num_held = 0
 
@@ -54,11 +71,19 @@ class CapsPart:
             return JSONResponse({"gpus": {}, "error": NOT_HELD}, 409 if is_asked else 200)
         asked: Any = {}
         if request.method == "POST":
+            if not self._may_move(request):
+                return JSONResponse({"gpus": {}, "error": NO_KEY}, 403)
             asked = await _body(request)
             if asked is None:
                 return JSONResponse({"error": "the body is no JSON object"}, 400)
         answer = await self._ask(asked)
         return JSONResponse(answer, 200 if "error" not in answer else 409)
+
+    def _may_move(self, request: Request) -> bool:
+        if self._is_gated:
+            return True
+        shown = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return self._key is not None and hmac.compare_digest(shown.encode(), self._key.encode())
 
     async def _ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 LOOPBACK_HOSTS = frozenset({"localhost", "::1"})
 
 
-def compose(here: Here) -> tuple[Part, ...]:
-    """The parts of an agent; started in this order, stopped in the other."""
-    return (EnergyPart(here), CapsPart())
+def compose(here: Here, *, is_gated: bool = False) -> tuple[Part, ...]:
+    """The parts of an agent, which asks for the admin key or not; stopped in the other order."""
+    return (EnergyPart(here), CapsPart(is_gated=is_gated))
 
 
 class AgentService:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,8 @@ class CapRecords:
         return self._path(uuid, "json").exists()
 
     def read_all(self) -> Iterator[CapRecord]:
-        """Every record left. Raises `CapsError` for one that cannot be read."""
-        for path in sorted(self.folder.glob("gpu-*.json")):
+        """Every record left. Raises `CapsError` for one, or a folder, that cannot be read."""
+        for path in self._record_files():
             try:
                 values = json.loads(path.read_text(encoding="utf-8"))
                 if values["version"] != VERSION:
@@ -148,6 +149,19 @@ class CapRecords:
                     f"{path}: cannot be read: {error}; put the GPU back by hand (nvidia-smi -pl,"
                     " -rgc), then remove it"
                 ) from error
+
+    def _record_files(self) -> list[Path]:
+        """Named by a listing, since a glob passes over a folder that may not be read."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CapsError(
+                f"{self.folder}: cannot be read ({error.strerror}), so whether a GPU is to be put"
+                " back is not known. Run this as the user who set the caps, or as root."
+            ) from error
+        return sorted(self.folder / name for name in names if fnmatch(name, "gpu-*.json"))
 
     def note(self, uuid: str, **what: Any) -> None:
         """Add a line to the log of writes, `writes.jsonl`; a full disk does not stop a restore."""

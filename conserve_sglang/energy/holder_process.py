@@ -30,6 +30,7 @@ from conserve_sglang.power.caps import Wish
 
 LOOK_INTERVAL_S = 1.0
 _MOST_BYTES = 65536
+MOST_LEASE_S = 60.0
 _TALK_TIMEOUT_S = 2.0
 OWNER_ENDED = "its owner has ended"
 
@@ -132,6 +133,10 @@ class HolderProcess:
             asked = json.loads(line)
             caps = {str(uuid): float(watts) for uuid, watts in asked.get("caps", {}).items()}
             lease_s, why = float(asked.get("lease_s", 5.0)), str(asked.get("why", ""))
+            if not 0 < lease_s <= MOST_LEASE_S:
+                raise ValueError(
+                    f"lease_s is {lease_s:g}: it must be more than 0, at most {MOST_LEASE_S:g}"
+                )
         except (ValueError, TypeError, AttributeError) as error:
             return {"error": f"not a request: {error}", "gpus": self._told()}
         try:

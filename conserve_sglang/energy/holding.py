@@ -18,6 +18,8 @@ from conserve_sglang.energy.knobs import Knobs
 from conserve_sglang.power.caps import Wish
 
 SOCKET_VARIABLE = "CONSERVE_CAPS_SOCKET"
+KEY_VARIABLE = "CONSERVE_CAPS_KEY"
+"""A launch's own key, for its agent and its router: whoever has it may move caps."""
 LEASE_S = 10.0
 BEAT_S = 2.0
 _END_TIMEOUT_S = 20.0

@@ -1,12 +1,13 @@
 """The power caps and clocks of a tier map, as a launch or `conserve-sglang caps` sees them."""
 
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from conserve_sglang.core.errors import CapsError
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.energy.holding import SOCKET_VARIABLE, Holding
+from conserve_sglang.energy.holding import KEY_VARIABLE, SOCKET_VARIABLE, Holding
 from conserve_sglang.energy.knobs import Knobs
 from conserve_sglang.launcher.here import host_test
 from conserve_sglang.power.caps import CapPlan, Wish, describe, plan_caps, wishes
@@ -61,7 +62,9 @@ def hold_caps(
     if not asked:
         return None
     holding = Holding(asked, tell, allow_raise=allow_raise)
-    os.environ[SOCKET_VARIABLE] = holding.socket_path  # for the agent, which a child of ours is
+    # For the agent, and the key for the router too, which are children of ours.
+    os.environ[SOCKET_VARIABLE] = holding.socket_path
+    os.environ[KEY_VARIABLE] = secrets.token_urlsafe(32)
     for line in (*holding.changed, *holding.notices):
         tell(f"power caps: {line}")
     return holding

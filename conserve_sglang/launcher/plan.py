@@ -8,6 +8,7 @@ from enum import Enum
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap, WorkerPlan
+from conserve_sglang.energy.holding import KEY_VARIABLE, SOCKET_VARIABLE
 from conserve_sglang.policy.registry import make_served_policy
 from conserve_sglang.workers.argv import LOOPBACK_HOSTS, worker_argv, worker_env
 
@@ -135,7 +136,9 @@ def worker_spec(
         health_port=worker.port,
         listens=tuple((bound, port) for port in ports),
         secret_flags={} if api_key is None else {"api-key": api_key},
-        withheld=tuple(name for name in (api_key, admin_key) if name is not None),
+        withheld=tuple(
+            name for name in (api_key, admin_key, SOCKET_VARIABLE, KEY_VARIABLE) if name is not None
+        ),
         health_tls=bool(tier.sglang_flags.get("ssl-certfile")),
         shared_gpus=tuple(sorted(worker.gpu_ids)) if tier.share_gpus else (),
     )

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.energy.holding import KEY_VARIABLE
 from conserve_sglang.workers.access import WorkerAccess
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.pool import ConnectionPool
@@ -112,10 +114,11 @@ class AgentLink:
 
 
 def links(tier_map: TierMap, admin_key: str | None) -> tuple[AgentLink, ...]:
-    """A link to the agent of each host with workers."""
+    """A link to the agent of each host with workers; with the admin key, or the launch's own."""
     assert tier_map.energy is not None
+    key = admin_key or os.environ.get(KEY_VARIABLE)
     hosts = dict.fromkeys(worker.host for worker in tier_map.workers)
-    return tuple(AgentLink(host, tier_map.energy.agent_port, admin_key) for host in hosts)
+    return tuple(AgentLink(host, tier_map.energy.agent_port, key) for host in hosts)
 
 
 async def ask_all(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from conserve_sglang.energy.holding import KEY_VARIABLE
 from conserve_sglang.router.power import PowerTask
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.tiermap.load import parse_tier_map
@@ -50,13 +51,17 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.fixture
-def tier_map_path(tmp_path: Path, machine: Machine, free_tcp_port: int) -> Iterator[Path]:
+def tier_map_path(
+    tmp_path: Path, machine: Machine, free_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    monkeypatch.setenv(KEY_VARIABLE, "the-launch's-own")  # what the router shows the agent
     path = tmp_path / "map.yaml"
     path.write_text(MAP.format(port=free_tcp_port))
     holding = machine.start("-c", HOLD)
     assert holding.stdout is not None
     path_line = holding.stdout.readline().strip()
-    agent_env = {**machine.env, "CONSERVE_CAPS_SOCKET": path_line}
+    own = {"CONSERVE_CAPS_SOCKET": path_line, KEY_VARIABLE: "the-launch's-own"}
+    agent_env = {**machine.env, **own}
     agent = machine.start(
         "-m", "conserve_sglang.agent", "--tier-map", str(path), "--host", "127.0.0.1",
         "--phase-dir", str(tmp_path), env=agent_env,

@@ -306,6 +306,16 @@ def test_a_foreign_change_ends_the_control_of_that_gpu(
     assert machine.limits_w() == [300, 220, 300, 300]  # theirs is left
 
 
+def test_a_folder_of_records_that_cannot_be_read_is_not_taken_for_empty(
+    machine: Machine,
+) -> None:
+    machine.records.parent.mkdir(exist_ok=True)
+    machine.records.write_text("no folder")
+    refused = machine.command("doctor", "--restore")
+    assert "is not known" in refused.stdout + refused.stderr
+    assert refused.returncode != 0
+
+
 def test_only_its_own_user_may_speak_to_the_holder(
     machine: Machine, hold: Callable[..., Held]
 ) -> None:

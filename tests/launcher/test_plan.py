@@ -148,7 +148,7 @@ def test_workers_key_is_named_and_never_shown(monkeypatch: pytest.MonkeyPatch) -
     assert command_line(worker).endswith(' --api-key "$W_KEY"')
     assert without_secrets(worker).argv[-2:] == ("--api-key", "***")
     assert "hush" not in command_line(worker)
-    assert worker.withheld == ("W_KEY", "A_KEY")
+    assert worker.withheld == ("W_KEY", "A_KEY", "CONSERVE_CAPS_SOCKET", "CONSERVE_CAPS_KEY")
     assert router_spec(tier_map, python="python").withheld == ()
 
 
