@@ -4,16 +4,23 @@
 
 1. *Stale or nothing measured*: every cap goes back to the launch's, admission is free. A cap that
    nobody watches is not held.
+   A reading that is no newer than the last one moves nothing else: it was acted on.
 2. *Over the budget*: caps go down at once, so far that what all GPUs can draw at most fits the
    budget less `hysteresis`: whatever the demand does next, the budget then holds by the hardware.
    Lowered is first the tier whose SLO costs least (decode, mixed, prefill), down to where its SLO
    was last seen to break; if that does not do, fewer turns may run (`admission_cut`), and meanwhile
    caps go below those floors, in the same order. The budget comes before the SLO, and only then.
-3. *An SLO is broken and a cap may be the reason* (it binds; the SLO is not broken without caps
-   too): that tier goes up a step at once, if the budget has room; else another tier, whose SLO is
-   met, pays for it; else, for the TBT, fewer turns may run, one cut in `latency_window_s`. (A bound
-   makes turns wait, which is no cure for a TTFET.) Where it broke is remembered for `slo_memory_s`,
-   as the floor of 2.
+3. *An SLO is broken and a cap may be the reason* (one GPU at its cap is enough; the SLO is not
+   broken without caps too). TBT is what decode and mixed tiers take, TTFET what all take: it has
+   each turn of a conversation but the last one's decode in it. The first such tier, in the order
+   prefill, mixed, decode, goes up a step if the budget has room; else another tier pays for it, one
+   whose SLOs are met, or of the same SLO one to which a watt is worth less; else it gets what room
+   there is. If there is none, fewer turns may run, for the TBT, one cut in `latency_window_s`. (A
+   bound makes turns wait, which is no cure for a TTFET.) Where it broke is remembered for
+   `slo_memory_s`, as the floor of 2. After any move only latencies count that are of after it
+   (`slo.py`): until there are `min_samples` of them, or a window is over, nothing is moved for an
+   SLO's sake, no tier pays whose own SLO is in doubt, and nothing is raised while an SLO was broken
+   when last known.
 4. *Room in the budget*: what was moved last comes back first: admission, then prefill, then decode,
    one step of `step_w` each `dwell_s`, if the measured power plus the whole step stays below the
    budget less `hysteresis`, or the caps' sum does. A cap that does not bind stays. If the budget is
@@ -29,15 +36,16 @@ from dataclasses import dataclass, replace
 from conserve_sglang.core.worker import Role
 from conserve_sglang.power.energy_target import EnergySettings, EnergyTarget
 from conserve_sglang.power.observation import (
+    SLO_COST,
     AdmissionMove,
     CapMove,
-    Latency,
     Move,
     Observation,
     Reason,
     TierReading,
     total_cap_w,
 )
+from conserve_sglang.power.slo import Slo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +73,6 @@ class ControlSettings:
     not_obeyed_periods: int = 3
 
 
-@dataclass(slots=True)
-class _Slo:
-    """Of one role: whether it is broken now, and for whom a floor is remembered."""
-
-    target_s: float | None
-    name: Reason
-    is_broken: bool = False
-    is_met: bool = True
-    is_excused: bool = False  # it was broken without a cap, and was not met since
-
-
 class PowerController:
     """One deployment's. Its state is what has happened; `max_running` is the admission in force."""
 
@@ -83,17 +80,22 @@ class PowerController:
         self.settings = settings
         self.max_running: int | None = None
         self.is_infeasible = False
-        self._tbt = _Slo(settings.tbt_slo_s, Reason.TBT_SLO)
-        self._ttfet = _Slo(settings.ttfet_slo_s, Reason.TTFET_SLO)
+        self._tbt = _slo(settings, Reason.TBT_SLO)
+        self._ttfet = _slo(settings, Reason.TTFET_SLO)
         self._energy = None if settings.energy is None else EnergyTarget(settings.energy)
         self._floors: dict[str, tuple[float, float]] = {}  # tier: watts, until
         self._dwell_s = settings.dwell_s
         self._raised_at_s = float("-inf")
-        self._moved_at_s = float("-inf")
+        self._moved_at_s = self._measured_at_s = float("-inf")
         self._cut_at_s = self._admitted_at_s = float("-inf")
         self._num_over = 0
         self._caps: dict[str, float] = {}
         self._moves: list[Move] = []
+
+    @property
+    def moved_at_s(self) -> float:
+        """When it last moved something: latencies should be of what came after."""
+        return self._moved_at_s
 
     @property
     def j_per_output_token(self) -> float | None:
@@ -106,9 +108,13 @@ class PowerController:
         self._caps = {reading.tier: reading.cap_w for reading in seen.levers}
         if seen.measured_at_s is None or seen.at_s - seen.measured_at_s > self.settings.stale_s:
             self._release(seen)
-            return tuple(self._moves)
-        self._judge(self._tbt, seen.tbt, seen)
-        self._judge(self._ttfet, seen.ttfet, seen)
+            return self._made(seen)
+        if seen.measured_at_s <= self._measured_at_s:
+            return ()
+        self._measured_at_s = seen.measured_at_s
+        for slo in (self._tbt, self._ttfet):
+            is_bounded = self.max_running is not None
+            slo.judge(seen, moved_at_s=self._moved_at_s, is_bounded=is_bounded)
         if self._energy is not None:
             self._energy.observe(seen)
             self._obey_ceilings(seen, self._energy)
@@ -119,6 +125,9 @@ class PowerController:
             self._num_over, self.is_infeasible = 0, False
             if not self._spare_slo(seen):
                 self._relax(seen)
+        return self._made(seen)
+
+    def _made(self, seen: Observation) -> tuple[Move, ...]:
         if self._moves:
             self._moved_at_s = seen.at_s
         return tuple(self._moves)
@@ -138,7 +147,7 @@ class PowerController:
 
     def _tighten(self, seen: Observation, budget_w: float) -> None:
         self._doubt_raise(seen)
-        self._num_over += 1
+        self._num_over += seen.measured_at_s is not None and seen.measured_at_s > self._moved_at_s
         fits_w = self._fits_w(seen)
         if self._num_over > self.settings.not_obeyed_periods:
             fits_w = min(fits_w, total_cap_w(seen.levers, self._caps)) - (seen.watts - budget_w)
@@ -176,52 +185,63 @@ class PowerController:
 
     # 3
 
-    def _judge(self, slo: _Slo, latency: Latency | None, seen: Observation) -> None:
-        known = latency is not None and latency.num_samples >= self.settings.min_samples
-        if slo.target_s is None or not known or latency is None:
-            slo.is_broken, slo.is_met = False, True
-            return
-        slo.is_broken = latency.p95_s > self.settings.slo_guard * slo.target_s
-        slo.is_met = latency.p95_s <= 0.8 * slo.target_s
-        mine = [reading for reading in seen.levers if self._slo_of(reading) is slo]
-        is_free = self.max_running is None and all(each.cap_w >= each.base_w for each in mine)
-        slo.is_excused = slo.is_broken and (slo.is_excused or is_free)
-        slo.is_broken = slo.is_broken and not slo.is_excused
-
     def _spare_slo(self, seen: Observation) -> bool:
         """Whether something was moved, or must not be, for an SLO's sake."""
-        for reading in seen.levers:
-            slo = self._slo_of(reading)
-            is_reason = reading.is_bound and self._caps[reading.tier] < reading.base_w
-            if not (slo.is_broken and is_reason):
-                continue
+        for slo in (self._tbt, self._ttfet):
+            if slo.is_broken and self._spare(slo, seen):
+                return True
+        return any(slo.is_pending and slo.was_broken for slo in (self._tbt, self._ttfet))
+
+    def _spare(self, slo: Slo, seen: Observation) -> bool:
+        blamed = [each for each in self._by_worth(seen, slo) if each.is_bound]
+        blamed = [each for each in blamed if self._caps[each.tier] < each.base_w]
+        why = f"the {slo.name.value.split('_')[0].upper()} SLO is broken under this cap"
+        for reading in blamed:
             if self._energy is not None:
                 self._energy.raise_for_slo(reading, seen.at_s)
-            wanted_w = min(
-                self._ceiling_w(reading), self._caps[reading.tier] + self.settings.step_w
-            )
-            until_s = seen.at_s + self.settings.slo_memory_s
-            self._floors[reading.tier] = (wanted_w, until_s)
-            why = f"the {slo.name.value.split('_')[0].upper()} SLO is broken under this cap"
-            if self._has_room(seen, reading, wanted_w) or self._paid(seen, reading, wanted_w, why):
+            cap_w = self._caps[reading.tier]
+            wanted_w = min(self._ceiling_w(reading), cap_w + self.settings.step_w)
+            if wanted_w <= cap_w:
+                continue
+            room_w = self._room_w(seen, reading)
+            if room_w < wanted_w - cap_w and not self._paid(slo, seen, reading, wanted_w, why):
+                wanted_w = cap_w + int(room_w)
+            if wanted_w > cap_w or reading is blamed[0]:
+                broke_at_w = min(reading.base_w, cap_w + self.settings.step_w)
+                self._floors[reading.tier] = (broke_at_w, seen.at_s + self.settings.slo_memory_s)
+            if wanted_w > cap_w:
                 self._set(reading, wanted_w, slo.name, why)
-            elif slo is self._tbt:
-                wait_s = self.settings.latency_window_s
-                self._cut_admission(seen, slo.name, f"{why}, and no other tier can pay", wait_s)
-            return True
-        return False
+                return True
+        if blamed and slo is self._tbt and not self._is_doubtful(slo):
+            wait_s = self.settings.latency_window_s
+            self._cut_admission(seen, slo.name, f"{why}, and no other tier can pay", wait_s)
+        return bool(blamed)
 
-    def _paid(self, seen: Observation, payee: TierReading, wanted_w: float, why: str) -> bool:
-        """Have another tier, whose own SLO is met, give the watts that `payee` needs."""
+    def _by_worth(self, seen: Observation, slo: Slo) -> list[TierReading]:
+        """The tiers that can break an SLO, the one first to which a watt is worth most."""
+        mine = [reading for reading in seen.levers if reading.role in slo.roles]
+        return sorted(mine, key=lambda reading: slo.roles.index(reading.role))
+
+    def _is_doubtful(self, slo: Slo) -> bool:
+        """Whether another SLO's verdict is awaited: its tiers might pay then."""
+        return any(each.is_pending for each in (self._tbt, self._ttfet) if each is not slo)
+
+    def _paid(
+        self, slo: Slo, seen: Observation, payee: TierReading, wanted_w: float, why: str
+    ) -> bool:
+        """Have another tier give the watts that `payee` needs, of those that may the cheapest."""
         caps = {**self._caps, payee.tier: wanted_w}
         excess_w = total_cap_w(seen.levers, caps) - self._fits_w(seen)
         for reading in seen.levers:
-            slo = self._slo_of(reading)
-            if reading.tier == payee.tier or slo.name is self._slo_of(payee).name or not slo.is_met:
+            is_other = reading.role not in slo.roles
+            is_cheaper = SLO_COST[reading.role] < SLO_COST[payee.role]
+            others = (each for each in (self._tbt, self._ttfet) if each is not slo)
+            is_free = all(each.is_met for each in others if reading.role in each.roles)
+            if reading.tier == payee.tier or not is_free or not (is_other or is_cheaper):
                 continue
             lowered_w = float(int(self._caps[reading.tier] - excess_w / reading.num_gpus))
             if lowered_w >= max(reading.least_w, self._floor_w(reading, seen.at_s)):
-                self._set(reading, lowered_w, self._slo_of(payee).name, f"{why}: pays {payee.tier}")
+                self._set(reading, lowered_w, slo.name, f"{why}: pays {payee.tier}")
                 return True
         return False
 
@@ -247,7 +267,7 @@ class PowerController:
 
     def _admit_more(self, seen: Observation, why: str) -> None:
         assert self.max_running is not None
-        is_spared = not (self._tbt.is_broken or self._ttfet.is_broken)
+        is_spared = not any(slo.is_broken or slo.is_pending for slo in (self._tbt, self._ttfet))
         if not is_spared or seen.at_s - self._cut_at_s < self._dwell_s:
             return
         more = int(self.max_running / self.settings.admission_cut) + 1
@@ -266,15 +286,15 @@ class PowerController:
         return budget_w * (1 - self.settings.hysteresis) - fixed_w
 
     def _has_room(self, seen: Observation, reading: TierReading, raised_w: float) -> bool:
-        """Whether a tier may have this cap: by the caps' sum, or by what is measured."""
-        caps = {**self._caps, reading.tier: raised_w}
-        fits_w = self._fits_w(seen)
-        if total_cap_w(seen.levers, caps) <= fits_w:
-            return True
-        step_w = (raised_w - reading.cap_w) * reading.num_gpus
-        budget_w = self.settings.power_budget_w or float("inf")
-        has_room = seen.watts + step_w <= budget_w * (1 - self.settings.hysteresis)
-        return has_room and reading.is_bound and not self._moves
+        return raised_w - self._caps[reading.tier] <= self._room_w(seen, reading)
+
+    def _room_w(self, seen: Observation, reading: TierReading) -> float:
+        """How far each GPU of a tier may go up: by the caps' sum, or by what is measured."""
+        room_w = self._fits_w(seen) - total_cap_w(seen.levers, self._caps)
+        if reading.is_bound and not self._moves:
+            budget_w = self.settings.power_budget_w or float("inf")
+            room_w = max(room_w, budget_w * (1 - self.settings.hysteresis) - seen.watts)
+        return max(0.0, room_w) / reading.num_gpus
 
     def _floor_w(self, reading: TierReading, now_s: float) -> float:
         floor_w, until_s = self._floors.get(reading.tier, (0.0, 0.0))
@@ -288,9 +308,6 @@ class PowerController:
             ceiling_w = energy.ceiling_w(reading)
             if self._caps[reading.tier] > ceiling_w:
                 self._set(reading, ceiling_w, Reason.ENERGY_TARGET, energy.why)
-
-    def _slo_of(self, reading: TierReading) -> _Slo:
-        return self._ttfet if reading.role is Role.PREFILL else self._tbt
 
     def _cut_admission(self, seen: Observation, reason: Reason, why: str, wait_s: float) -> None:
         is_raised = self._admitted_at_s > self._cut_at_s  # that is taken back without a wait
@@ -321,3 +338,20 @@ class PowerController:
                 self._moves[index] = replace(move, before_w=made.before_w)
                 return
         self._moves.append(move)
+
+
+_ROLES = {
+    Reason.TBT_SLO: (Role.DECODE, Role.MIXED),
+    Reason.TTFET_SLO: (Role.PREFILL, Role.MIXED, Role.DECODE),
+}
+
+
+def _slo(settings: ControlSettings, name: Reason) -> Slo:
+    return Slo(
+        target_s=settings.tbt_slo_s if name is Reason.TBT_SLO else settings.ttfet_slo_s,
+        name=name,
+        roles=_ROLES[name],
+        guard=settings.slo_guard,
+        min_samples=settings.min_samples,
+        window_s=settings.latency_window_s,
+    )

@@ -19,7 +19,8 @@ class TierReading:
 
     `base_w` is the cap of the launch, which no move goes above, `least_w` the least the GPUs can
     have. `is_held` False: nobody of us may set them (no permission, a foreign change, no cap at
-    all); what they draw counts all the same.
+    all); what they draw counts all the same. `most_w`: what that one draws that draws most; None:
+    not known, and all are taken as alike.
     """
 
     tier: str
@@ -30,19 +31,22 @@ class TierReading:
     base_w: float
     least_w: float
     is_held: bool = True
+    most_w: float | None = None
 
     @property
     def is_bound(self) -> bool:
-        """Whether the cap is what holds these GPUs down, as far as their power shows."""
-        return self.watts >= 0.95 * self.cap_w * self.num_gpus
+        """Whether the cap is what holds any of these GPUs down, as far as its power shows."""
+        mean_w = self.watts / self.num_gpus
+        return max(mean_w, self.most_w or 0.0) >= 0.95 * self.cap_w
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """A latency's 95th percentile in seconds over the last window, of so many samples."""
+    """A latency's 95th percentile in seconds, of so many samples, all from `since_s` on."""
 
     p95_s: float
     num_samples: int
+    since_s: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ class Door:
         self._settings = tier_map.router
         self._brain = brain
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
-        self.metrics = RouterMetrics()
+        is_controlled = tier_map.energy is not None and tier_map.has_budget
+        self.metrics = RouterMetrics(keeps_latencies=is_controlled)
         self._listeners = turn_listeners(self._settings.observe, self._clock)
         self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
         self.executor.tags_turns = tier_map.energy is not None

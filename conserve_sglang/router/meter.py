@@ -70,15 +70,22 @@ class Meter:
         if command is None or timings is None:
             return
         timings.e2e.observe(now - turn.arrived_at_s)
+        recent = self.metrics.recent
         if usage is not None:
             self._count(turn, command, usage)
             if turn.payload.is_stream and usage.output_tokens > 1:
-                timings.tbt.observe((now - turn.first_byte_at_s) / (usage.output_tokens - 1))
+                tbt_s = (now - turn.first_byte_at_s) / (usage.output_tokens - 1)
+                timings.tbt.observe(tbt_s)
+                if recent is not None:
+                    recent.tbt.append((turn.first_byte_at_s, now, tbt_s))
         conversation = turn.conversation
         if conversation.began_at_s is not None:
             leg = turn.decode_leg
             if leg is not None and not leg.has_called_tools:
-                timings.ttfet.observe(turn.first_byte_at_s - conversation.began_at_s)
+                ttfet_s = turn.first_byte_at_s - conversation.began_at_s
+                timings.ttfet.observe(ttfet_s)
+                if recent is not None:
+                    recent.ttfet.append((conversation.began_at_s, now, ttfet_s))
                 conversation.began_at_s = None
 
     def interrupted(self) -> None:

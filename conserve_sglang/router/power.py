@@ -20,6 +20,7 @@ from conserve_sglang.dispatch import Event, RunningBounded
 from conserve_sglang.energy.control_log import ControlLog, move_as_json
 from conserve_sglang.power.control import PowerController
 from conserve_sglang.power.from_tier_map import control_settings
+from conserve_sglang.power.latency_window import recent_latency
 from conserve_sglang.power.observation import (
     SLO_COST,
     CapMove,
@@ -29,15 +30,13 @@ from conserve_sglang.power.observation import (
     TierReading,
 )
 from conserve_sglang.router.agents import AgentLink, Drawn, HeldCap, ask_all, links
-from conserve_sglang.router.latency_window import LatencyWindow
 from conserve_sglang.telemetry.logs import told
-from conserve_sglang.telemetry.metrics import RouterMetrics
+from conserve_sglang.telemetry.metrics import RouterMetrics, Sample
 from conserve_sglang.telemetry.power import PowerReading
 
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
-LATENCY_WINDOW_S = 30.0
 KEPT_MOVES = 100
 
 
@@ -71,7 +70,6 @@ class PowerTask:
         self._agents = links(tier_map, admin_key)
         tiers = {tier.name: tier for tier in tier_map.tiers}
         self._tier_of = {worker.worker_id: tiers[worker.tier] for worker in tier_map.workers}
-        self._tbt, self._ttfet = LatencyWindow(LATENCY_WINDOW_S), LatencyWindow(LATENCY_WINDOW_S)
         self._gpus: dict[str, dict[str, list[str]]] = {}  # tier: host: UUIDs
         self._wanted: dict[str, dict[str, float]] = defaultdict(dict)  # host: UUID: watts
         self._why = "as before"
@@ -186,6 +184,7 @@ class PowerTask:
             if each.is_gpu:
                 by_tier[self._tier_for(each.workers).name].append((agent, each))
         metrics = self._metrics()
+        recent = metrics.recent
         before, self._num_tokens = self._num_tokens, metrics.output_tokens
         if self.problem is None:
             self._measured_at_s = now_s - max(each.age_s for _, each in drawn)
@@ -198,10 +197,15 @@ class PowerTask:
             other_w=sum(each.watts for _, each in drawn if not each.is_gpu),
             joules=0.0 if self.problem else sum(each.joules for _, each in drawn),
             output_tokens=0 if before is None else metrics.output_tokens - before,
-            ttfet=_or_none(self._ttfet.look([t.ttfet for t in metrics.timings.values()], now_s)),
-            tbt=_or_none(self._tbt.look([t.tbt for t in metrics.timings.values()], now_s)),
+            ttfet=None if recent is None else self._latency(recent.ttfet, now_s),
+            tbt=None if recent is None else self._latency(recent.tbt, now_s),
             num_running=self._running.num_open_turns - self._running.num_queued,
         )
+
+    def _latency(self, samples: Iterable[Sample], now_s: float) -> Latency | None:
+        window_s = self._settings.latency_window_s
+        moved_at_s = self._controller.moved_at_s
+        return recent_latency(samples, now_s, moved_at_s=moved_at_s, window_s=window_s)
 
     def _note_problem(self, energies: Iterable[list[Drawn] | None], drawn: list[Drawn]) -> None:
         before = self.problem
@@ -237,6 +241,7 @@ class PowerTask:
             role=role,
             num_gpus=len(gpus),
             watts=sum(each.watts for _, each in gpus),
+            most_w=max(each.watts for _, each in gpus),
             cap_w=min((each.cap_w for each in mine), default=0.0),
             base_w=min((each.base_w for each in mine), default=0.0),
             least_w=max((each.least_w for each in mine), default=0.0),
@@ -284,7 +289,3 @@ def _opened(path: str | None) -> TextIO | None:
         raise ConfigError(
             f"energy.control_log: {path}: cannot be written: {error.strerror}"
         ) from error
-
-
-def _or_none(latency: Latency) -> Latency | None:
-    return latency if latency.num_samples else None

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from conserve_sglang.core.ids import TierName, WorkerId
-from conserve_sglang.core.stats import percentile
 from conserve_sglang.core.tier import Tier, TierMap
 from conserve_sglang.dispatch import RunningBounded
 from conserve_sglang.power.control import ControlSettings, PowerController
 from conserve_sglang.power.from_tier_map import control_settings
+from conserve_sglang.power.latency_window import recent_latency
 from conserve_sglang.power.observation import CapMove, Latency, Move, Observation, TierReading
 from conserve_sglang.profiles import Profile
 from conserve_sglang.profiles.knobs import with_knobs
@@ -26,7 +26,7 @@ from conserve_sglang.sim.playing import Playing
 from conserve_sglang.sim.view import perf_model_of
 
 PERIOD_S = 1.0
-LATENCY_WINDOW_S = 30.0
+Sample = tuple[float, float, float]
 LEAST_SHARE = 200 / 700
 """The least cap over the rated power: as an HGX H100 has it, 200 to 700 W; assumed for all."""
 _STILL_S = 3600.0  # nothing has happened for so long: the simulation is told to be stuck
@@ -58,10 +58,10 @@ class SimulatedBudget:
     ) -> None:
         self.controller = PowerController(settings or control_settings(tier_map))
         self._tiers = {tier.name: _SimTier(tier, profiles[tier.name]) for tier in tier_map.tiers}
-        self._tbt: deque[tuple[float, float]] = deque()
-        self._ttfet: deque[tuple[float, float]] = deque()
+        self._tbt: deque[Sample] = deque()
+        self._ttfet: deque[Sample] = deque()
         self._num_tokens = 0
-        self._joules: dict[TierName, float] = {}
+        self._joules: dict[WorkerId, float] = {}
         self._num_moves: Counter[str] = Counter()
         self._quiet_since_s, self._num_events = 0.0, 0
         self.watts: list[float] = []
@@ -129,35 +129,45 @@ class SimulatedBudget:
             tiers=readings,
             joules=sum(reading.watts for reading in readings) * PERIOD_S,
             output_tokens=num_tokens,
-            tbt=_p95(self._tbt, now),
-            ttfet=_p95(self._ttfet, now),
+            tbt=self._latency(self._tbt, now),
+            ttfet=self._latency(self._ttfet, now),
             num_running=dispatcher.num_open_turns - dispatcher.num_queued,
         )
 
     def _reading(self, name: TierName, tier: "_SimTier", now: float) -> TierReading:
         workers = self._simulation.workers
-        joules = sum(workers[each].joules_by(now) for each in tier.workers)
-        watts = (joules - self._joules.get(name, 0.0)) / PERIOD_S
-        self._joules[name] = joules
+        watts = []
+        for each in tier.workers:
+            joules = workers[each].joules_by(now)
+            watts.append((joules - self._joules.get(each, 0.0)) / PERIOD_S)
+            self._joules[each] = joules
         return TierReading(
             tier=name,
             role=tier.tier.role,
             num_gpus=len(tier.workers) * tier.tier.tp,
-            watts=watts,
+            watts=sum(watts),
+            most_w=max(watts) / tier.tier.tp,
             cap_w=tier.cap_w,
             base_w=tier.base_w,
             least_w=tier.least_w,
         )
+
+    def _latency(self, samples: deque[Sample], now: float) -> Latency | None:
+        law = self.controller
+        window_s = law.settings.latency_window_s
+        while samples and samples[0][1] < now - window_s:
+            samples.popleft()
+        return recent_latency(samples, now, moved_at_s=law.moved_at_s, window_s=window_s)
 
     def _turn_answered(self, playing: Playing, now: float) -> None:
         turn = playing.records[-1]
         self._num_tokens += turn.output_tokens
         if turn.output_tokens > 1:
             gap_s = (now - turn.first_token_at_s) / (turn.output_tokens - 1)
-            self._tbt.append((now, gap_s))
+            self._tbt.append((turn.first_token_at_s, now, gap_s))
         if len(playing.records) == len(playing.plan.turns):
             began_at_s = playing.records[0].arrived_at_s
-            self._ttfet.append((now, turn.first_token_at_s - began_at_s))
+            self._ttfet.append((began_at_s, now, turn.first_token_at_s - began_at_s))
 
 
 class _SimTier:
@@ -188,12 +198,3 @@ def within_cap(perf: PerfModel, cap_w: float) -> PerfModel:
     """Unit costs of a worker that never draws more than `cap_w` in all: beyond the profile's points
     the closed form of a decode step would."""
     return replace(perf, power=perf.power and replace(perf.power, most_w=cap_w))
-
-
-def _p95(samples: deque[tuple[float, float]], now: float) -> Latency | None:
-    while samples and samples[0][0] < now - LATENCY_WINDOW_S:
-        samples.popleft()
-    if not samples:
-        return None
-    values = sorted(seconds for _, seconds in samples)
-    return Latency(p95_s=percentile(values, 95), num_samples=len(values))

@@ -4,14 +4,17 @@ Those of several processes add up (`merge`), and travel between them as plain li
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Mapping
 from enum import Enum
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.policy.api import PlacementReason, RejectReason
 
 E = TypeVar("E", bound=Enum)
+Sample = tuple[float, float, float]
 
 LATENCY_BOUNDS_S = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0,
@@ -20,6 +23,10 @@ TBT_BOUNDS_S = (
     0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0,
     2.5,
 )  # fmt: skip
+
+
+MOST_MERGED = 4096
+"""Recent latencies of all processes together that are kept."""
 
 
 class Outcome(Enum):
@@ -76,6 +83,30 @@ class Timings:
         self.e2e = Histogram()
 
 
+class RecentLatencies:
+    """The newest turns' TBT and TTFET, each as (began, ended, seconds) of one monotonic clock.
+
+    What the power controller judges SLOs by: buckets would be too coarse. `most` of each are kept.
+    """
+
+    __slots__ = ("tbt", "ttfet")
+
+    def __init__(self, most: int = 512) -> None:
+        self.tbt: deque[Sample] = deque(maxlen=most)
+        self.ttfet: deque[Sample] = deque(maxlen=most)
+
+    def to_plain(self) -> dict[str, list[Sample]]:
+        """Lists that say the same."""
+        return {"tbt": list(self.tbt), "ttfet": list(self.ttfet)}
+
+    def merge(self, plain: Mapping[str, Any]) -> None:
+        """Add another process's; the newest stay."""
+        for name, mine in (("tbt", self.tbt), ("ttfet", self.ttfet)):
+            samples = sorted([*mine, *map(tuple, plain[name])], key=itemgetter(1))
+            mine.clear()
+            mine.extend(samples)
+
+
 class TenantCount:
     """What one tenant has had."""
 
@@ -106,9 +137,13 @@ _BY_ENUM = ("turns", "placements", "rejections", "failures")
 
 
 class RouterMetrics:
-    """What one process of the router has counted since its start."""
+    """What one process of the router has counted since its start.
 
-    def __init__(self) -> None:
+    `keeps_latencies`: for the power controller, where there is a budget.
+    """
+
+    def __init__(self, *, keeps_latencies: bool = False) -> None:
+        self.recent = RecentLatencies() if keeps_latencies else None
         self.turns = dict.fromkeys(Outcome, 0)
         self.placements = dict.fromkeys(PlacementReason, 0)
         self.rejections = dict.fromkeys(RejectReason, 0)
@@ -149,6 +184,7 @@ class RouterMetrics:
                 tenant_id: {name: getattr(count, name) for name in TenantCount.__slots__}
                 for tenant_id, count in self.tenants.items()
             },
+            "recent": None if self.recent is None else self.recent.to_plain(),
         }
 
     def merge(self, plain: Mapping[str, Any]) -> None:
@@ -167,6 +203,9 @@ class RouterMetrics:
             count = self.tenant(tenant_id)
             for name, value in counts.items():
                 setattr(count, name, getattr(count, name) + value)
+        if plain["recent"] is not None:
+            self.recent = self.recent or RecentLatencies(MOST_MERGED)
+            self.recent.merge(plain["recent"])
 
 
 def _plain(values: dict[E, int]) -> dict[str, int]:

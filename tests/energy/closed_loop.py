@@ -79,7 +79,7 @@ class Loop:
             at_s=now_s,
             measured_at_s=now_s,
             tiers=tuple(self.tier(name, told) for name in ROLES),
-            tbt=Latency(p95_s=self.tbt_s(), num_samples=50),
+            tbt=Latency(p95_s=self.tbt_s(), num_samples=50, since_s=now_s - 1.0),
         )
         moves = self.controller.handle(seen)
         error = None

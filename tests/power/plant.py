@@ -77,14 +77,18 @@ class Plant:
             tiers=readings,
             joules=period_s * sum(reading.watts for reading in readings),
             output_tokens=0 if self.tokens is None else self.tokens(self, at_s),
-            tbt=None if self.tbt is None else Latency(p95_s=self.tbt(self, at_s), num_samples=50),
-            ttfet=(
-                None
-                if self.ttfet is None
-                else Latency(p95_s=self.ttfet(self, at_s), num_samples=50)
-            ),
+            tbt=self.latency(self.tbt, at_s, period_s),
+            ttfet=self.latency(self.ttfet, at_s, period_s),
             num_running=self.running,
         )
+
+    def latency(
+        self, of: Callable[["Plant", float], float] | None, at_s: float, period_s: float
+    ) -> Latency | None:
+        """That of this very period: nothing lags behind."""
+        if of is None:
+            return None
+        return Latency(p95_s=of(self, at_s), num_samples=50, since_s=at_s - period_s)
 
     def obey(self, moves: Sequence[Move]) -> None:
         for move in moves:

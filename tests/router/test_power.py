@@ -18,11 +18,10 @@ from conserve_sglang.dispatch import Event, RunningBounded
 from conserve_sglang.energy.control_log import replay
 from conserve_sglang.power.observation import Reason
 from conserve_sglang.router import power
-from conserve_sglang.router.latency_window import LatencyWindow
 from conserve_sglang.router.power import PowerTask
 from conserve_sglang.serving.control_server import ControlServer
 from conserve_sglang.serving.listening import bound
-from conserve_sglang.telemetry.metrics import Histogram, RouterMetrics
+from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.power import PowerCollector
 from conserve_sglang.tiermap.load import parse_tier_map
 from tests.energy.standin import uuid
@@ -94,7 +93,7 @@ class Site:
         self.agent = FakeAgent()
         self.folder = folder
         self.events: list[Event] = []
-        self.metrics = RouterMetrics()
+        self.metrics = RouterMetrics(keeps_latencies=True)
         self.task: PowerTask
 
     async def until(self, condition: Any, timeout_s: float = 8.0) -> None:
@@ -220,18 +219,33 @@ async def test_metrics_tell_budget_caps_and_moves(
         assert json.dumps(site.task.told())
 
 
-def test_a_window_forgets_what_is_older() -> None:
-    window, histogram = LatencyWindow(30.0), Histogram((0.1, 0.2, 0.4))
-    assert window.look([], 0.0).num_samples == 0
-    for _ in range(100):
-        histogram.observe(0.15)
-    assert window.look([histogram], 1.0).num_samples == 100
-    assert 0.1 < window.look([histogram], 1.0).p95_s <= 0.2
-    for _ in range(10):
-        histogram.observe(0.3)
-    assert window.look([histogram], 40.0).num_samples == 10
-    assert 0.2 < window.look([histogram], 41.0).p95_s <= 0.4
-    assert window.look([histogram], 75.0).num_samples == 0
-    for _ in range(10):
-        histogram.observe(9.0)
-    assert window.look([histogram], 76.0).p95_s == 0.4  # all there is to tell
+async def test_slos_are_judged_by_the_very_latencies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TBT of 0.09 s meets 0.1 s, 0.096 s is too close: no bucket's edge lies between."""
+    async with a_site(tmp_path, monkeypatch) as site:
+        recent = site.metrics.recent
+        assert recent is not None
+        now = asyncio.get_running_loop().time
+        site.agent.demands = [300.0, 290.0, 290.0]
+        await site.until(lambda: site.agent.caps[1] == 138.0)
+        recent.tbt.extend([(now(), now(), 0.09)] * 20)
+        await site.periods(5)
+        assert site.agent.caps[1] == 138.0
+        recent.tbt.extend([(now(), now(), 0.096)] * 20)
+        await site.until(lambda: site.agent.caps == [250.0, 163.0, 163.0])
+        assert site.task.moves[-1]["reason"] == Reason.TBT_SLO.value
+        await site.periods(5)  # the same samples once more: they are of before
+        assert site.agent.caps == [250.0, 163.0, 163.0]
+        assert replay(tmp_path / "control.jsonl")[1] == []
+
+
+async def test_one_gpu_at_its_cap_binds_its_tier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_site(tmp_path, monkeypatch) as site:
+        site.agent.demands = [300.0, 290.0, 60.0]
+        await site.until(lambda: site.agent.caps[1] == 138.0)
+        decode = next(each for each in site.task._seen.tiers if each.tier == "d")  # type: ignore[union-attr]
+        assert decode.most_w == max(decode.most_w or 0.0, decode.watts / 2)
+        assert decode.is_bound

@@ -78,6 +78,23 @@ def test_merging_changes_nothing_of_what_was_merged() -> None:
     assert sum(one.timings["lean", "prefill"].ttft.counts) == 1
 
 
+def test_recent_latencies_are_kept_where_they_are_asked_for_and_the_newest_stay() -> None:
+    assert RouterMetrics().to_plain()["recent"] is None
+    total = RouterMetrics()
+    for late in (0.5, 0.0):
+        one = RouterMetrics(keeps_latencies=True)
+        assert one.recent is not None
+        for second in range(1000):
+            one.recent.tbt.append((float(second), second + 1 + late, 0.05))
+        total.merge(json.loads(json.dumps(one.to_plain())))
+    assert total.recent is not None
+    ends = [ended for _, ended, _ in total.recent.tbt]
+    assert len(ends) == 2 * 512
+    assert ends == sorted(ends)
+    assert (ends[0], ends[-1]) == (489.0, 1000.5)
+    assert not total.recent.ttfet
+
+
 def test_a_histogram_counts_a_value_on_a_bound_below_it() -> None:
     histogram = Histogram((0.1, 1.0))
     for seconds in (0.1, 0.5, 2.0):
