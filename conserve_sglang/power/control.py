@@ -33,7 +33,6 @@ one window is how they are learnt.
 
 from dataclasses import dataclass, replace
 
-from conserve_sglang.core.worker import Role
 from conserve_sglang.power.energy_target import EnergySettings, EnergyTarget
 from conserve_sglang.power.observation import (
     SLO_COST,
@@ -45,7 +44,7 @@ from conserve_sglang.power.observation import (
     TierReading,
     total_cap_w,
 )
-from conserve_sglang.power.slo import Slo
+from conserve_sglang.power.slo import ROLES, Slo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +259,7 @@ class PowerController:
         for reading in reversed(seen.levers):
             cap_w = self._caps[reading.tier]
             raised_w = min(self._ceiling_w(reading), cap_w + self.settings.step_w)
-            if raised_w > cap_w and self._has_room(seen, reading, raised_w):
+            if 0 < raised_w - cap_w <= self._room_w(seen, reading):
                 self._set(reading, raised_w, Reason.HEADROOM, why)
                 self._raised_at_s = seen.at_s
                 return
@@ -284,9 +283,6 @@ class PowerController:
             return float("inf")
         fixed_w = seen.watts - sum(reading.watts for reading in seen.levers)
         return budget_w * (1 - self.settings.hysteresis) - fixed_w
-
-    def _has_room(self, seen: Observation, reading: TierReading, raised_w: float) -> bool:
-        return raised_w - self._caps[reading.tier] <= self._room_w(seen, reading)
 
     def _room_w(self, seen: Observation, reading: TierReading) -> float:
         """How far each GPU of a tier may go up: by the caps' sum, or by what is measured."""
@@ -340,17 +336,11 @@ class PowerController:
         self._moves.append(move)
 
 
-_ROLES = {
-    Reason.TBT_SLO: (Role.DECODE, Role.MIXED),
-    Reason.TTFET_SLO: (Role.PREFILL, Role.MIXED, Role.DECODE),
-}
-
-
 def _slo(settings: ControlSettings, name: Reason) -> Slo:
     return Slo(
         target_s=settings.tbt_slo_s if name is Reason.TBT_SLO else settings.ttfet_slo_s,
         name=name,
-        roles=_ROLES[name],
+        roles=ROLES[name],
         guard=settings.slo_guard,
         min_samples=settings.min_samples,
         window_s=settings.latency_window_s,

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from conserve_sglang.core.worker import Role
 from conserve_sglang.power.observation import Latency, Observation, Reason
 
+ROLES = {
+    Reason.TBT_SLO: (Role.DECODE, Role.MIXED),
+    Reason.TTFET_SLO: (Role.PREFILL, Role.MIXED, Role.DECODE),
+}
+"""Who serves what an SLO bounds, the role first to which a watt is worth most."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Slo:

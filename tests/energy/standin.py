@@ -14,6 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("standin_nvml.c")
 REAL_TIME = -1.0
+MAX_STEPS = 4096  # this and the layout: as in standin_nvml.c
+_HEAD, _GPU, _STEP = struct.Struct("ddII"), struct.Struct("II"), struct.Struct("dI4x")
 
 
 def uuid(index: int) -> str:
@@ -100,6 +102,14 @@ class Machine:
             " for i in range(n.nvmlDeviceGetCount())]))"
         )
         return found
+
+    def limit_in_force_w(self, index: int) -> float:
+        """What was last set on a GPU, read from the library's own state: at once."""
+        state = self._state.read_bytes()
+        begin = _HEAD.size + index * (_GPU.size + MAX_STEPS * _STEP.size)
+        num_steps = _GPU.unpack_from(state, begin)[0]
+        _, milliwatts = _STEP.unpack_from(state, begin + _GPU.size + (num_steps - 1) * _STEP.size)
+        return float(milliwatts) / 1e3
 
     def set_limit(self, index: int, watts: float) -> None:
         """As somebody else would: past all of our code."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from conserve_sglang.core.tenant import DEFAULT_TENANT
+from conserve_sglang.telemetry.metrics import RecentLatencies
 from tests.fakes.router_cluster import Cluster, a_cluster
 
 TOOL_CALL = '"finish_reason":"tool_calls"'
@@ -60,6 +61,18 @@ async def test_ttfet_waits_for_the_answer_that_calls_no_tool(
         assert total > ttft * 0.9  # it counts from the arrival of turn 1
         await cluster.chat("hi", "a", "b", "c", "d", "e", "f", stream=stream, **fields)
         assert histogram(cluster, "ttfet", "decode")[0] == 1
+
+
+async def test_the_power_controller_gets_each_latency_as_it_was() -> None:
+    async with a_cluster() as cluster:
+        metrics = cluster.service.door.metrics
+        assert metrics.recent is None  # this tier map has no budget
+        metrics.recent = RecentLatencies()
+        await cluster.chat("hi", stream=True)
+        (tbt,), (ttfet,) = metrics.recent.tbt, metrics.recent.ttfet
+        assert tbt[2] == pytest.approx(histogram(cluster, "tbt", "prefill")[1])
+        assert ttfet[2] == pytest.approx(histogram(cluster, "ttfet", "prefill")[1])
+        assert ttfet[0] < tbt[0] < tbt[1] <= ttfet[1]
 
 
 async def test_kv_moved_is_the_prompt_less_what_the_decoder_had() -> None:
