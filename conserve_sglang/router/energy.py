@@ -7,6 +7,7 @@ a turn's energy comes after its answer: what is told before says that it is not 
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ import msgspec
 from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.conversations import Conversation
-from conserve_sglang.telemetry.energy import DeviceReading, EnergyLabels, EnergyReading
+from conserve_sglang.telemetry.energy import Books, DeviceReading, EnergyLabels, EnergyReading
 from conserve_sglang.workers.access import WorkerAccess
 from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.pool import ConnectionPool
@@ -31,11 +32,13 @@ KEPT_TURNS = 12
 class Used:
     """What one conversation has used so far, by phase, and by turn for the last `KEPT_TURNS`."""
 
-    __slots__ = ("is_attributed", "is_modelled", "phases", "turns")
+    __slots__ = ("first_turn", "is_attributed", "is_modelled", "phases", "since_s", "turns")
 
-    def __init__(self) -> None:
+    def __init__(self, since_s: float = 0.0) -> None:
+        self.since_s = since_s  # when the first was told, of the router's clock
         self.phases: dict[str, float] = {}
         self.turns: dict[int, float] = {}
+        self.first_turn = 0  # the first that anything was told of
         self.is_modelled = False
         self.is_attributed = False
 
@@ -56,6 +59,7 @@ class Used:
 
     def add(self, turn: int, phase: str, joules: float, origin: str, split: str) -> None:
         """Some more of it."""
+        self.first_turn = min(self.first_turn or turn, turn)
         self.phases[phase] = self.phases.get(phase, 0.0) + joules
         self.turns[turn] = self.turns.get(turn, 0.0) + joules
         while len(self.turns) > KEPT_TURNS:
@@ -78,6 +82,18 @@ class _Agent:
         self.watts: dict[EnergyLabels, float] = {}
         self.devices: Sequence[DeviceReading] = ()
         self.is_up = False
+        self.num_gaps = 0  # times that it had forgotten, or lost by a restart, what it had billed
+        self.gap_from_s = math.inf  # of the router's clock: all of the gaps
+        self.gap_to_s = -math.inf
+        self.books = Books()
+        self.books_before = Books()  # of its lives before
+
+    def lost(self, now: float) -> None:
+        """What was billed since it was last heard may be lost."""
+        if self.settled_at_s is not None:
+            self.gap_from_s = min(self.gap_from_s, self.settled_at_s)
+        self.gap_to_s = now
+        self.num_gaps += 1
 
 
 class EnergyWatch:
@@ -128,7 +144,19 @@ class EnergyWatch:
             "origin": used.origin,
             "split": used.split,
             "is_final": self.is_final(conversation),
+            "is_complete": self.is_complete(conversation),
         }
+
+    def is_complete(self, conversation: Conversation) -> bool:
+        """Whether nothing of it is known to be lost: since its first turn no agent forgot what it
+        had billed, or was restarted. After the router's restart only new conversations are."""
+        used = conversation.energy
+        is_open = conversation.num_open_turns > 0
+        return (used is None or used.first_turn <= 1) and not any(
+            (is_open or conversation.ended_at_s >= agent.gap_from_s)
+            and (used is None or used.since_s <= agent.gap_to_s)
+            for agent in self._agents
+        )
 
     def is_final(self, conversation: Conversation) -> bool:
         """Whether every agent has settled past the end of the conversation's last turn."""
@@ -155,6 +183,7 @@ class EnergyWatch:
                 for agent in self._agents
                 if agent.settled_at_s is not None
             },
+            books={agent.host: _sum(agent) for agent in self._agents},
         )
 
     async def ask(self) -> None:
@@ -186,9 +215,14 @@ class EnergyWatch:
             agent.is_up = True
         if told.incarnation != agent.incarnation:
             is_first = not agent.incarnation
+            if not is_first:
+                agent.lost(asked_at_s)
             _begin_anew(agent, told.incarnation)
             if not is_first:
                 return  # asked again, from its beginning
+        elif told.has_forgotten:
+            agent.lost(asked_at_s)
+            logger.warning("the agent of %s forgot what it had billed to turns", agent.host)
         self._take(agent, told, asked_at_s)
 
     def _take(self, agent: _Agent, told: "_Energy", asked_at_s: float) -> None:
@@ -197,7 +231,7 @@ class EnergyWatch:
             if conversation is not None:
                 used = conversation.energy
                 if used is None:
-                    used = conversation.energy = Used()
+                    used = conversation.energy = Used(asked_at_s)
                 used.add(turn, phase, joules, origin, split)
         counters = {
             EnergyLabels(worker, tier, phase, origin, split): joules
@@ -210,6 +244,12 @@ class EnergyWatch:
         if agent.settled_at_s is None or settled_at_s > agent.settled_at_s:
             agent.settled_at_s = settled_at_s
         agent.counters, agent.settling = counters, told.settling
+        agent.books = Books(
+            late_s=told.late_s,
+            num_lost_files=told.lost_files,
+            num_outside_profile=told.outside_profile,
+            num_unmeasured=len(told.unmeasured),
+        )
         agent.devices = tuple(
             DeviceReading(agent.host, each.id, each.kind, each.origin, each.joules, each.watts)
             for each in told.devices
@@ -225,8 +265,21 @@ class EnergyWatch:
 def _begin_anew(agent: _Agent, incarnation: str) -> None:
     for labels, value in agent.counters.items():
         agent.base[labels] = agent.base.get(labels, 0.0) + value
+    agent.books_before, agent.books = _sum(agent), Books()
     agent.counters, agent.settling, agent.incarnation = {}, 0, incarnation
     agent.settled_at_s = None
+
+
+def _sum(agent: _Agent) -> Books:
+    """An agent's books over all of its lives; workers without a meter are those of now."""
+    before, now = agent.books_before, agent.books
+    return Books(
+        late_s=before.late_s + now.late_s,
+        num_lost_files=before.num_lost_files + now.num_lost_files,
+        num_outside_profile=before.num_outside_profile + now.num_outside_profile,
+        num_unmeasured=now.num_unmeasured,
+        num_gaps=agent.num_gaps,
+    )
 
 
 def _power(
@@ -256,6 +309,11 @@ class _Energy(msgspec.Struct):
     devices: list[_Device]
     counters: list[tuple[str, str, str, str, str, float]]
     turns: list[tuple[str, int, str, str, str, str, float]]
+    has_forgotten: bool = False
+    late_s: float = 0.0
+    lost_files: int = 0
+    outside_profile: int = 0
+    unmeasured: list[str] = []
 
 
 _decoder = msgspec.json.Decoder(_Energy)

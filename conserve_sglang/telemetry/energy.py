@@ -34,6 +34,18 @@ class DeviceReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What an agent's books lack. `late_s`: work heard of after its time was billed as idle;
+    `num_gaps`: times that rows of turns were forgotten or lost with a restart."""
+
+    late_s: float = 0.0
+    num_lost_files: int = 0
+    num_outside_profile: int = 0
+    num_unmeasured: int = 0
+    num_gaps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyReading:
     """All of it at one moment. `watts` is each worker's mean power over the last settlings."""
 
@@ -42,6 +54,7 @@ class EnergyReading:
     devices: Sequence[DeviceReading] = ()
     agents_up: Mapping[str, bool] = field(default_factory=dict)
     settled_age_s: Mapping[str, float] = field(default_factory=dict)
+    books: Mapping[str, Books] = field(default_factory=dict)
 
 
 class EnergyCollector(Collector):
@@ -89,6 +102,25 @@ class EnergyCollector(Collector):
         for host, seconds in seen.settled_age_s.items():
             age.add_metric((host,), seconds)
         yield age
+        yield from _books(seen)
+
+
+def _books(seen: EnergyReading) -> Iterator[Metric]:
+    for name, text, attribute in (
+        ("late_seconds", "Work that was billed as idle", "late_s"),
+        ("lost_log_files", "Phase logs that went before they were read", "num_lost_files"),
+        ("outside_profile", "Times a profile was extrapolated", "num_outside_profile"),
+        ("gaps", "Times that joules of turns were forgotten", "num_gaps"),
+    ):
+        counter = CounterMetricFamily(f"conserve_agent_{name}", text, labels=("host",))
+        for host, books in seen.books.items():
+            counter.add_metric((host,), getattr(books, attribute))
+        yield counter
+    text = "Workers whose energy no meter tells"
+    unmeasured = GaugeMetricFamily("conserve_agent_unmeasured_workers", text, labels=("host",))
+    for host, books in seen.books.items():
+        unmeasured.add_metric((host,), books.num_unmeasured)
+    yield unmeasured
 
 
 def _values(labels: EnergyLabels) -> tuple[str, ...]:

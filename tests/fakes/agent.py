@@ -23,6 +23,7 @@ class FakeAgent:
         self.status = 200
         self.counters: list[list[Any]] = []
         self.billed: list[list[list[Any]]] = []  # by settling
+        self.more: dict[str, Any] = {}  # further members of its answer
         self.num_asked = 0
         self.keys: list[str | None] = []
 
@@ -48,6 +49,7 @@ class FakeAgent:
             "devices": [device],
             "counters": self.counters,
             "turns": rows,
+            **self.more,
         }
         return JSONResponse(body, self.status)
 

@@ -76,6 +76,34 @@ async def test_energy_is_final_once_the_books_are_past_the_answer() -> None:
         assert (await described(cluster))["energy"]["is_final"] is True
 
 
+async def test_what_an_agent_forgot_makes_the_conversations_of_then_incomplete() -> None:
+    async with a_site() as (cluster, agent):
+        await cluster.chat("hello " * 100)
+        key = (await described(cluster))["key"]
+        agent.bill(key, 1, "decode", 12.0)
+        assert (await described(cluster))["energy"]["is_complete"] is True
+        await cluster.chat("hello " * 100, "the answer", "more")
+        agent.more = {"has_forgotten": True, "late_s": 2.5, "lost_files": 3, "outside_profile": 4}
+        agent.more["unmeasured"] = ["d0"]
+        seen = await scraped(cluster)
+        agent.more = {}
+        assert (await described(cluster))["energy"]["is_complete"] is False
+        at = '{host="127.0.0.1"}'
+        assert seen["conserve_agent_gaps_total" + at] == 1
+        assert seen["conserve_agent_late_seconds_total" + at] == 2.5
+        assert seen["conserve_agent_lost_log_files_total" + at] == 3
+        assert seen["conserve_agent_outside_profile_total" + at] == 4
+        assert seen["conserve_agent_unmeasured_workers" + at] == 1
+
+
+async def test_conversation_whose_first_turns_nobody_told_is_incomplete() -> None:
+    async with a_site() as (cluster, agent):
+        await cluster.chat("hello " * 100)
+        key = (await described(cluster))["key"]
+        agent.bill(key, 2, "decode", 12.0)
+        assert (await described(cluster))["energy"]["is_complete"] is False
+
+
 async def test_one_modelled_joule_makes_the_sum_modelled() -> None:
     async with a_site() as (cluster, agent):
         await cluster.chat("hello " * 100)

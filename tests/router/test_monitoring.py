@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conserve_sglang.core.tier import EnergySettings, ObserveSettings
 from conserve_sglang.telemetry.assets import alert_rules
 from conserve_sglang.telemetry.dashboard import dashboard, queries
+from conserve_sglang.telemetry.power import PowerCollector, PowerReading
 from tests.fakes.agent import FakeAgent, an_agent
 from tests.fakes.router_cluster import Cluster, a_cluster
 from tests.telemetry.promql import labels_in, metrics_in
@@ -41,7 +43,21 @@ async def _all_met(cluster: Cluster, agent: FakeAgent) -> str:
     await cluster.service.energy.ask()
     agent.settled_age_s = 0.0  # a later settling, so that there is power
     await cluster.service.energy.ask()
-    return await exposition(cluster)
+    return await exposition(cluster) + of_the_controller()
+
+
+def of_the_controller() -> str:
+    """What a router with a power budget adds."""
+    registry = CollectorRegistry()
+    reading = PowerReading(
+        budget_w=600.0,
+        watts=500.0,
+        caps_w={"lean": 200.0},
+        max_running=8,
+        num_moves={("cap", "over_budget"): 1},
+    )
+    registry.register(PowerCollector(lambda: reading))
+    return generate_latest(registry).decode()
 
 
 def exported(text: str) -> dict[str, set[str]]:

@@ -69,13 +69,15 @@ async def ask(cluster: Cluster, headers: dict[str, str], **fields: Any) -> Any:
 async def test_client_that_asks_is_told_what_was_billed_so_far() -> None:
     async with a_site() as (cluster, agent):
         first = (await ask(cluster, ASKED)).json()["usage"]
-        assert first["conserve"] == {"energy": None}
+        unknown = first["conserve"]["energy"]
+        assert (unknown["turn_joules"], unknown["conversation_joules"]) == (None, None)
+        assert unknown["is_final"] is False
         assert first["prompt_tokens"] > 0
         key = (await described(cluster))["key"]
         agent.bill(key, 1, "prefill", 30.0)
         await described(cluster)
         second = (await ask(cluster, ASKED)).json()["usage"]["conserve"]["energy"]
-        assert (second["turn_joules"], second["conversation_joules"]) == (0.0, 30.0)
+        assert (second["turn_joules"], second["conversation_joules"]) == (None, 30.0)
         assert second["is_final"] is False
 
 
@@ -87,6 +89,43 @@ async def test_streams_tell_it_where_they_tell_usage(asks_usage: bool) -> None:
         assert answer.is_whole
         assert answer.events[-1] == "[DONE]"
         assert (b'"conserve"' in answer.body) is asks_usage
+
+
+WITH_ONE_BILLED = {"turn_joules": None, "conversation_joules": 30.0, "phases": {"prefill": 30.0},
+                   "origin": "measured", "split": "own", "is_final": False}  # fmt: skip
+TOOL = {"type": "function", "name": "f", "parameters": {"properties": {"usage": {"type": "null"}}}}
+OTHERS: dict[str, dict[str, Any]] = {
+    "/v1/messages": {"model": "tiny", "max_tokens": 8, "messages": MESSAGES},
+    "/v1/responses": {"model": "tiny", "input": "hello " * 100, "tools": [TOOL]},
+    "/generate": {"input_ids": list(range(40, 90)), "sampling_params": {"max_new_tokens": 8}},
+}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("path", OTHERS)
+async def test_every_endpoint_that_is_a_turn_tells_it(path: str, is_stream: bool) -> None:
+    async with a_site() as (cluster, agent):
+        await ask(cluster, ASKED)
+        agent.bill((await described(cluster))["key"], 1, "prefill", 30.0)
+        await described(cluster)
+        body = {**OTHERS[path], "stream": is_stream}
+        answer = await cluster.post(path, body, ASKED)
+        assert answer.status == 200, answer.body
+        assert answer.body.count(b'"conserve"') == 1
+        if is_stream:
+            lines = answer.body.splitlines()
+            (line,) = [line for line in lines if b'"conserve"' in line]
+            told = json.loads(line.removeprefix(b"data: "))
+        else:
+            told = answer.json()
+        told = told.get("response", told)
+        counts = told["meta_info" if path == "/generate" else "usage"]
+        assert counts["conserve"]["energy"] == WITH_ONE_BILLED
+
+
+async def test_without_energy_it_is_null() -> None:
+    async with a_cluster({"p0": "prefill", "d0": "decode"}) as cluster:
+        assert (await ask(cluster, ASKED)).json()["usage"]["conserve"] == {"energy": None}
 
 
 async def test_nobody_else_is_told_and_no_worker_sees_the_header() -> None:

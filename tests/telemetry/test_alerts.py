@@ -23,7 +23,7 @@ def promtool(*arguments: object) -> str:
 @needs_promtool
 def test_the_rules_are_valid(tmp_path: Path) -> None:
     ((_, _), (rules, _)) = write_all(tmp_path)
-    assert "17 rules found" in promtool("check", "rules", rules)
+    assert "21 rules found" in promtool("check", "rules", rules)
 
 
 @needs_promtool
