@@ -23,8 +23,15 @@ def print_survey(found: Survey, *, as_json: bool) -> None:
     Console().print(table)
     for problem in found.problems:
         typer.echo(f"Not read: {problem}")
-    able = "may" if found.may_set else "may not (no CAP_SYS_ADMIN)"
-    typer.echo(f"This process {able} set power limits and clocks; nothing was set.")
+    typer.echo(_permission(found))
+
+
+def _permission(found: Survey) -> str:
+    if all(one.limits is None for one in found.devices):
+        return "No device here tells a power limit, so nothing is known of setting one."
+    if found.may_set:
+        return "This process has CAP_SYS_ADMIN, which NVML asks of whoever sets; nothing was set."
+    return "This process may not set power limits and clocks (no CAP_SYS_ADMIN); nothing was set."
 
 
 def _row(one: Surveyed) -> tuple[str, ...]:
@@ -44,7 +51,7 @@ def _row(one: Surveyed) -> tuple[str, ...]:
 
 def _plain(found: Survey) -> dict[str, Any]:
     return {
-        "may_set": found.may_set,
+        "has_cap_sys_admin": found.may_set,
         "problems": list(found.problems),
         "devices": [
             {

@@ -65,7 +65,7 @@ def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
         )
         configure_logs(log_level, log_format)
         if dry_run:
-            print_commands(loaded, describe_commands(loaded, options), host, as_json=as_json)
+            print_commands(loaded, describe_commands(loaded, options), options, as_json=as_json)
             return
         with showing(as_json=as_json) as report:
             run_launch(loaded, options, report)

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.launcher.caps import show_caps
+from conserve_sglang.launcher.energy_check import energy_notices
+from conserve_sglang.launcher.launch import LaunchOptions
 from conserve_sglang.launcher.plan import ProcessSpec, command_line, notices, without_secrets
 from conserve_sglang.launcher.process import last_lines
 from conserve_sglang.launcher.progress import Progress, Report, Step
@@ -33,12 +35,16 @@ _STYLES = {
 def print_commands(
     tier_map: TierMap,
     commands: Sequence[tuple[str, ProcessSpec]],
-    host: str | None,
+    options: LaunchOptions,
     *,
     as_json: bool,
 ) -> None:
-    """Show every process of a tier map, and its caps on this machine, instead of starting it."""
-    caps = show_caps(tier_map, host)
+    """Show every process of a tier map, and its caps on this machine, instead of starting it.
+
+    Exits with 3 where a launch would, as these caps cannot be set.
+    """
+    caps = show_caps(tier_map, options.host)
+    told = [*notices(tier_map), *energy_notices(tier_map)]
     if as_json:
         rows = [
             {"name": spec.name, "host": host, "env": dict(spec.env), "argv": list(spec.argv)}
@@ -46,17 +52,19 @@ def print_commands(
         ]
         document = {
             "processes": rows,
-            "notices": list(notices(tier_map)),
+            "notices": told,
             "caps": plan_as_json(caps),
         }
         typer.echo(json.dumps(document, indent=2))
-        return
-    for notice in notices(tier_map):
-        typer.echo(f"# {notice}")
-    for line in plan_lines(caps):
-        typer.echo(f"# power caps: {line}")
-    for where, spec in commands:
-        typer.echo(f"\n# {spec.name} on {where}\n{command_line(spec)}")
+    else:
+        for notice in told:
+            typer.echo(f"# {notice}")
+        for line in plan_lines(caps):
+            typer.echo(f"# power caps: {line}")
+        for where, spec in commands:
+            typer.echo(f"\n# {spec.name} on {where}\n{command_line(spec)}")
+    if options.with_caps and caps.plan is not None and caps.plan.problems:
+        raise typer.Exit(3)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ def validate(
         for result in results:
             is_wrong = result["error"] is not None
             typer.echo(result["error"] if is_wrong else f"{result['file']}: ok", err=is_wrong)
+            for notice in result["notices"]:
+                typer.echo(f"{result['file']}: note: {notice}")
     if any(result["error"] is not None for result in results):
         raise typer.Exit(2)
 

@@ -8,15 +8,16 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from conserve_sglang.core.errors import TierMapError
+from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
+from conserve_sglang.launcher.energy_check import check_energy_files, energy_notices
 from conserve_sglang.launcher.plan import notices
 from conserve_sglang.tiermap import load_tier_map
 
 
-def check_files(files: Iterable[Path]) -> list[dict[str, str | None]]:
-    """Each file with what is wrong with it, or None."""
-    return [{"file": str(path), "error": _error_of(path)} for path in files]
+def check_files(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Each file with what is wrong with it, or None, and with what its user should know."""
+    return [_checked(path) for path in files]
 
 
 def as_document(tier_map: TierMap) -> dict[str, Any]:
@@ -59,9 +60,11 @@ def _cells(worker: WorkerPlan, tier: Tier) -> tuple[str, ...]:
     )
 
 
-def _error_of(path: Path) -> str | None:
+def _checked(path: Path) -> dict[str, Any]:
     try:
-        load_tier_map(path)
-    except TierMapError as error:
-        return str(error)
-    return None
+        tier_map = load_tier_map(path)
+        check_energy_files(tier_map)
+        told = [*notices(tier_map), *energy_notices(tier_map)]
+    except ConfigError as error:
+        return {"file": str(path), "error": str(error), "notices": []}
+    return {"file": str(path), "error": None, "notices": told}

@@ -38,10 +38,15 @@ def open_meter(
     """
     if choice == "replay":
         if recording is None:
-            raise MeterError("The replay meter needs a recording.")
+            raise MeterError(
+                "The replay meter needs a recording: --recording FILE, or in a tier map"
+                " energy.recording."
+            )
         return ReplayMeter.from_file(Path(recording), time.monotonic)
     if choice not in CHOICES:
-        raise MeterError(f"There is no meter {choice!r} here; there are {', '.join(CHOICES)}.")
+        raise MeterError(
+            f"There is no meter {choice!r} here; there are {', '.join(CHOICES)} and model."
+        )
 
     def uuids() -> Sequence[str] | None:
         return gpu_uuids(gpu_ids) if with_gpus and gpu_ids is not None else None

@@ -81,9 +81,16 @@ def record(path: Path, devices: Iterable[Device], readings: Iterable[Mapping[str
 def _rows(path: Path) -> Iterable[tuple[Device, Reading]]:
     try:
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or COLUMNS
     except (OSError, UnicodeDecodeError) as error:
         raise MeterError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise MeterError(
+            f"{path}, line 1: there is no column {missing[0]}. A recording has the columns"
+            f" {','.join(COLUMNS)}, as `conserve-sglang energy --seconds N --record FILE` writes."
+        )
     for number, row in enumerate(rows, 2):
         try:
             device = Device(

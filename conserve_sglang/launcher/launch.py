@@ -9,6 +9,7 @@ from pathlib import Path
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.launcher.caps import caps_here, hold_caps
+from conserve_sglang.launcher.energy_check import check_energy_files, energy_notices
 from conserve_sglang.launcher.here import host_test
 from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec, all_commands, make_plan
 from conserve_sglang.launcher.preflight import check
@@ -62,6 +63,7 @@ def describe_commands(
     tier_map: TierMap, options: LaunchOptions
 ) -> tuple[tuple[str, ProcessSpec], ...]:
     """Every process of the map with its host, to be shown instead of started."""
+    check_energy_files(tier_map)
     return all_commands(
         tier_map,
         is_here=host_test(options.host),
@@ -74,7 +76,8 @@ def describe_commands(
 def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:
     """Run a deployment until a signal ends it; LaunchError when it cannot be kept up."""
     plan = plan_launch(tier_map, options)
-    for notice in plan.notices:
+    check_energy_files(tier_map)
+    for notice in (*plan.notices, *energy_notices(tier_map)):
         report(Progress(step=Step.NOTICE, message=notice))
     worker_api_key(tier_map.router)  # here only to say at once that it is not there
     key = admin_key(tier_map.router)

@@ -41,15 +41,7 @@ from conserve_sglang.router.responses_store import response_store
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
-from conserve_sglang.router.usage_note import (
-    COMPLETION,
-    GENERATE,
-    MESSAGES,
-    RESPONSES,
-    Shape,
-    UsageNote,
-    asks_for_note,
-)
+from conserve_sglang.router.usage_note import note_for
 from conserve_sglang.workers.upstream import Headers
 
 logger = logging.getLogger(__name__)
@@ -185,10 +177,8 @@ class Front:
         if turn.name is None and self._settings.identify_by_history:
             turn.history = History(payload, turn.tenant, self._hashing)
         turn.ends_conversation = END_HEADER in ours
-        if asks_for_note(ours.get(USAGE_HEADER)):
-            turn.usage_note = UsageNote(
-                payload.is_stream, _shape_of(payload), reads_energy=self._reads_energy
-            )
+        if USAGE_HEADER in ours:
+            turn.usage_note = note_for(ours[USAGE_HEADER], payload, self._reads_energy)
         if DEADLINE_HEADER in ours:
             turn.deadline_s = _deadline_s(ours[DEADLINE_HEADER])
         payload.fields = {}  # what was to be read is read
@@ -326,15 +316,6 @@ def _give_voice(path: bytes, client: ClientConnection) -> None:
     """Have errors told in the shape of the API that the path belongs to."""
     if path.startswith(_MESSAGES):
         client.voice = AnthropicCall()
-
-
-def _shape_of(payload: Payload) -> Shape:
-    """Where the answer has its token counts."""
-    if isinstance(payload.translation, MessagesCall):
-        return MESSAGES
-    if isinstance(payload.translation, ResponsesCall):
-        return RESPONSES
-    return GENERATE if payload.endpoint is Endpoint.GENERATE else COMPLETION
 
 
 def _deadline_s(milliseconds: bytes) -> float:

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from conserve_sglang.router.anthropic import MessagesCall
 from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.router.payload import Endpoint, Payload
+from conserve_sglang.router.responses import ResponsesCall
 
 ASKS_FOR = b"energy"
 _END = b"\n\n"
@@ -36,11 +39,6 @@ MESSAGES = Shape(b'"usage":{', (b"event: message_delta\n",))
 # The request's tools are told again before the counts, and may have a field of that name.
 RESPONSES = Shape(b'"usage":{', (b"event: response.completed\n", b"event: response.incomplete\n"))
 _COUNTS = b'"input_tokens"'
-
-
-def asks_for_note(value: bytes | None) -> bool:
-    """Whether a request's header asks for it."""
-    return value is not None and value.strip().lower() == ASKS_FOR
 
 
 class UsageNote:
@@ -91,6 +89,18 @@ class UsageNote:
         member = b'"conserve":' + msgspec.json.encode({"energy": energy})
         comma = b"" if data[at : at + 1] == b"}" else b","
         return data[:at] + member + comma + data[at:]
+
+
+def note_for(value: bytes, payload: Payload, reads_energy: bool) -> UsageNote | None:
+    """What a request's header asks for; None if that is nothing known."""
+    if value.strip().lower() != ASKS_FOR:
+        return None
+    shape = GENERATE if payload.endpoint is Endpoint.GENERATE else COMPLETION
+    if isinstance(payload.translation, MessagesCall):
+        shape = MESSAGES
+    elif isinstance(payload.translation, ResponsesCall):
+        shape = RESPONSES
+    return UsageNote(payload.is_stream, shape, reads_energy=reads_energy)
 
 
 def _energy(conversation: Conversation, turn_index: int) -> dict[str, object]:

@@ -162,6 +162,8 @@ def _energy(tier_map: TierMap) -> Iterator[str]:
         return
     if (energy.meter == "replay") != (energy.recording is not None):
         yield "energy.recording: the replay meter needs one, and no other meter has one"
+    if energy.meter == "nvml" and all(tier.is_cpu for tier in tier_map.tiers):
+        yield "energy.meter: nvml reads GPUs, and all tiers run on the CPU; use auto or model"
     far = [worker.host for worker in tier_map.workers if not _is_loopback(worker.host)]
     if far and tier_map.router.admin_key_env is None:
         yield (

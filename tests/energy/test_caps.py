@@ -122,6 +122,19 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(machine: Machine, tmp_path:
     assert not machine.records.exists()
 
 
+def test_a_dry_run_ends_as_the_plan_does_where_caps_cannot_be_set(
+    machine: Machine, tmp_path: Path
+) -> None:
+    path = a_map(tmp_path, d=", power_cap_w: 90000")
+    for words, code in (
+        (["caps", "plan"], 3),
+        (["launch", "--dry-run"], 3),
+        (["launch", "--dry-run", "--no-caps"], 0),
+    ):
+        done = machine.command(*words, "--tier-map", path)
+        assert (done.returncode, "refused: " in done.stdout) == (code, True), done.stdout
+
+
 def test_held_caps_are_in_force_and_put_back_at_the_end(
     machine: Machine, hold: Callable[..., Held]
 ) -> None:

@@ -95,3 +95,13 @@ def test_modelled_numbers_are_not_recorded(run_cli: RunCli, tmp_path: Path) -> N
     ran = run_cli(*model, "--record", tmp_path / "r.csv")
     assert ran.code == 2
     assert "--seconds" in ran.err
+
+
+def test_command_says_what_a_meter_needs_and_only_what_it_knows(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    assert "nvml, replay and model" in run_cli("energy", "--meter", "foo").err
+    assert "--recording FILE" in run_cli("energy", "--meter", "replay").err
+    (tmp_path / "r.csv").write_text(ROWS)
+    out = run_cli("energy", "--meter", "replay", "--recording", tmp_path / "r.csv").out
+    assert "nothing is known of setting one" in out

@@ -60,7 +60,7 @@ def test_modelled_reading_is_not_recorded_as_measured(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "no reading"),
-        ("at_s,device_id\n1,x\n", "line 2"),
+        ("at_s,device_id\n1,x\n", "line 1: there is no column kind"),
         ("at_s,device_id,kind,name,joules,watts,source\nsoon,x,gpu,n,1,,s\n", "line 2"),
         ("at_s,device_id,kind,name,joules,watts,source\n1,x,toaster,n,1,,s\n", "line 2"),
         ("at_s,device_id,kind,name,joules,watts,source\n2,x,gpu,n,1,,s\n1,x,gpu,n,1,,s\n", "back"),
