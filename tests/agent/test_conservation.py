@@ -73,10 +73,12 @@ def integral_j(from_s: float, to_s: float) -> float:
     )
 
 
-@pytest.mark.parametrize("meter", ["nvml"])
+@pytest.mark.parametrize("meter", ["nvml", "zeus"])
 def test_parts_sum_to_the_integral_within_a_hundredth(
     library: Path, tmp_path: Path, meter: str
 ) -> None:
+    if meter == "zeus":
+        pytest.importorskip("zeus")
     trace = ",".join(f"{at_s:g}:{watts:g}" for at_s, watts in TRACE)
     tiers = a_gpu_map(f"interval_s: 0.2, meter: {meter}")
     told = fake_nvml.evaluate(
