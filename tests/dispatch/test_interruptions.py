@@ -1,0 +1,117 @@
+"""Workers that are lost, turns that fail or are cut in the middle, and where they go on."""
+
+from conserve_sglang.core.ids import TurnId
+from conserve_sglang.dispatch import (
+    AbortTurn,
+    DispatchSettings,
+    FailureCause,
+    FirstToken,
+    RejectTurn,
+    ReleaseConversation,
+    Tick,
+    TurnFailed,
+    TurnInterrupted,
+    WorkerLost,
+    WorkerUp,
+)
+from conserve_sglang.policy.api import PlacementReason, RejectReason
+from tests.builders import D0, D1, P0, Desk, a_worker, an_arrival
+from tests.dispatch.talk import finish, rejected, sent, settled
+
+
+def test_conversation_of_a_lost_decoder_is_prefilled_again_elsewhere() -> None:
+    desk = settled("p0", "d0", "d1")
+    desk.tell(WorkerLost(worker_id=D0))
+    command = sent(desk.tell(an_arrival(2, tokens=1100)))
+    assert (command.prefiller, command.decoder) == (P0, D1)
+    assert command.reason is PlacementReason.DECODER_LOST
+
+
+def test_worker_that_comes_back_is_empty_and_old_pins_stay_void() -> None:
+    desk = settled("p0", "d0")
+    desk.tell(WorkerUp(spec=a_worker("d0")))
+    assert desk.dispatcher.worker_loads()[1].resident_tokens == 0
+    assert sent(desk.tell(an_arrival(2, tokens=1100))).reason is PlacementReason.DECODER_LOST
+
+
+def test_turns_on_a_lost_worker_are_aborted_and_tried_elsewhere() -> None:
+    desk = Desk("p0", "d0", "d1")
+    desk.tell(an_arrival(1))
+    assert desk.tell(WorkerLost(worker_id=D0)) == [AbortTurn(turn_id=TurnId(1))]
+    command = sent(desk.tell(TurnFailed(turn_id=TurnId(1), cause=FailureCause.DECODER_FAILED)))
+    assert command.decoder == D1
+
+
+def test_retries_are_bounded() -> None:
+    desk = Desk("p0", "d0", settings=DispatchSettings(max_attempts=2))
+    desk.tell(an_arrival(1))
+    desk.tell(TurnFailed(turn_id=TurnId(1), cause=FailureCause.PREFILLER_FAILED))
+    command = rejected(
+        desk.tell(TurnFailed(turn_id=TurnId(1), cause=FailureCause.PREFILLER_FAILED))
+    )
+    assert command.reason is RejectReason.RETRIES_SPENT
+    assert desk.dispatcher.num_conversations == 0
+
+
+def test_first_token_from_a_decoder_lost_meanwhile_does_not_hide_its_loss() -> None:
+    desk = Desk("p0", "d0", "d1")
+    desk.tell(an_arrival(1))
+    desk.tell(an_arrival(2))
+    desk.tell(WorkerLost(worker_id=D0))
+    command = sent(desk.tell(FirstToken(turn_id=TurnId(1))))
+    assert (command.turn_id, command.decoder) == (TurnId(2), D1)
+    assert command.reason is PlacementReason.DECODER_LOST
+
+
+def interrupted(turn: int, tokens: int) -> TurnInterrupted:
+    return TurnInterrupted(turn_id=TurnId(turn), output_tokens=tokens)
+
+
+def test_interrupted_turn_goes_on_as_a_phase_1_on_another_decoder() -> None:
+    desk = settled("p0", "d0", "d1")
+    desk.tell(an_arrival(2, tokens=1100))
+    desk.tell(FirstToken(turn_id=TurnId(2)))
+    desk.tell(WorkerLost(worker_id=D0))
+    command = sent(desk.tell(interrupted(2, 300)))
+    assert (command.prefiller, command.decoder) == (P0, D1)
+    assert command.reason is PlacementReason.DECODER_LOST
+    assert desk.dispatcher.worker_loads()[2].reserved_tokens == 1100 + 300 + 100
+    finish(desk, 2, prompt=1100, output=400)
+    assert desk.dispatcher.worker_loads()[2].resident_tokens == 1500
+    assert sent(desk.tell(an_arrival(3, tokens=1600))).decoder == D1
+
+
+def test_interrupted_turn_waits_for_room_with_a_deadline_of_its_own() -> None:
+    desk = settled("p0", "d0", "d1")
+    desk.tell(an_arrival(2, tokens=1100))
+    desk.tell(FirstToken(turn_id=TurnId(2)))
+    desk.tell(WorkerLost(worker_id=D0))
+    desk.tell(WorkerLost(worker_id=D1))
+    desk.now = 59.0
+    assert desk.tell(interrupted(2, 300)) == []
+    desk.now = 61.0
+    assert desk.tell(Tick()) == []
+    assert sent(desk.tell(WorkerUp(spec=a_worker("d1")))).turn_id == TurnId(2)
+
+
+def test_turn_is_interrupted_only_so_often() -> None:
+    desk = settled("p0", "d0", "d1")
+    desk.tell(an_arrival(2, tokens=1100))
+    for count in (1, 2):
+        desk.tell(FirstToken(turn_id=TurnId(2)))
+        assert sent(desk.tell(interrupted(2, 10 * count))).attempt == 1
+    desk.tell(FirstToken(turn_id=TurnId(2)))
+    commands = desk.tell(interrupted(2, 30))
+    assert RejectTurn(turn_id=TurnId(2), reason=RejectReason.RETRIES_SPENT) in commands
+
+
+def test_interrupted_turn_leaves_a_pin_that_is_not_its_own() -> None:
+    desk = settled("p0", "d0", "d1")
+    desk.tell(an_arrival(2, tokens=1100))
+    desk.tell(FirstToken(turn_id=TurnId(2)))
+    desk.tell(WorkerLost(worker_id=D0))
+    assert sent(desk.tell(an_arrival(3, tokens=1200))).decoder == D1
+    finish(desk, 3, prompt=1200)
+    commands = desk.tell(interrupted(2, 300))
+    assert not [c for c in commands if isinstance(c, ReleaseConversation)]
+    assert (sent(commands).prefiller, sent(commands).decoder) == (P0, D1)
