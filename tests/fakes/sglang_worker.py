@@ -12,13 +12,15 @@ import ssl
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from conserve_sglang.core.continuation import TELL_HEADER
 from conserve_sglang.core.local_turn import LocalLimits
 from tests.fakes.continuing import as_sent
+from tests.fakes.faults import Faults
 from tests.fakes.prompt import BadPrompt, prompt_of
+from tests.fakes.saying import CHAT, CHUNK, Saying
 
 TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
 
@@ -45,25 +47,7 @@ class Seen:
     was_aborted: bool = False
 
 
-@dataclass
-class Faults:
-    """What goes wrong; counts go down with each request that meets it."""
-
-    statuses: list[int] = field(default_factory=list)  # answer the next requests with these
-    refusals: list[str] = field(default_factory=list)  # refuse the next local turns so
-    num_cuts_before_head: int = 0
-    num_cuts_after_head: int = 0
-    cut_after_events: int | None = None
-    closes_after_answer: bool = False
-    num_busy_flushes: int = 0
-    delay_s: float = 0.0
-    probe_delay_s: float = 0.0
-    event_delay_s: float = 0.0
-    last_chunk_delay_s: float = 0.0  # between the last event and the end of the chunks
-    split_bytes: int = 0  # write the answer in pieces of so many bytes
-
-
-class FakeWorker:
+class FakeWorker(Saying):
     """One worker; use `serve()`."""
 
     def __init__(
@@ -75,6 +59,7 @@ class FakeWorker:
         api_key: str | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        super().__init__()
         self.mode = mode
         self.api_key = api_key
         self.tls = tls
@@ -85,14 +70,9 @@ class FakeWorker:
         self.capacity_tokens = 100_000
         self.served_name = "tiny"
         self.incarnation = ""
-        self.finish_reason = "stop"
         self.error_text = "told to fail"
         self.kv_gb: float | None = None
         self.load = {"num_running_reqs": 2, "num_waiting_reqs": 1, "num_used_tokens": 70}
-        self.answer = "the answer"
-        self.reasoning = ""
-        self.tool_calls: list[tuple[str, str]] = []  # name and arguments
-        self.matched_stop: str | int | None = 151645
         self.faults = Faults()
         self.seen: list[Seen] = []
         self.probes: list[str] = []
@@ -349,7 +329,7 @@ class FakeWorker:
                 return False
             return await self._stream(writer, self._events(seen, usage))
         if seen.path == "/generate":
-            answer = self._generated(self.answer, usage, is_last=True)
+            answer = self.generated(self.answer, usage, is_last=True)
         elif seen.path == "/v1/completions":
             choice = {"index": 0, "text": self.answer, "finish_reason": "stop"}
             answer = {"object": "text_completion", "choices": [choice], "usage": usage}
@@ -358,28 +338,15 @@ class FakeWorker:
                 "role": "assistant",
                 "content": self.answer or None,
                 "reasoning_content": self.reasoning or None,
-                "tool_calls": [self._tool_call(n) for n in range(len(self.tool_calls))] or None,
+                "tool_calls": [self.tool_call(n) for n in range(len(self.tool_calls))] or None,
             }
             choices = [
-                {"index": n, "message": message, **self._ending(), **self._logprobs(seen.body)}
+                {"index": n, "message": message, **self.ending(), **self.logprobs(seen.body)}
                 for n in range(seen.body.get("n") or 1)
             ]
             answer = {**CHAT, "object": "chat.completion", "choices": choices, "usage": usage}
         await self._reply(writer, 200, json.dumps(answer, separators=(",", ":")).encode())
         return not self.faults.closes_after_answer
-
-    def _generated(self, text: str, usage: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
-        return {
-            "text": text,
-            "output_ids": list(text.encode()),
-            "meta_info": {
-                "id": "x",
-                "finish_reason": {"type": "stop"} if is_last else None,
-                "prompt_tokens": usage["prompt_tokens"],
-                "completion_tokens": len(text),
-                "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
-            },
-        }
 
     def _events(self, seen: Seen, usage: dict[str, Any]) -> list[str]:
         words = self.answer.split(" ")
@@ -388,60 +355,25 @@ class FakeWorker:
         for n, piece in enumerate(pieces):
             if seen.path == "/generate":
                 text, is_last = "".join(pieces[: n + 1]), n == len(pieces) - 1
-                events.append(self._generated(text, usage, is_last=is_last))
+                events.append(self.generated(text, usage, is_last=is_last))
             elif seen.path == "/v1/completions":
                 events.append({"choices": [{"index": 0, "text": piece}], "usage": None})
         options = seen.body.get("stream_options") or {}
         if seen.path == "/v1/chat/completions":
             so_far = usage if options.get("continuous_usage_stats") else None
-            deltas = self._deltas(pieces)
+            deltas = self.deltas(pieces)
             for n, delta in enumerate(deltas):
                 for index in range(seen.body.get("n") or 1):
                     choice = {"index": index, "delta": delta, "finish_reason": None}
-                    choice |= self._logprobs(seen.body)
+                    choice |= self.logprobs(seen.body)
                     if n == len(deltas) - 1:
-                        choice |= self._ending()
+                        choice |= self.ending()
                     events.append({**CHUNK, "choices": [choice], "usage": so_far})
         if options.get("include_usage"):
             events.append({**CHUNK, "choices": [], "usage": usage})
         is_plain = not (self.reasoning or self.tool_calls) and self.has_plugin
         headers = seen.headers if is_plain and self.mode == "decode" else {}
         return as_sent(events, pieces, seen.body, headers)
-
-    def _deltas(self, pieces: list[str]) -> list[dict[str, Any]]:
-        """A message in pieces: what was thought, what is said, then call after call."""
-        deltas: list[dict[str, Any]] = []
-        if self.reasoning:
-            deltas.append({"role": "assistant", "reasoning_content": self.reasoning})
-        if self.answer:
-            deltas += [{"role": "assistant", "content": piece} for piece in pieces]
-        for n, (_, arguments) in enumerate(self.tool_calls):
-            call = self._tool_call(n)
-            named = {**call["function"], "arguments": ""}
-            deltas.append({"tool_calls": [{**call, "function": named}]})
-            middle = len(arguments) // 2
-            for part in (arguments[:middle], arguments[middle:]):
-                function = {"name": None, "arguments": part}
-                more = {"index": n, "id": None, "type": "function", "function": function}
-                deltas.append({"tool_calls": [more]})
-        return deltas or [{"role": "assistant", "content": ""}]
-
-    def _tool_call(self, n: int) -> dict[str, Any]:
-        name, arguments = self.tool_calls[n]
-        function = {"name": name, "arguments": arguments}
-        return {"id": f"call_{n}", "index": n, "type": "function", "function": function}
-
-    def _ending(self) -> dict[str, Any]:
-        reason = self.finish_reason
-        if self.tool_calls and reason == "stop":
-            reason = "tool_calls"
-        return {"finish_reason": reason, "matched_stop": self.matched_stop}
-
-    def _logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
-        if not body.get("logprobs"):
-            return {}
-        token = {"token": "t", "logprob": -0.5, "bytes": [116]}
-        return {"logprobs": {"content": [{**token, "top_logprobs": [token]}]}}
 
     async def _stream(self, writer: asyncio.StreamWriter, events: list[str]) -> bool:
         await self._write(writer, STREAM_HEAD)
@@ -457,8 +389,6 @@ class FakeWorker:
         return not self.faults.closes_after_answer
 
 
-CHAT = {"id": "chatcmpl-fake", "created": 1, "model": "tiny"}
-CHUNK = {**CHAT, "object": "chat.completion.chunk"}
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
