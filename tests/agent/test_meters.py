@@ -17,7 +17,7 @@ from pathlib import Path
 from conserve_sglang.agent.__main__ import shown_as_the_driver_counts
 from conserve_sglang.agent.here import part_of
 from conserve_sglang.agent.meters import meter_of
-from conserve_sglang.core.errors import MeterError
+from conserve_sglang.core.errors import MeterError, TierMapError
 from conserve_sglang.tiermap.load import parse_tier_map
 FOLDER = Path({folder!r})
 if {is_agent}:
@@ -25,7 +25,7 @@ if {is_agent}:
 try:
     tier_map = parse_tier_map({text!r}, source="m", folder=FOLDER)
     found = meter_of(part_of(tier_map, "127.0.0.1", FOLDER))
-except MeterError as error:
+except (MeterError, TierMapError) as error:
     print(json.dumps({{"error": str(error)}}))
 else:
     print(json.dumps({{
@@ -99,7 +99,7 @@ def test_worker_on_the_cpu_is_not_measured_by_gpus(library: Path, tmp_path: Path
     assert told["users"] == {standin.uuid(1): ["p-0"]}
     assert told["unmeasured"] == ["d-0"]
     told = asked(library, tmp_path, "gpu: cpu", "gpu: cpu", "meter: nvml")
-    assert "nvml tells of no CPU package" in told["error"]
+    assert "nvml reads GPUs, and all tiers run on the CPU" in told["error"]
 
 
 def test_recordings_too_are_read_for_the_gpus_that_are_named(library: Path, tmp_path: Path) -> None:

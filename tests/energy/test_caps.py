@@ -25,9 +25,10 @@ tiers:
   - {{name: d, role: decode, gpu: A40, count: 2, gpu_ids: [1, 2], base_port: 30200{d}}}
 """
 HOLD = """
-import os, sys
+import os, signal, sys
 from conserve_sglang.energy.holding import Holding
 from conserve_sglang.power.caps import Wish
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 holding = Holding([
     Wish(host="x", index=int(index), tiers=("d",), power_cap_w=float(watts))
     for index, watts in (pair.split(":") for pair in sys.argv[1:])
