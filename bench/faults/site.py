@@ -229,6 +229,10 @@ class FastSite(Site):
             "queue_timeout_s": 20.0,
         }
 
+    def worker_ports(self) -> set[int]:
+        """Where the workers answer requests."""
+        return {port for port, _ in self._ports.values()}
+
     def start_worker(self, name: str) -> None:
         port, meet_port = self._ports[name]
         mode = "prefill" if name in self.prefillers else "decode"

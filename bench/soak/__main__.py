@@ -20,7 +20,10 @@ GAP_S = 4.0
 FAULT_EVERY_S = 30.0
 WARM_UP = 0.2
 MAX_GROWN_MIB = 16.0
-MAX_MORE_FILES = 48  # connections to workers are kept, as many as a peak needed
+_ESTABLISHED = "01"
+NUM_WORKERS = len(FastSite.prefillers + FastSite.decoders)
+PROBES_AT_ONCE = 2
+MAX_MORE_FILES = 16  # connections to workers left out: these are kept, as a peak needed them
 PACE = Pace(prefill_s=0.03, transfer_s=0.01, local_prefill_s=0.01, token_s=0.004, num_words=8)
 CAPACITY_TOKENS = 40_000
 
@@ -39,10 +42,20 @@ class Rest:
     """The router while nothing is asked of it."""
 
     rss_mib: float
-    open_files: int
+    open_files: int  # connections to workers left out
+    worker_connections: int
     turns: int
     held_tokens: int
     conversations: int
+
+
+def connections_to(ports: set[int]) -> int:
+    """Open TCP connections of this machine to its own `ports`, counted at the asking end."""
+    found = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, remote, state = line.split()[:4]
+        found += state == _ESTABLISHED and int(remote.rpartition(":")[2], 16) in ports
+    return found
 
 
 async def at_rest(site: FastSite) -> Rest:
@@ -58,9 +71,11 @@ async def at_rest(site: FastSite) -> Rest:
         value for name, value in counts.items()
         if name.partition("{")[0].removeprefix("conserve_worker_") in kinds
     )  # fmt: skip
+    num_connections = connections_to(site.worker_ports())
     return Rest(
         rss_mib=counts["process_resident_memory_bytes"] / 2**20,
-        open_files=int(counts["process_open_fds"]),
+        open_files=int(counts["process_open_fds"]) - num_connections,
+        worker_connections=num_connections,
         turns=int(sum(v for n, v in counts.items() if n.startswith("conserve_router_turns_total"))),
         held_tokens=int(held),
         conversations=int(counts["conserve_router_conversations"]),
@@ -80,6 +95,11 @@ def problems(tally: Tally, begin: Rest, end: Rest) -> list[str]:
         found.append(f"grown from {begin.rss_mib:.1f} to {end.rss_mib:.1f} MiB")
     if end.open_files - begin.open_files > MAX_MORE_FILES:
         found.append(f"open files: {begin.open_files}, then {end.open_files}")
+    if end.worker_connections > NUM_WORKERS * (tally.most_at_once + PROBES_AT_ONCE):
+        found.append(
+            f"{end.worker_connections} connections to workers are kept, and no more than"
+            f" {tally.most_at_once} turns were ever asked at once"
+        )
     return found
 
 

@@ -22,6 +22,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    most_at_once: int = 0
 
     GOOD = ("answered", "left", "told why not")
 
@@ -55,6 +56,7 @@ class Crowd:
         self._gap_s = gap_s
         self._random = Random(seed)
         self._number = 0
+        self._num_asked = 0
 
     async def come(self, rate: float, seconds: float) -> None:
         """Begin conversations at `rate` a second for so long; wait until all are over."""
@@ -98,6 +100,8 @@ class Crowd:
         """Ask one turn; its text if the conversation can go on."""
         expected = answer_to("".join(said["content"] for said in messages), self._num_words)
         body = {"model": "tiny", "messages": messages, "stream": is_stream}
+        self._num_asked += 1
+        self.tally.most_at_once = max(self.tally.most_at_once, self._num_asked)
         try:
             asked = self._ask(body, headers, leaves_at)
             outcome, said = await asyncio.wait_for(asked, ANSWER_LIMIT_S)
@@ -105,6 +109,8 @@ class Crowd:
             outcome, said = "no answer in time", ""
         except (OSError, asyncio.IncompleteReadError) as error:
             outcome, said = "cut off", repr(error)
+        finally:
+            self._num_asked -= 1
         if outcome == "answered" and said != expected:
             outcome, said = "answered wrongly", f"{said!r}, not {expected!r}"
         self.tally.note(outcome, said)

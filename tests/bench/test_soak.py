@@ -7,7 +7,9 @@ from pathlib import Path
 from bench.soak.__main__ import Rest, problems, soak
 from bench.soak.clients import Tally
 
-REST = Rest(rss_mib=40.0, open_files=50, turns=10, held_tokens=0, conversations=0)
+REST = Rest(
+    rss_mib=40.0, open_files=30, worker_connections=0, turns=10, held_tokens=0, conversations=0
+)
 
 
 def tally(**outcomes: int) -> Tally:
@@ -24,7 +26,8 @@ def test_what_must_not_be_is_seen() -> None:
         replace(REST, held_tokens=1),
         replace(REST, conversations=1),
         replace(REST, rss_mib=80.0),
-        replace(REST, open_files=500),
+        replace(REST, open_files=50),
+        replace(REST, worker_connections=11),
     ):
         assert problems(good, REST, bad)
 
