@@ -106,7 +106,7 @@ class Whole:
     heads: set[tuple[str, int, str]]
     num_roles: int
     text: str
-    calls: list[str]
+    calls: dict[int, str]
     finish: list[str]
     usage: list[tuple[int, int]]
     is_done: bool
@@ -116,12 +116,15 @@ def whole(seen: list[bytes]) -> Whole:
     events = [json.loads(event[6:]) for event in seen if not event.startswith(b"data: [DONE]")]
     choices = [choice for event in events for choice in event["choices"]]
     deltas = [choice.get("delta") or choice for choice in choices]
-    calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
+    calls: dict[int, str] = {}
+    for call in (call for delta in deltas for call in delta.get("tool_calls") or ()):
+        said = (call["function"]["name"] or "") + (call["function"]["arguments"] or "")
+        calls[call["index"]] = calls.get(call["index"], "") + said
     return Whole(
         heads={(event["id"], event["created"], event["model"]) for event in events},
         num_roles=sum(delta.get("role") == "assistant" for delta in deltas),
         text="".join(delta.get("content") or delta.get("text") or "" for delta in deltas),
-        calls=[f"{call['name']}({call['arguments']}" for call in calls],
+        calls=calls,
         finish=[choice["finish_reason"] for choice in choices if choice["finish_reason"]],
         usage=[
             (event["usage"]["prompt_tokens"], event["usage"]["completion_tokens"])
