@@ -9,10 +9,11 @@ power NVML tells is the mean of the last second on Ampere (GA100 left out) and n
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 from conserve_sglang.core.errors import MeterError
+from conserve_sglang.energy.counter import median_gap_s
 from conserve_sglang.energy.meter import Device, Kind, Origin, Reading
 
 COUNTER = "nvml total-energy counter"
@@ -84,7 +85,9 @@ class NvmlMeter:
         """Watch how often each counter changes: the median of `steps` gaps. Blocks meanwhile."""
         for gpu in self._gpus:
             if gpu.has_counter:
-                gpu.period_s = self._period_s(gpu, steps, timeout_s)
+                gpu.period_s = median_gap_s(
+                    partial(self._counter_j, gpu), self._clock, steps, timeout_s
+                )
 
     def close(self) -> None:
         """Let go of NVML."""
@@ -159,19 +162,6 @@ class NvmlMeter:
             )
         except nvml.NVMLError_NotSupported:
             return None
-
-    def _period_s(self, gpu: _Gpu, steps: int, timeout_s: float) -> float | None:
-        """The median gap between changes; None if it does not change, as when no power is drawn."""
-        changes: list[float] = []
-        last, deadline = self._counter_j(gpu), self._clock() + timeout_s
-        while len(changes) <= steps and self._clock() < deadline:
-            now_j = self._counter_j(gpu)
-            if now_j != last:
-                changes.append(self._clock())
-                last = now_j
-            time.sleep(0.001)
-        gaps = sorted(b - a for a, b in pairwise(changes))
-        return gaps[len(gaps) // 2] if gaps else None
 
 
 def gpu_uuids(gpu_ids: Sequence[int]) -> tuple[str, ...]:

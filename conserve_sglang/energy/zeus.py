@@ -12,11 +12,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 
 from conserve_sglang.core.errors import MeterError
+from conserve_sglang.energy.counter import median_gap_s
 from conserve_sglang.energy.meter import Device, Kind, Origin, Reading
 
 GPU_SOURCE = "zeus, nvml total-energy counter"
@@ -80,7 +81,10 @@ class ZeusMeter:
     def measure_periods(self, steps: int = 5, timeout_s: float = 3.0) -> None:
         """Watch how often each counter changes: the median of `steps` gaps. Blocks meanwhile."""
         self._tracks = [
-            replace(track, period_s=self._period_s(track, steps, timeout_s))
+            replace(
+                track,
+                period_s=median_gap_s(partial(self._joules, track), self._clock, steps, timeout_s),
+            )
             for track in self._tracks
         ]
 
@@ -125,18 +129,6 @@ class ZeusMeter:
             return track.millijoules() / 1e3
         except Exception as error:  # zeus has a tree of them, and RAPL files raise the system's
             raise _gone(track, error) from error
-
-    def _period_s(self, track: _Track, steps: int, timeout_s: float) -> float | None:
-        changes: list[float] = []
-        last, deadline = self._joules(track), self._clock() + timeout_s
-        while len(changes) <= steps and self._clock() < deadline:
-            now_j = self._joules(track)
-            if now_j != last:
-                changes.append(self._clock())
-                last = now_j
-            time.sleep(0.001)
-        gaps = sorted(b - a for a, b in pairwise(changes))
-        return gaps[len(gaps) // 2] if gaps else None
 
 
 def _gone(track: _Track, error: Exception) -> MeterError:
