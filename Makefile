@@ -37,8 +37,9 @@ lint: setup  ## format, lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A run that takes more than 70 minutes ends with what failed by then.
 test: lint  ## everything, on real SGLang servers too
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --session-timeout=4200 $(PYTEST_ARGS)
 
 test-fast: setup  ## the tests that need no SGLang server
 	$(BIN)/python -m pytest -m "not sglang" $(PYTEST_ARGS)

@@ -1,4 +1,7 @@
-"""No test writes into the home of whoever runs it, or leaves its log settings to the next."""
+"""No test writes into the home of whoever runs it, or leaves its log settings to the next.
+
+A failure is shown when it happens, not only at the end, which a run cut short does not reach.
+"""
 
 import logging
 import os
@@ -32,3 +35,26 @@ def _log_settings() -> Iterator[None]:
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
+
+
+class _ShownAtOnce:
+    """Writes what failed below the line of dots, while the run goes on."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Show one failed test with its traceback and what was captured."""
+        if report.failed:
+            self._terminal.write_line("")
+            self._terminal.write_sep("_", report.nodeid)
+            report.toterminal(self._terminal._tw)
+            for title, text in report.sections:
+                self._terminal.write_line(f"--- {title}\n{text}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        config.pluginmanager.register(_ShownAtOnce(terminal))

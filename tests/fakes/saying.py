@@ -62,4 +62,4 @@ class Saying:
         if not body.get("logprobs"):
             return {}
         token = {"token": "t", "logprob": -0.5, "bytes": [116]}
-        return {"logprobs": {"content": [{**token, "toplogprobs": [token]}]}}
+        return {"logprobs": {"content": [{**token, "top_logprobs": [token]}]}}

@@ -4,7 +4,9 @@ By hand, to look at one: python -m tests.sglang.cluster
 """
 
 import contextlib
+import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,9 +15,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bench.tiny_model import write_model
 from conserve_sglang.launcher import keeper
@@ -30,7 +33,9 @@ _LIFELINE = os.pipe()
 
 START_DEADLINE_S = 300.0
 STOP_GRACE_S = 3.0
+PROBE_TIMEOUT_S = 45.0
 LOG_TAIL_LINES = 30
+STACK_LINES = 150
 CHUNKED_PREFILL_SIZE = 512
 MAX_TOTAL_TOKENS = 65536
 
@@ -155,9 +160,20 @@ class Server:
             _wait_for_group(self.process.pid)
             self.process = None
 
-    def log_tail(self) -> str:
+    def answers(self, asked: dict[str, Any]) -> bool:
+        """Whether it answers one native request with 200, in time."""
+        request = urllib.request.Request(
+            f"{self.url}/generate", json.dumps(asked).encode(), {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def log_tail(self, num_lines: int = LOG_TAIL_LINES) -> str:
         """The last lines of its log, under the log's name."""
-        lines = self.log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        lines = self.log_path.read_text(errors="replace").splitlines()[-num_lines:]
         return "\n".join([f"--- the end of {self.log_path}", *lines])
 
 
@@ -225,6 +241,34 @@ class Cluster:
         self.servers[name].kill()
         self.servers[name].start()
         self.wait_ready(name)
+
+    def looked_after(self) -> str:
+        """What the servers logged last; those that serve no more are started again.
+
+        Before that they are aborted, which has SGLang's schedulers log the stacks of their threads.
+        """
+        said = []
+        for name in ("d0", "d1"):
+            if self._serves(name):
+                continue
+            said.append(f"{name} and p0 serve no turn any more")
+            for stuck in (name, "p0"):
+                self.servers[stuck].signal(signal.SIGABRT)
+                time.sleep(1.0)
+                said.append(self.servers[stuck].log_tail(STACK_LINES))
+                self.restart(stuck)
+        tails = [server.log_tail() for server in self.servers.values()]
+        return "\n".join([*said, *tails])
+
+    def _serves(self, decoder: str) -> bool:
+        """Whether a phase 1 over `p0` and a decoder is answered."""
+        sampling = {"max_new_tokens": 2, "ignore_eos": True}
+        room = {"bootstrap_port": self.bootstrap_port, "bootstrap_room": random.getrandbits(62)}
+        asked: dict[str, Any] = {"input_ids": [80] * 9, "sampling_params": sampling}
+        asked |= {"bootstrap_host": "127.0.0.1", **room}
+        with ThreadPoolExecutor(2) as pool:
+            legs = [self.servers[name] for name in ("p0", decoder)]
+            return all(pool.map(lambda server: server.answers(asked), legs))
 
     def stop(self) -> None:
         """Take every server down, politely first."""
