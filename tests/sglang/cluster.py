@@ -72,6 +72,9 @@ COMMON_ENV = {
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",
+    # A KV transfer that never comes is told within a minute instead of five.
+    "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": "60",
+    "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "60",
 }
 ROLE_ENV: Mapping[str, Mapping[str, str]] = {
     REFERENCE: {},
