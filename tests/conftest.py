@@ -1,6 +1,7 @@
 """No test writes into the home of whoever runs it, or leaves its log settings to the next.
 
-A failure is shown when it happens, not only at the end, which a run cut short does not reach.
+A failure is shown when it happens, not only at the end, which a run cut short does not reach and
+which says nothing of a test that passed when it was run again.
 """
 
 import logging
@@ -44,8 +45,8 @@ class _ShownAtOnce:
         self._terminal = terminal
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Show one failed test with its traceback and what was captured."""
-        if report.failed:
+        """Show one failed test with its traceback and what was captured, run again or not."""
+        if report.outcome in ("failed", "rerun"):
             self._terminal.write_line("")
             self._terminal.write_sep("_", report.nodeid)
             report.toterminal(self._terminal._tw)
