@@ -1,9 +1,13 @@
 """The formats by name, and how a file's own is recognised."""
 
+import gzip
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -60,7 +64,7 @@ def format_of(text: str) -> str | None:
     over many lines; None for none of ours."""
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         header = set(text.strip().split(","))
         named = (name for name, columns in _COLUMNS.items() if header.issuperset(columns))
         return next(named, None)
@@ -73,8 +77,9 @@ def format_of(text: str) -> str | None:
 
 
 def read_trace(path: Path, format_name: str | None = None, tokenizer: Path | None = None) -> Trace:
-    """Read a file of conversations, or all files of a folder; the format is recognised if not
-    given. `tokenizer` is a tokenizer.json, for formats with text instead of lengths.
+    """Read a file of conversations (one whose name ends in .gz is unpacked), or all files of a
+    folder; the format is recognised if not given. `tokenizer` is a tokenizer.json, for formats with
+    text instead of lengths.
 
     Raises TraceError when a file cannot be read, nothing is known of its format, or a tokenizer is
     needed and not given.
@@ -84,10 +89,16 @@ def read_trace(path: Path, format_name: str | None = None, tokenizer: Path | Non
     if path.is_dir():
         return _read_folder(path, format_name, tokenizer)
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline=None) as file:
+        with _text_of(path) as file:
             return _read(path, numbered(file), format_name, tokenizer)
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, EOFError, zlib.error) as error:  # the last two: gzip's
+        why = getattr(error, "strerror", None) or error
+        raise TraceError(f"{path}: cannot be read: {why}") from error
+
+
+def _text_of(path: Path) -> IO[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=None)
 
 
 def _read(
@@ -128,8 +139,10 @@ def _read_folder(folder: Path, format_name: str | None, tokenizer: Path | None) 
     if not files:
         raise TraceError(f"{folder}: has no file in it")
     traces = {file: read_trace(file, format_name, tokenizer) for file in files}
+    stems = Counter(file.stem for file in files)
+    names = {file: file.stem if stems[file.stem] == 1 else file.name for file in files}
     plans = [
-        replace(plan, conversation_id=ConversationId(f"{file.stem}/{plan.conversation_id}"))
+        replace(plan, conversation_id=ConversationId(f"{names[file]}/{plan.conversation_id}"))
         for file, trace in traces.items()
         for plan in trace.conversations
     ]

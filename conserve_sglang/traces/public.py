@@ -1,7 +1,8 @@
 """Public traces. Each function says what it takes from the file, and what it has to assume."""
 
+import re
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timezone
 
 import msgspec
 
@@ -15,6 +16,7 @@ CLAUDE_CODE_COLUMNS = (
 )  # fmt: skip
 AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BLOCK_TOKENS = 512
+_TOO_FINE = re.compile(r"(\.\d{6})\d+")  # seven decimals are one too many
 
 Row = dict[str, str]
 
@@ -78,9 +80,10 @@ def read_azure(lines: Iterable[Line]) -> Trace:
         nonlocal begins_at
         text = row["TIMESTAMP"]
         try:
-            at = datetime.fromisoformat(text[:26])  # seven decimals are one too many
+            at = datetime.fromisoformat(_TOO_FINE.sub(r"\1", text))
         except ValueError:
             raise ValueError(f"TIMESTAMP: {text!r} is not a time") from None
+        at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)  # the trace of 2023 names no zone
         turn = TurnPlan(
             input_tokens=whole(row, "ContextTokens"), output_tokens=whole(row, "GeneratedTokens")
         )
@@ -155,7 +158,7 @@ def _read_rows(
     take: Callable[[Gathering, int, Row], None],
 ) -> Trace:
     gathering = Gathering()
-    for number, row in rows(lines, columns):
+    for number, row in rows(lines, columns, gathering):
         with gathering.line(number):
             take(gathering, number, row)
     return gathering.trace()

@@ -78,6 +78,9 @@ class Gathering:
             self.bad_lines.append(BadLine(number=number, why=why))
         except (ValueError, msgspec.MsgspecError) as error:
             self.bad_lines.append(BadLine(number=number, why=f"{before}{error}"))
+        except (TypeError, AttributeError, RecursionError) as error:  # of values of another shape
+            why = f"{before}not in this format: {error}"
+            self.bad_lines.append(BadLine(number=number, why=why))
 
     def refuse(self, number: int, why: str) -> None:
         """A line none of which can be taken in."""
@@ -143,19 +146,26 @@ def is_json(text: str) -> bool:
     """Whether a text is one JSON value."""
     try:
         msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True
 
 
-def rows(lines: Iterable[Line], columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with its header; TraceError if a column is missing.
+def rows(
+    lines: Iterable[Line], columns: Sequence[str], gathering: Gathering
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file with its header; TraceError if a column is missing. Lines that cannot be
+    parted into cells are refused.
 
     Fields do not span lines, so that a row's number is its line's.
     """
     header: list[str] | None = None
     for line in lines:
-        cells = next(csv.reader([line.text]))
+        try:
+            cells = next(csv.reader([line.text]))
+        except csv.Error as error:
+            gathering.refuse(line.number, str(error))
+            continue
         if header is None:
             header = cells
             missing = [column for column in columns if column not in header]

@@ -1,5 +1,6 @@
 """Every format is read as it says, and what cannot be read is named."""
 
+import gzip
 import random
 from pathlib import Path
 
@@ -112,6 +113,53 @@ def test_bytes_that_are_no_text_make_a_bad_line(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes((SAMPLES / "conversations.jsonl").read_bytes() + b"\xff\xfe\n")
     assert bad_of(read_trace(path))[-1] == 9
+
+
+def azure(tmp_path: Path, *rows: str) -> Trace:
+    path = tmp_path / "azure.csv"
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    return read_trace(path)
+
+
+def test_a_cell_of_any_length_is_a_bad_line_and_no_end(tmp_path: Path) -> None:
+    trace = azure(
+        tmp_path, "2023-11-16 18:17:03,5,5", "x" * 200_000 + ",1,1", "2023-11-16 18:17:04,5,5"
+    )
+    assert (bad_of(trace), trace.num_lines, len(trace.conversations)) == ([3], 3, 2)
+
+
+def test_azures_times_with_and_without_a_zone_and_decimals(tmp_path: Path) -> None:
+    trace = azure(
+        tmp_path,
+        "2023-11-16 18:17:03.9799600,5,5",
+        "2023-11-16 18:17:05+00:00,5,5",
+        "2023-11-16 20:17:06.979960+02:00,5,5",
+    )
+    assert not trace.bad_lines
+    assert [plan.arrived_at_s for plan in trace.conversations] == [0.0, 1.02004, 3.0]
+
+
+def test_a_packed_trace_is_read_like_the_file_in_it(tmp_path: Path) -> None:
+    whole = (SAMPLES / "azure.csv").read_bytes()
+    (tmp_path / "azure.csv.gz").write_bytes(gzip.compress(whole))
+    assert read_trace(tmp_path / "azure.csv.gz") == read_trace(SAMPLES / "azure.csv")
+    for broken in (whole, gzip.compress(whole)[:-9]):
+        (tmp_path / "broken.csv.gz").write_bytes(broken)
+        with pytest.raises(TraceError, match="cannot be read"):
+            read_trace(tmp_path / "broken.csv.gz")
+
+
+def test_json_nested_without_end_is_no_format(tmp_path: Path) -> None:
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    with pytest.raises(TraceError, match="no format known here"):
+        read_trace(tmp_path / "deep.jsonl")
+
+
+def test_files_of_a_folder_that_differ_in_their_endings_are_told_apart(tmp_path: Path) -> None:
+    for ending in ("jsonl", "json"):
+        (tmp_path / f"a.{ending}").write_bytes((SAMPLES / "conversations.jsonl").read_bytes())
+    names = [plan.conversation_id for plan in read_trace(tmp_path).conversations]
+    assert len(set(names)) == len(names) > 0
 
 
 def shared(name: str) -> Trace:

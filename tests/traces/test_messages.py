@@ -105,6 +105,30 @@ def test_what_cannot_be_counted_is_named_by_its_line() -> None:
     assert (trace.num_lines, trace.unit) == (7, "conversations")
 
 
+def test_values_of_another_shape_make_a_bad_line_each() -> None:
+    good = {"messages": [message("user", "a"), message("assistant", "b")]}
+    calls: list[Any] = [7, [7], [{"function": None}], [{"function": {"name": "n"}}]]
+    odd = [
+        {"messages": [message("user", "a"), {"role": "assistant", "tool_calls": each}]}
+        for each in calls
+    ]
+    trace = read(
+        *odd,
+        {"messages": [message("user", "a"), {"role": "assistant", "content": 5}]},
+        good | {"tools": 5},
+        good,
+    )
+    assert [bad.number for bad in trace.bad_lines] == [1, 2, 3, 4, 5, 6]
+    assert len(trace.conversations) == 1
+
+
+@pytest.mark.parametrize("trajectory", [None, 5, [5], [{"query": None}], [{"response": "r"}]])
+def test_a_trajectory_of_another_shape_is_a_bad_line(trajectory: Any) -> None:
+    trace = read_swe_agent([Line(1, json.dumps({"trajectory": trajectory}))], len)
+    assert [bad.number for bad in trace.bad_lines] == [1]
+    assert not trace.conversations
+
+
 def swe(steps: list[dict[str, Any]]) -> Trace:
     return read_swe_agent([Line(1, json.dumps({"trajectory": steps}))], len)
 
