@@ -162,6 +162,7 @@ class Dispatcher:
             conversation = self._placer.begin(event, now)
             if conversation is None:
                 return
+        headroom_tokens = conversation.headroom_tokens
         if conversation.history is not None:
             note_gap(conversation.history, conversation, now)
             self._bookings.set_headroom(conversation, 0)
@@ -184,6 +185,8 @@ class Dispatcher:
         self._num_arrivals += 1
         self._turns[event.turn_id] = turn
         self._placer.place_or_hold(turn, now)
+        if headroom_tokens:
+            self._placer.serve_line(now)  # what the turn did not take of the room kept for it
 
     def _first_token(self, event: events.FirstToken, now: float) -> None:
         turn = self._sent(event.turn_id)
@@ -277,18 +280,23 @@ class Dispatcher:
     # workers, conversations, time
 
     def _worker_up(self, event: events.WorkerUp, now: float) -> None:
-        self._worker_lost(events.WorkerLost(worker_id=event.spec.worker_id), now)
+        self._close_worker(event.spec.worker_id)
         self._bookings.ledger.open(event.spec)
         self._placer.serve_line(now)
 
     def _worker_lost(self, event: events.WorkerLost, now: float) -> None:
+        if self._close_worker(event.worker_id):
+            self._placer.serve_line(now)  # who waited for it alone may go elsewhere
+
+    def _close_worker(self, worker_id: WorkerId) -> bool:
         ledger = self._bookings.ledger
-        if not ledger.close(event.worker_id):
-            return
-        state = ledger.state(event.worker_id)
+        if not ledger.close(worker_id):
+            return False
+        state = ledger.state(worker_id)
         for turn in self._turns.values():
             if turn.decoder is state or (turn.prefiller is state and turn.backlog_tokens):
                 self._placer.out.append(AbortTurn(turn_id=turn.turn_id))
+        return True
 
     def _worker_draining(self, event: events.WorkerDraining, now: float) -> None:
         self._bookings.ledger.limit(event.worker_id, 0, event.cause)
@@ -298,7 +306,7 @@ class Dispatcher:
         self._placer.serve_line(now)
 
     def _worker_removed(self, event: events.WorkerRemoved, now: float) -> None:
-        self._worker_lost(events.WorkerLost(worker_id=event.worker_id), now)
+        self._close_worker(event.worker_id)
         self._bookings.ledger.remove(event.worker_id)
         self._placer.serve_line(now)
 

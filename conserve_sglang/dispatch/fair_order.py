@@ -58,6 +58,8 @@ class FairOrder:
             account.start = self._next_start(account)
         elif len(line) > 2 * account.num_waiting + 64:
             account.waiting = line = deque(each for each in line if each.is_waiting)
+        if (turn.attempts or turn.num_continuations) and turn in line:
+            line.remove(turn)  # where it stood before it was sent, and came back
         turn.is_waiting = True
         turn.line_tokens = max(1, turn.input_tokens - turn.conversation.resident_tokens)
         self.waiting_tokens += turn.line_tokens

@@ -13,6 +13,7 @@ from conserve_sglang.dispatch import (
     Tick,
     TurnAbandoned,
     TurnFailed,
+    WorkerLost,
     WorkerUp,
 )
 from conserve_sglang.policy.api import PlacementReason
@@ -200,3 +201,12 @@ def test_round_robin_rotates_per_turn() -> None:
     desk = Desk("p0", "d0", "d1", policy="round-robin")
     decoders = [sent(desk.tell(an_arrival(i, "a"))).decoder for i in range(3)]
     assert decoders == [D0, D1, D0]
+
+
+def test_who_waits_for_a_worker_that_is_lost_goes_elsewhere_at_once() -> None:
+    desk = Desk("d0", "m0", policy="colocated")
+    assert sent(desk.tell(an_arrival(1, "a", 9000))).decoder == WorkerId("m0")
+    assert not desk.tell(an_arrival(2, "b", 9000)), "waits for room on the mixed worker"
+    commands = desk.tell(WorkerLost(worker_id=WorkerId("m0")))
+    assert commands[0] == AbortTurn(turn_id=TurnId(1))
+    assert sent(commands[1:]).decoder == D0

@@ -18,6 +18,8 @@ from conserve_sglang.dispatch import (
     TurnDone,
     WorkerUp,
 )
+from conserve_sglang.dispatch.fair_order import FairOrder
+from conserve_sglang.dispatch.state import Conversation, TenantAccount, Turn
 from tests.builders import Desk, a_worker, an_arrival
 
 A, B, C = TenantId("a"), TenantId("b"), TenantId("c")
@@ -237,3 +239,22 @@ def test_the_line_stays_small_while_clients_come_and_go() -> None:
     order = queue.desk.dispatcher._line.order
     assert len(order._heap) < 200
     assert all(len(account.waiting) < 200 for _, _, account in order._heap)
+
+
+def test_a_turn_that_was_sent_from_the_middle_and_came_back_stands_in_line_once() -> None:
+    order, account = FairOrder(is_fair=True), TenantAccount(A, 1.0)
+    first, second, third = (
+        Turn(TurnId(n), Conversation(ConversationId(f"c{n}"), account, 0.0), n, 1, 9, True, 9, n, 0)
+        for n in range(3)
+    )
+    for turn in (first, second, third):
+        order.add(turn)
+    order.take(second)
+    second.attempts += 1
+    order.add(second)
+    order.take(first)
+    assert order.first() is second
+    order.put_last(second)
+    assert order.first() is third
+    order.take(third)
+    assert order.first() is second

@@ -112,3 +112,14 @@ def test_first_come_first_served_where_nobody_is_late_by_setting() -> None:
     desk.now = 50.0
     sent = desk.tell(FirstToken(turn_id=TurnId(1)))
     assert [c.turn_id for c in sent if isinstance(c, SendTurn)] == [2]
+
+
+def test_room_that_was_kept_and_is_not_needed_goes_to_who_waits_for_it() -> None:
+    desk = a_desk()
+    for turn, prompt in ((1, 1000), (2, 4000)):
+        desk.tell(an_arrival(turn, "a", prompt))
+        answer(desk, turn, prompt, 10)
+    assert free(desk) == 10_000 - 4010 - (2990 + 100), "as long an append and answer again"
+    assert not desk.tell(an_arrival(3, "b", 3000)), "waits"
+    sent = desk.tell(an_arrival(4, "a", 4020))
+    assert [c.turn_id for c in sent if isinstance(c, SendTurn)] == [4, 3]
