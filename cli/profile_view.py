@@ -36,6 +36,8 @@ def print_result(results: Sequence[Profiled], *, as_json: bool) -> None:
             "prefill": len(profile.prefill),
             "decode": len(profile.decode),
             "transfer": len(profile.transfer),
+            "request": len(profile.request),
+            "handoff": len(profile.handoff),
         }
         if as_json:
             document: dict[str, Any] = {

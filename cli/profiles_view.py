@@ -12,6 +12,7 @@ from rich.table import Table
 from conserve_sglang.core.errors import ProfileError
 from conserve_sglang.profiles import LeftOut, Profile, Provenance
 
+KINDS = ("prefill", "decode", "transfer", "request", "handoff")
 BATCHES = (1, 8, 32, 128)
 CONTEXTS = (512, 2048, 8192, 32_768)
 LENGTHS = (256, 1024, 4096, 16_384)
@@ -44,10 +45,7 @@ def print_list(profiles: Sequence[Profile], *, as_json: bool) -> None:
 def print_profile(profile: Profile, *, as_json: bool) -> None:
     """A profile with its provenance, a few of its values, and its interpolation error."""
     if as_json:
-        points = {
-            kind: [asdict(point) for point in getattr(profile, kind)]
-            for kind in ("prefill", "decode", "transfer")
-        }
+        points = {kind: [asdict(point) for point in getattr(profile, kind)] for kind in KINDS}
         document = head_of(profile) | {"leave_one_out": asdict(profile.leave_one_out())} | points
         typer.echo(json.dumps(document, indent=2))
         return
@@ -75,13 +73,17 @@ def print_profile(profile: Profile, *, as_json: bool) -> None:
         CONTEXTS,
         lambda b, c: _cell(profile.decode_step_s, profile.decode_w, b, b * c),
     ))  # fmt: skip
+    fronts = {"on one worker": profile.request, "through a prefiller": profile.handoff}
+    for where, found in fronts.items():
+        told = ", ".join(f"{1e3 * p.seconds:.1f} ms at {p.tokens:,} tokens" for p in found)
+        console.print(f"first token {where}, beyond its prefill: {told or 'not known'}")
     console.print(_errors(profile))
 
 
 def head_of(profile: Profile) -> dict[str, Any]:
     """A profile without its points, as plain values."""
-    plain = asdict(profile)
-    for kind in ("prefill", "decode", "transfer"):
+    plain = {"schema_version": profile.schema_version} | asdict(profile)
+    for kind in KINDS:
         plain[f"num_{kind}_points"] = len(plain.pop(kind))
     return plain | {"is_estimated": profile.is_estimated}
 

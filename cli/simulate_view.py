@@ -14,6 +14,11 @@ from conserve_sglang.sim.budget import BudgetSummary
 
 from .simulate_run import Result
 
+_UNKNOWN = {
+    "request": "what a request takes beside its worker's steps",
+    "handoff": "what a prefiller's handoff to a decoder takes beside the KV's move",
+}
+
 
 def as_document(result: Result) -> dict[str, Any]:
     """Plain JSON values; `modelled` says that no time in it was measured."""
@@ -30,6 +35,7 @@ def as_document(result: Result) -> dict[str, Any]:
                 "is_estimated": profile.is_estimated,
                 "sources": dict(perf_model_of(profile).sources),
                 "closed_form_errors": dict(perf_model_of(profile).errors),
+                "unknown": list(perf_model_of(profile).unknown),
             }
             for tier, profile in result.profiles.items()
         },
@@ -90,6 +96,9 @@ def print_summary(result: Result) -> None:
 def _print_profiles(console: Console, result: Result) -> None:
     for tier, profile in result.profiles.items():
         console.print(f"profile of tier {tier}: {_named(profile)}")
+        if unknown := perf_model_of(profile).unknown:
+            what = " and ".join(_UNKNOWN[name] for name in unknown)
+            console.print(f"  {what}: not known, counted as 0")
         known = max((p.new_tokens for p in profile.prefill if p.cached_tokens == 0), default=0)
         if result.summary.longest_prompt_tokens > known:
             console.print(

@@ -9,7 +9,8 @@ Approximations, all named so that they can be doubted one by one:
   turns at once is spread like that of independent comers (Poisson, normal approximation).
 * **Last-turn TBT**: the step at the batch's quantile, and the quantile of append work that comes
   in the middle of a median last turn.
-* **TTFET**: the quantile over conversations of its parts without waits, and the waits' quantile;
+* **TTFET**: the quantile over conversations of its parts without waits, what turns take beside
+  their workers' steps among them where the profile tells it, and the waits' quantile;
   quantiles are added, which is right if they come together and too much otherwise.
 * **KV room**: the quantile of the KV held by conversations there, tool gaps included.
 """
@@ -77,7 +78,13 @@ class Prefiller:
         self._service = service_of([time for times in own for time in times])
         self._per_conversation_s = sum(map(sum, own)) / len(own)
         self._num_per_conversation = sum(map(len, own)) / len(own)
-        moves = [sum(perf.transfer_s(new) for new, _ in work.phase_one) for work in demand.works]
+        moves = [
+            sum(
+                perf.transfer_s(new) + perf.request_s(new + held) + perf.handoff_s(new + held)
+                for new, held in work.phase_one
+            )
+            for work in demand.works
+        ]
         alone = sorted(sum(times) + move for times, move in zip(own, moves, strict=True))
         self._alone_s = percentile(alone, target.level * 100)
         parts = [part for work in demand.works for part in work.phase_one]
@@ -131,9 +138,13 @@ class Decoder:
         self._hardware, self._demand, self._target, self._role = hardware, demand, target, role
         works = demand.works
         own = [[_prefill_s(hardware, part) for part in work.local] for work in works]
-        self._local_s = [sum(times) for times in own]
+        request_s = hardware.perf.request_s
+        self._local_s = [
+            sum(times) + sum(request_s(new + cached) for new, cached in work.local)
+            for work, times in zip(works, own, strict=True)
+        ]
         self._appends = service_of([time for times in own for time in times])
-        self._append_s = sum(self._local_s) / len(works)
+        self._append_s = sum(map(sum, own)) / len(works)
         self._num_local = sum(map(len, own)) / len(works)
         self._steps = demand.mean(work.steps for work in works)
         self._context = _ratio(sum(w.context_steps for w in works), sum(w.steps for w in works))

@@ -15,6 +15,7 @@ from conserve_sglang.profiler.power_source import PowerSource
 from conserve_sglang.profiler.stand import Stand
 from conserve_sglang.profiles import (
     DecodePoint,
+    FrontPoint,
     GraphMode,
     PrefillPoint,
     Profile,
@@ -25,7 +26,8 @@ from conserve_sglang.profiles import (
 METHOD = (
     "conserve-sglang profile: medians with exact 95 % confidence intervals; prefill from the"
     " scheduler's start of a batch to its result, decode by the token gaps of one request of the"
-    " batch, transfer from the end of prefill to the prefiller's answer"
+    " batch, transfer from the end of prefill to the prefiller's answer, request and handoff from"
+    " the client's request to its first token less the prefill"
 )
 _NARROW, _NARROWEST = 0.03, 1e-6
 
@@ -49,10 +51,8 @@ def assemble(
             " of both roles; what was measured is kept"
         )
     info: Mapping[str, Any] = next(iter(stand.infos.values()))
-    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     has_watts = any(one.watts is not None for one in good)
-    graph: GraphMode = "none" if stand.tier.is_cpu else _graph(graph_mode(stand.tier, info))
-    bytes_per_token = stand.kv_bytes_per_token
     return Profile(
         name=name,
         gpu=stand.tier.gpu,
@@ -60,12 +60,12 @@ def assemble(
         dtype=dtype_of(info),
         engine="sglang",
         engine_version=str(info.get("version") or "unknown"),
-        graph_mode=graph,
+        graph_mode="none" if stand.tier.is_cpu else _graph(graph_mode(stand.tier, info)),
         tp=stand.tier.tp,
         power_cap_w=stand.tier.power_cap_w,
         sm_clock_mhz=stand.tier.sm_clock_mhz,
         idle_w=journal.idle_w if has_watts else None,
-        kv_bytes_per_token=None if bytes_per_token is None else round(bytes_per_token),
+        kv_bytes_per_token=_rounded(stand.kv_bytes_per_token),
         kv_capacity_tokens=stand.limits.kv_capacity_tokens,
         chunk_tokens=stand.limits.chunk_tokens,
         provenance=Provenance(
@@ -79,7 +79,13 @@ def assemble(
         prefill=tuple(_prefill(good)),
         decode=tuple(_decode(good)),
         transfer=tuple(_transfer(good)),
+        request=tuple(_front(good, Sweep.REQUEST)),
+        handoff=tuple(_front(good, Sweep.HANDOFF)),
     )
+
+
+def _rounded(number: float | None) -> int | None:
+    return None if number is None else round(number)
 
 
 def _graph(told: str) -> GraphMode:
@@ -159,5 +165,14 @@ def _transfer(outcomes: Iterable[Outcome]) -> Iterable[TransferPoint]:
         TransferPoint(tokens=one.point.new_tokens, seconds=one.seconds)
         for one in outcomes
         if one.point.sweep == Sweep.TRANSFER.value and one.seconds
+    ]
+    return sorted(found, key=lambda p: p.tokens)
+
+
+def _front(outcomes: Iterable[Outcome], sweep: Sweep) -> Iterable[FrontPoint]:
+    found = [
+        FrontPoint(tokens=one.point.new_tokens, seconds=one.seconds, rel_ci=_above_zero(one.rel_ci))
+        for one in outcomes
+        if one.point.sweep == sweep.value and one.seconds
     ]
     return sorted(found, key=lambda p: p.tokens)

@@ -12,6 +12,7 @@ _APPENDS = (16, 64, 256, 1024, 4096)
 _FEWEST_CACHED = 256
 _CONTEXTS = (64, 512, 2048, 8192, 32_768)
 _FEWEST_MOVED = 64
+_MOST_ASKED = 4096
 DECODE_ROOM = 512
 """Tokens that a request of a decode point may write while it is measured."""
 
@@ -38,6 +39,8 @@ def candidates(limits: Limits, sweeps: frozenset[Sweep]) -> tuple[Point, ...]:
         Sweep.APPEND: _append,
         Sweep.DECODE: _decode,
         Sweep.TRANSFER: _transfer,
+        Sweep.REQUEST: _request,
+        Sweep.HANDOFF: _handoff,
     }
     return tuple(point for sweep in Sweep if sweep in sweeps for point in makers[sweep](limits))
 
@@ -71,6 +74,16 @@ def _decode(limits: Limits) -> Iterator[Point]:
 def _transfer(limits: Limits) -> Iterator[Point]:
     for length in powers(_FEWEST_MOVED, min(_MOST_NEW, limits.prompt_tokens), factor=4):
         yield Point(sweep=Sweep.TRANSFER.value, new_tokens=length)
+
+
+def _request(limits: Limits) -> Iterator[Point]:
+    for length in powers(_FEWEST_MOVED, min(_MOST_ASKED, limits.prompt_tokens), factor=8):
+        yield Point(sweep=Sweep.REQUEST.value, new_tokens=length)
+
+
+def _handoff(limits: Limits) -> Iterator[Point]:
+    for length in powers(_FEWEST_MOVED, min(_MOST_ASKED, limits.prompt_tokens), factor=4):
+        yield Point(sweep=Sweep.HANDOFF.value, new_tokens=length)
 
 
 def powers(first: int, last: int, factor: int = 2) -> Iterator[int]:

@@ -196,6 +196,17 @@ def _transfer_times(profile: Profile, axes: Any) -> bool:
     return _line(axes, [(p.tokens, p.seconds * 1e3, None) for p in profile.transfer], "")
 
 
+def _front_times(profile: Profile, axes: Any) -> bool:
+    axes.set_yscale("log")
+    drawn = False
+    for label, points in (
+        ("on one worker", profile.request), ("through a prefiller", profile.handoff),
+    ):  # fmt: skip
+        values = [(p.tokens, p.seconds * 1e3, p.rel_ci) for p in points]
+        drawn = _line(axes, values, label) or drawn
+    return drawn
+
+
 def _prefill_watts(profile: Profile, axes: Any) -> bool:
     drawn = False
     for batch in sorted({p.batch for p in _new_prompts(profile)}):
@@ -228,6 +239,7 @@ _TIMES: Sequence[tuple[str, str, str, Draw]] = (
     ("Append prefill, by what is cached before", "new tokens", "ms", _append_times),
     ("Decode step", "KV tokens of the batch", "ms", _decode_times),
     ("KV transfer", "tokens", "ms", _transfer_times),
+    ("First token beyond its prefill", "tokens of the prompt", "ms", _front_times),
 )
 _WATTS: Sequence[tuple[str, str, str, Draw]] = (
     ("Prefill", "new tokens of the batch", "W", _prefill_watts),

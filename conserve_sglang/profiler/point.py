@@ -12,6 +12,8 @@ class Sweep(Enum):
     APPEND = "append"
     DECODE = "decode"
     TRANSFER = "transfer"
+    REQUEST = "request"
+    HANDOFF = "handoff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -20,7 +22,7 @@ class Point:
 
     Prefill and append: each of `batch` prompts has `new_tokens` to prefill after `cached_tokens`
     that are resident. Decode: `batch` requests hold `kv_tokens` together. Transfer: `new_tokens`
-    are moved. What a sweep has no use for is 0.
+    are moved. Request and handoff: a prompt has `new_tokens`. What a sweep has no use for is 0.
     """
 
     sweep: str
@@ -57,6 +59,8 @@ class Point:
             return f"decode, batch {self.batch}, {self.kv_tokens:,} KV tokens"
         if self.sweep == Sweep.TRANSFER.value:
             return f"transfer of {self.new_tokens:,} tokens"
+        if self.sweep in (Sweep.REQUEST.value, Sweep.HANDOFF.value):
+            return f"{self.sweep} of {self.new_tokens:,} tokens, beyond its prefill"
         cached = f" after {self.cached_tokens:,} cached" if self.cached_tokens else ""
         times = f" x {self.batch}" if self.batch > 1 else ""
         return f"{self.sweep} of {self.new_tokens:,}{times}{cached}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from conserve_sglang.core.errors import ConfigError, NotCapable
 from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
@@ -12,6 +13,7 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.profiler.facts import context_tokens, num_token_ids
 from conserve_sglang.profiler.grid import Limits
 from conserve_sglang.profiler.measure_decode import DecodeMeasure
+from conserve_sglang.profiler.measure_front import HandoffMeasure, RequestMeasure
 from conserve_sglang.profiler.measure_prefill import PrefillMeasure
 from conserve_sglang.profiler.measure_transfer import TransferMeasure
 from conserve_sglang.profiler.point import Sweep
@@ -39,7 +41,8 @@ class Stand:
         """What can be measured on these workers, by sweep.
 
         Prompts are prefilled by a prefiller where there is one; appends where a conversation
-        lives. A transfer needs both, and that nobody else uses them: they are emptied.
+        lives. A transfer needs both, and that nobody else uses them: they are emptied. A handoff
+        needs both, and the address where they meet.
         """
         chunk, runs_behind = self.limits.chunk_tokens, not self.tier.is_cpu
         lives_on = self.talkers.get(Role.DECODE) or self.talkers.get(Role.MIXED)
@@ -51,9 +54,12 @@ class Stand:
         if lives_on is not None:
             found[Sweep.APPEND] = PrefillMeasure(lives_on, chunk, power, runs_behind=runs_behind)
             found[Sweep.DECODE] = DecodeMeasure(lives_on, power)
+            found[Sweep.REQUEST] = RequestMeasure(lives_on)
         decoder = self.talkers.get(Role.DECODE)
-        if self.is_ours and prefiller is not None and decoder is not None:
-            found[Sweep.TRANSFER] = TransferMeasure(prefiller, decoder)
+        if prefiller is not None and decoder is not None and prefiller.bootstrap is not None:
+            if self.is_ours:
+                found[Sweep.TRANSFER] = TransferMeasure(prefiller, decoder)
+            found[Sweep.HANDOFF] = HandoffMeasure(prefiller, decoder)
         return found
 
     def close(self) -> None:
@@ -134,13 +140,21 @@ async def attached_talkers(
     found: dict[Role, Talker] = {}
     for url in urls:
         asking = Talker(url, Role.MIXED, num_token_ids=ids, rng=rng)
-        mode = str((await asking.info()).get("disaggregation_mode") or "null")
+        info = await asking.info()
         asking.close()
+        mode = str(info.get("disaggregation_mode") or "null")
         role = _ROLES.get(mode)
         if role is None or role in found:
             raise NotCapable(f"{url} runs in mode {mode!r}; attach to one worker of a role at most")
-        found[role] = Talker(url, role, num_token_ids=ids, rng=rng)
+        bootstrap = _bootstrap(url, info) if role is Role.PREFILL else None
+        found[role] = Talker(url, role, num_token_ids=ids, rng=rng, bootstrap=bootstrap)
     return found
+
+
+def _bootstrap(url: str, info: dict[str, Any]) -> tuple[str, int] | None:
+    """Where a prefiller meets decoders, as far as it tells."""
+    host, port = urlsplit(url).hostname, info.get("disaggregation_bootstrap_port")
+    return (host, port) if host and isinstance(port, int) else None
 
 
 async def look_at(

@@ -17,6 +17,7 @@ from conserve_sglang.core.errors import ProfileError
 from conserve_sglang.profiles.profile import (
     SCHEMA_VERSION,
     DecodePoint,
+    FrontPoint,
     GraphMode,
     PrefillPoint,
     Profile,
@@ -34,8 +35,12 @@ _NEEDED = {
     "prefill": ("new_tokens", "cached_tokens", "batch"),
     "decode": ("batch", "kv_tokens"),
     "transfer": ("tokens",),
+    "request": ("tokens",),
+    "handoff": ("tokens",),
 }
-_POINTS = ("prefill", "decode", "transfer")
+_SINCE = {"request": 2, "handoff": 2}
+"""The first version of the format that has points of a kind, where that is not 1."""
+_POINTS = tuple(_NEEDED)
 T = TypeVar("T")
 
 
@@ -50,9 +55,8 @@ class ProvenanceHead(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Head(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A `Profile` without its points, as it stands in the YAML file."""
+    """A `Profile` without its points, as it stands in the YAML file beside its version."""
 
-    schema_version: int
     name: str
     gpu: str
     model: str
@@ -74,41 +78,18 @@ class Head(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 def load_profile(path: Path) -> Profile:
     """Read NAME.yaml and the NAME.csv beside it. ProfileError says what is wrong, where."""
-    head = _head(path)
-    grid = path.with_suffix(".csv")
-    prefill: list[PrefillPoint] = []
-    decode: list[DecodePoint] = []
-    transfer: list[TransferPoint] = []
-    seen: dict[object, int] = {}
-    for number, row in _rows(grid):
-        where = f"{grid}:{number}"
-        kind = row["kind"]
-        if kind not in _NEEDED:
-            raise ProfileError(f"{where}: kind {kind!r} is none of {', '.join(_NEEDED)}")
-        place = (kind, *(_whole(row, name, where) for name in _NEEDED[kind]))
-        if place in seen:
-            raise ProfileError(f"{where}: the same point as in line {seen[place]}")
-        seen[place] = number
-        if kind == "prefill":
-            prefill.append(_prefill_point(row, where))
-        elif kind == "decode":
-            decode.append(_decode_point(row, where))
-        else:
-            seconds = _number(row, "seconds", where)
-            transfer.append(TransferPoint(tokens=_whole(row, "tokens", where), seconds=seconds))
-    if not prefill or not decode:
-        missing = "prefill" if not prefill else "decode"
-        raise ProfileError(f"{grid}: no {missing} points; a profile needs both phases")
+    version, head = _head(path)
+    points = _points(path.with_suffix(".csv"), version)
+    prefill, decode = points["prefill"], points["decode"]
     facts = {field.name: getattr(head, field.name) for field in msgspec.structs.fields(head)}
     power = head.power_provenance
     facts["provenance"] = _provenance(head.provenance)
     facts["power_provenance"] = None if power is None else _provenance(power)
-    profile = Profile(
-        **facts, prefill=tuple(prefill), decode=tuple(decode), transfer=tuple(transfer)
-    )
+    facts |= {kind: tuple(found) for kind, found in points.items()}
+    profile = Profile(**facts)
     watts = [point.watts for point in prefill] + [point.watts for point in decode]
     if power is None and any(watts):
-        raise ProfileError(f"{path}: {grid.name} has watts: say in power_provenance where from")
+        raise ProfileError(f"{path}: {path.stem}.csv has watts: say in power_provenance where from")
     return profile
 
 
@@ -128,7 +109,8 @@ def save_profile(profile: Profile, folder: Path) -> Path:
     return path
 
 
-def _head(path: Path) -> Head:
+def _head(path: Path) -> tuple[int, Head]:
+    """The version of the format, and the rest."""
     try:
         text = path.read_text(encoding="utf-8")
         plain = yaml.safe_load(text)
@@ -136,9 +118,10 @@ def _head(path: Path) -> Head:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ProfileError(f"{path}: not valid YAML: {error}") from error
-    if isinstance(plain, dict) and (version := plain.get("schema_version")) != SCHEMA_VERSION:
+    version = plain.pop("schema_version", None) if isinstance(plain, dict) else None
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise ProfileError(
-            f"{path}: schema_version is {version!r}, this release reads {SCHEMA_VERSION};"
+            f"{path}: schema_version is {version!r}, this release reads 1 to {SCHEMA_VERSION};"
             " write the profile anew"
         )
     try:
@@ -152,7 +135,31 @@ def _head(path: Path) -> Head:
         value = getattr(head, name)
         if value is not None and not value > 0:
             raise ProfileError(f"{path}: {name}: {value} is not positive")
-    return head
+    return version, head
+
+
+def _points(grid: Path, version: int) -> dict[str, list[Any]]:
+    """Of each kind the points of a file, which says to be of this version of the format."""
+    found: dict[str, list[Any]] = {kind: [] for kind in _NEEDED}
+    seen: dict[object, int] = {}
+    for number, row in _rows(grid):
+        where = f"{grid}:{number}"
+        kind = row["kind"]
+        if kind not in _NEEDED:
+            raise ProfileError(f"{where}: kind {kind!r} is none of {', '.join(_NEEDED)}")
+        if version < _SINCE.get(kind, 1):
+            raise ProfileError(
+                f"{where}: schema_version {version} has no {kind} points; {_SINCE[kind]} has"
+            )
+        place = (kind, *(_whole(row, name, where) for name in _NEEDED[kind]))
+        if place in seen:
+            raise ProfileError(f"{where}: the same point as in line {seen[place]}")
+        seen[place] = number
+        found[kind].append(_READERS[kind](row, where))
+    for kind in ("prefill", "decode"):
+        if not found[kind]:
+            raise ProfileError(f"{grid}: no {kind} points; a profile needs both phases")
+    return found
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -190,6 +197,29 @@ def _decode_point(row: Mapping[str, str], where: str) -> DecodePoint:
         watts=_maybe(row, "watts", where),
         rel_ci=_maybe(row, "rel_ci", where),
     )
+
+
+def _transfer_point(row: Mapping[str, str], where: str) -> TransferPoint:
+    return TransferPoint(
+        tokens=_whole(row, "tokens", where), seconds=_number(row, "seconds", where)
+    )
+
+
+def _front_point(row: Mapping[str, str], where: str) -> FrontPoint:
+    return FrontPoint(
+        tokens=_whole(row, "tokens", where),
+        seconds=_number(row, "seconds", where),
+        rel_ci=_maybe(row, "rel_ci", where),
+    )
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, str], str], object]] = {
+    "prefill": _prefill_point,
+    "decode": _decode_point,
+    "transfer": _transfer_point,
+    "request": _front_point,
+    "handoff": _front_point,
+}
 
 
 def _whole(row: Mapping[str, str], name: str, where: str, least: int | None = None) -> int:
@@ -254,6 +284,9 @@ def _lines(profile: Profile) -> Iterable[dict[str, Any]]:
         yield {"kind": "decode", "seconds": plain.pop("step_s")} | plain
     for transfer in profile.transfer:
         yield {"kind": "transfer"} | asdict(transfer)
+    for kind, points in (("request", profile.request), ("handoff", profile.handoff)):
+        for point in points:
+            yield {"kind": kind} | asdict(point)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -11,7 +11,9 @@ from typing import Literal
 from conserve_sglang.core.errors import OutsideProfile, ProfileError
 from conserve_sglang.profiles.grid import Coordinates, LeftOut, Outside, Row, grid_of, leave_one_out
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest form of profile files. 2 added request and handoff points; without any of these, a
+file is written as 1, which earlier releases read."""
 
 ProvenanceKind = Literal["measured", "published", "estimated"]
 GraphMode = Literal["eager", "cuda-graph", "none"]
@@ -66,6 +68,19 @@ class TransferPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """What the first token of a lone turn with a prompt of `tokens` takes beyond its prefill.
+
+    Of a request point one worker serves the turn: HTTP, tokens, and the way in and out of its
+    scheduler. Of a handoff point a prefiller and a decoder do: besides these, the meeting of the
+    two, the KV's move, and until its arrival is seen. `rel_ci`: as of a `PrefillPoint`."""
+
+    tokens: int
+    seconds: float
+    rel_ci: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
     """How well a profile's own points are told from the others; None where it has none."""
 
@@ -85,6 +100,7 @@ class Profile:
     power, `idle_w` what it draws with a server loaded that has nothing to do.
     `kv_capacity_tokens` is how many KV tokens such a server held or would hold; `chunk_tokens` the
     most it prefills in a step. `provenance` speaks of the times, `power_provenance` of the watts.
+    Without `request` or `handoff` points, what these take is not known.
     """
 
     name: str
@@ -98,6 +114,8 @@ class Profile:
     prefill: tuple[PrefillPoint, ...]
     decode: tuple[DecodePoint, ...]
     transfer: tuple[TransferPoint, ...] = ()
+    request: tuple[FrontPoint, ...] = ()
+    handoff: tuple[FrontPoint, ...] = ()
     tp: int = 1
     power_cap_w: float | None = None
     sm_clock_mhz: int | None = None
@@ -107,7 +125,11 @@ class Profile:
     kv_capacity_tokens: int | None = None
     chunk_tokens: int | None = None
     power_provenance: Provenance | None = None
-    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def schema_version(self) -> int:
+        """The least version of the file format that can hold it."""
+        return 2 if self.request or self.handoff else 1
 
     @property
     def is_estimated(self) -> bool:

@@ -32,7 +32,7 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.sim.changing import ChangingWorker
 from conserve_sglang.sim.deployment import Deployment, WorkerLoss
 from conserve_sglang.sim.kernel import Kernel
-from conserve_sglang.sim.link import Links, moved_twice_s
+from conserve_sglang.sim.link import Links, bring_in, moved_twice_s
 from conserve_sglang.sim.playing import Playing
 from conserve_sglang.sim.power import WorkerEnergy
 from conserve_sglang.sim.records import ConversationRecord, Outcome
@@ -214,7 +214,7 @@ class Simulation:
             self._tell(TurnAbandoned(turn_id=run.turn_id), now)
             self._end(run, Outcome.NEVER_FITS, now, "larger than a worker's KV pool")
         elif prefiller is None:
-            decoder.prefill(run, now)
+            bring_in(run, decoder, self.kernel, now)
         else:
             playing = self._playing[run.conversation_id]
             if prefiller not in playing.prefillers:
@@ -224,7 +224,7 @@ class Simulation:
             if command.fetches_kv:
                 self._fetch_kv(run, min(held, run.shared_tokens), now)
             else:
-                prefiller.prefill(run, now)
+                bring_in(run, prefiller, self.kernel, now)
 
     def _fetch_kv(self, run: TurnRun, tokens: int, now: float) -> None:
         """Move what the decoder has of a conversation to the prefiller, before the prefill."""
@@ -301,14 +301,16 @@ class Simulation:
         if not (run.is_prefilled and run.has_room):
             return
         assert command.prefiller is not None
+        perf = self.workers[command.prefiller].perf
         arrives_at_s = self.links.transfer(
-            self.workers[command.prefiller].perf,
+            perf,
             command.prefiller,
             command.decoder,
             run.input_tokens - run.cached_tokens,
             now,
         )
-        self.kernel.at(arrives_at_s, partial(self._moved, run))
+        handed_over_at_s = arrives_at_s + perf.handoff_s(run.input_tokens)
+        self.kernel.at(handed_over_at_s, partial(self._moved, run))
 
     def _moved(self, run: TurnRun, now: float) -> None:
         command = run.command

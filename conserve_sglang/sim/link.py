@@ -1,7 +1,10 @@
-"""KV on its way between workers."""
+"""What is on its way: KV between workers, and turns to them."""
 
 from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.sim.kernel import Kernel
 from conserve_sglang.sim.perf_model import PerfModel
+from conserve_sglang.sim.turn_run import TurnRun
+from conserve_sglang.sim.worker import SimWorker
 
 
 class Links:
@@ -26,6 +29,21 @@ class Links:
         end = start + perf.transfer_occupancy(tokens)
         self._sends_until[source] = self._receives_until[target] = end
         return end + perf.transfer_latency(tokens)
+
+
+def bring_in(run: TurnRun, worker: SimWorker, kernel: Kernel, now: float) -> None:
+    """A turn reaches the worker that prefills it after all that it takes beside its steps, the
+    answer's way back among it: what was measured is the sum."""
+    takes_s = worker.perf.request_s(run.input_tokens)
+    if takes_s == 0:
+        worker.prefill(run, now)
+        return
+
+    def arrived(now: float) -> None:
+        if run.heir is None:  # else a worker of this attempt is lost
+            worker.prefill(run, now)
+
+    kernel.at(now + takes_s, arrived)
 
 
 def moved_twice_s(tokens: int) -> float:

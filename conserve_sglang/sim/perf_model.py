@@ -49,7 +49,10 @@ class PerfModel:
     `append_tokens` and `append_floor_s`: the least that anything costs on top of a cached prefix,
     by the length of the context; `append_share` is how much of the lesser of that and of what the
     new tokens add comes on top of the greater. `transfer_tokens` and `transfer_times_s`: moving
-    KV; of that, the time of the first point keeps no link busy.
+    KV; of that, the time of the first point keeps no link busy. `request_tokens` and
+    `request_times_s`: the first token of a turn beyond its prefill, by the prompt's length;
+    `handoff_tokens` and `handoff_times_s`: through a prefiller and a decoder, beyond that and the
+    move. `unknown`: which of these the profile does not tell; they count as 0.
     """
 
     name: str
@@ -63,6 +66,11 @@ class PerfModel:
     append_share: float
     transfer_tokens: tuple[int, ...]
     transfer_times_s: tuple[float, ...]
+    request_tokens: tuple[int, ...] = (1,)
+    request_times_s: tuple[float, ...] = (0.0,)
+    handoff_tokens: tuple[int, ...] = (1,)
+    handoff_times_s: tuple[float, ...] = (0.0,)
+    unknown: tuple[str, ...] = ()
     power: PowerModel | None = None
     is_estimated: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +81,8 @@ class PerfModel:
             "prefill": (self.prefill_tokens, self.prefill_s),
             "append": (self.append_tokens, self.append_floor_s),
             "transfer": (self.transfer_tokens, self.transfer_times_s),
+            "request": (self.request_tokens, self.request_times_s),
+            "handoff": (self.handoff_tokens, self.handoff_times_s),
         }
         for what, (lengths, values) in tables.items():
             if len(lengths) != len(values) or not lengths:
@@ -185,6 +195,17 @@ class PerfModel:
     def transfer_s(self, tokens: int) -> float:
         """Moving KV over a link that nobody else uses."""
         return self.transfer_occupancy(tokens) + self.transfer_latency(tokens)
+
+    def request_s(self, prompt_tokens: int) -> float:
+        """What a turn takes beside its worker's steps, on its way in."""
+        return max(0.0, _line(self.request_tokens, self.request_times_s, prompt_tokens))
+
+    def handoff_s(self, prompt_tokens: int) -> float:
+        """What a turn through a prefiller and a decoder takes beside that and its KV's move.
+
+        Charged after the move, although its handshake precedes the prefill: a queue hides none of
+        it."""
+        return max(0.0, _line(self.handoff_tokens, self.handoff_times_s, prompt_tokens))
 
 
 def _line(lengths: Sequence[int], values: Sequence[float], tokens: int) -> float:

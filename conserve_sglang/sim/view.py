@@ -1,7 +1,8 @@
 """A profile as the simulator's unit costs: its points put into closed form, with the error of that.
 
 Prefill keeps the profile's own uncached points; a decode step becomes affine in requests and KV
-tokens; a prefix hit and a KV move become straight lines between points.
+tokens; a prefix hit, a KV move and what a turn takes beside these become straight lines between
+points.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from statistics import median
 
 from conserve_sglang.core.errors import ProfileError
-from conserve_sglang.profiles import PrefillPoint, Profile
+from conserve_sglang.profiles import FrontPoint, PrefillPoint, Profile
 from conserve_sglang.profiles.affine import fit_affine
 from conserve_sglang.profiles.published import a40_qwen3_0_6b
 from conserve_sglang.sim.perf_model import PerfModel, PowerModel
@@ -50,7 +51,37 @@ def perf_model_of(profile: Profile) -> PerfModel:
         is_estimated=profile.is_estimated,
         sources=_sources(profile),
     )
-    return _with_share(model, profile, decode.median_error)
+    return _with_share(_with_fronts(model, profile), profile, decode.median_error)
+
+
+def _with_fronts(model: PerfModel, profile: Profile) -> PerfModel:
+    """What turns take beside their workers' steps, where the profile tells it.
+
+    A handoff point holds all of that, the request and the KV's move among it. What is not known is
+    0, so that nothing is charged twice or made up.
+    """
+    request, handoff = _by_tokens(profile.request), _by_tokens(profile.handoff)
+    unknown = [name for name, points in (("request", request), ("handoff", handoff)) if not points]
+    if request:
+        model = replace(
+            model,
+            request_tokens=tuple(point.tokens for point in request),
+            request_times_s=tuple(point.seconds for point in request),
+        )
+    if handoff:
+        model = replace(
+            model,
+            handoff_tokens=tuple(point.tokens for point in handoff),
+            handoff_times_s=tuple(
+                max(0.0, p.seconds - model.request_s(p.tokens) - model.transfer_s(p.tokens))
+                for p in handoff
+            ),
+        )
+    return replace(model, unknown=tuple(unknown))
+
+
+def _by_tokens(points: Sequence[FrontPoint]) -> list[FrontPoint]:
+    return sorted(points, key=lambda point: point.tokens)
 
 
 def _with_share(model: PerfModel, profile: Profile, decode_error: float) -> PerfModel:

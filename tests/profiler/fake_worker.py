@@ -19,7 +19,8 @@ VERSION = "0.5.23"
 
 @dataclass
 class Costs:
-    """Seconds: of a prefill and of its tokens, new and cached; of a step and of its KV tokens."""
+    """Seconds: of a prefill and of its tokens, new and cached; of a step and of its KV tokens; of
+    a KV move; of a streamed request's way in; of two workers' meeting."""
 
     prefill_s: float = 0.004
     per_new_s: float = 10e-6
@@ -29,6 +30,8 @@ class Costs:
     transfer_s: float = 0.003
     per_moved_s: float = 2e-6
     answer_s: float = 0.002
+    way_in_s: float = 0.0
+    meeting_s: float = 0.0
 
     def prefill(self, new: int, cached: int) -> float:
         return self.prefill_s + self.per_new_s * new + self.per_cached_s * cached
@@ -196,8 +199,10 @@ class FakeMeasuredWorker:
             num_tokens=asked["sampling_params"]["max_new_tokens"],
             is_moved=asked.get("bootstrap_host") == "127.0.0.1",
         )
+        if asked.get("stream"):
+            await asyncio.sleep(self.costs.way_in_s)
         if self.mode == "decode" and request.is_moved:
-            return _reply(writer, 200, {"output_ids": [1], "meta_info": {"completion_tokens": 1}})
+            return await self._answer_moved(writer, request, is_stream="stream" in asked)
         self._waiting.append(request)
         self._woken.set()
         if asked.get("stream"):
@@ -210,6 +215,21 @@ class FakeMeasuredWorker:
             meta["request_finished_ts"] = self._now + self.costs.answer_s
         return _reply(writer, 200, {"text": "", "output_ids": [1], "meta_info": meta})
 
+    async def _answer_moved(
+        self, writer: asyncio.StreamWriter, request: Request, *, is_stream: bool
+    ) -> None:
+        """A stream begins after as long as the prefiller takes, and the two take to meet."""
+        if not is_stream:
+            told = {"output_ids": [1], "meta_info": {"completion_tokens": 1}}
+            _reply(writer, 200, told)
+            return
+        new = len(request.prompt)
+        seconds = self.costs.prefill(new, 0) + self.costs.transfer(new) + self.costs.meeting_s
+        await asyncio.sleep(seconds)
+        for _ in range(request.num_tokens):
+            self._write(request)
+        await _stream(writer, request)
+
     def _info(self) -> dict[str, Any]:
         return {
             "disaggregation_mode": self.mode,
@@ -220,6 +240,7 @@ class FakeMeasuredWorker:
             "dtype": "float32",
             "attention_backend": "torch_native",
             "version": VERSION,
+            "disaggregation_bootstrap_port": 8998,
             "internal_states": [{}],
         }
 

@@ -9,6 +9,12 @@ from conserve_sglang.core.errors import NotCapable
 from conserve_sglang.core.worker import Role
 from conserve_sglang.energy.meter import Device, Kind, Origin, Reading
 from conserve_sglang.profiler.measure_decode import DecodeMeasure
+from conserve_sglang.profiler.measure_front import (
+    FRONT_NEEDS_STAMPS,
+    NUM_WARM_UP,
+    HandoffMeasure,
+    RequestMeasure,
+)
 from conserve_sglang.profiler.measure_prefill import PrefillMeasure
 from conserve_sglang.profiler.measure_transfer import NEEDS_STAMPS, TransferMeasure
 from conserve_sglang.profiler.point import Point
@@ -19,6 +25,7 @@ from tests.profiler.fake_worker import Costs, FakeMeasuredWorker
 
 RULE = StopRule(most_seconds=1.5)
 CHUNK = 512
+NOISE_S = 0.1  # of the client's clock, on a machine that does other things too
 
 
 def talker(worker: FakeMeasuredWorker, role: Role = Role.MIXED) -> Talker:
@@ -117,6 +124,37 @@ async def test_a_transfer_needs_stamps() -> None:
         measure = TransferMeasure(talker(prefiller, Role.PREFILL), talker(decoder, Role.DECODE))
         found = await measure.measure(Point(sweep="transfer", new_tokens=64), RULE)
     assert found.failure == NEEDS_STAMPS
+
+
+async def test_a_request_takes_what_its_prefill_leaves_of_its_first_token() -> None:
+    costs = Costs(way_in_s=0.05, per_new_s=20e-6)
+    async with FakeMeasuredWorker("decode", costs).serve() as worker:
+        measure = RequestMeasure(talker(worker, Role.DECODE))
+        found = await measure.measure(Point(sweep="request", new_tokens=1024), RULE)
+    assert found.num_repeats == worker.num_requests - NUM_WARM_UP
+    assert 0.05 <= (found.seconds or 0) < 0.05 + NOISE_S
+
+
+async def test_a_handoff_is_what_its_prefill_leaves_of_the_first_token_through_a_pair() -> None:
+    costs = Costs(way_in_s=0.01, meeting_s=0.05, transfer_s=0.02)
+    prefiller, decoder = FakeMeasuredWorker("prefill", costs), FakeMeasuredWorker("decode", costs)
+    async with prefiller.serve(), decoder.serve():
+        measure = HandoffMeasure(talker(prefiller, Role.PREFILL), talker(decoder, Role.DECODE))
+        found = await measure.measure(Point(sweep="handoff", new_tokens=256), RULE)
+    takes_s = costs.way_in_s + costs.meeting_s + costs.transfer(256)
+    assert takes_s <= (found.seconds or 0) < takes_s + NOISE_S
+    assert prefiller.num_requests == decoder.num_requests == found.num_repeats + NUM_WARM_UP
+    assert decoder.num_flushes == 0
+
+
+async def test_what_comes_beyond_a_prefill_needs_stamps() -> None:
+    prefiller, decoder = FakeMeasuredWorker("prefill"), FakeMeasuredWorker("decode")
+    prefiller.has_stamps = decoder.has_stamps = False
+    async with prefiller.serve(), decoder.serve():
+        pair = (talker(prefiller, Role.PREFILL), talker(decoder, Role.DECODE))
+        handoff = await HandoffMeasure(*pair).measure(Point(sweep="handoff", new_tokens=64), RULE)
+        request = await RequestMeasure(pair[1]).measure(Point(sweep="request", new_tokens=64), RULE)
+    assert handoff.failure == request.failure == FRONT_NEEDS_STAMPS
 
 
 async def test_what_a_worker_refuses_says_why() -> None:

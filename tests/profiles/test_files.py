@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conserve_sglang.core.errors import ProfileError
-from conserve_sglang.profiles import load_profile, save_profile
+from conserve_sglang.profiles import FrontPoint, load_profile, save_profile
 from tests.profiles.builders import a_profile
 
 
@@ -21,6 +21,17 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_file_is_of_the_least_version_that_can_hold_it(tmp_path: Path) -> None:
+    """Releases before the newest version read all that it adds nothing to."""
+    fronts = (FrontPoint(tokens=64, seconds=0.01, rel_ci=0.02), FrontPoint(tokens=256, seconds=0.1))
+    for changes, version in (
+        ({}, 1), ({"request": fronts}, 2), ({"handoff": fronts}, 2),
+    ):  # fmt: skip
+        path = save_profile(a_profile(**changes), tmp_path)
+        assert path.read_text().startswith(f"schema_version: {version}\n")
+        assert load_profile(path) == a_profile(**changes)
+
+
 @pytest.mark.parametrize("name", ["", "../a", "A40", ".hidden", "a b"])
 def test_a_name_must_be_a_file_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="cannot be a profile's name"):
@@ -30,7 +41,7 @@ def test_a_name_must_be_a_file_name(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("schema_version: 1", "schema_version: 7", "schema_version is 7, this release reads 1"),
+        ("schema_version: 1", "schema_version: 7", "schema_version is 7, this release"),
         ("gpu: A40\nmodel", "gpus: A40\nmodel", "gpu"),
         ("graph_mode: cuda-graph", "graph_mode: fast", "graph_mode"),
         ("kind: measured", "kind: guessed", "provenance.kind"),
@@ -62,6 +73,7 @@ def test_a_wrong_head_is_named(old: str, new: str, message: str, tmp_path: Path)
         ("decode,,,2,5,,0.1,-3,", "watts: -3.0 is not a positive"),
         ("transfer,,,,,,0.1,,", "tokens: '' is not a whole number"),
         ("warp,,,,,7,0.1,,", "kind 'warp' is none of prefill, decode, transfer"),
+        ("request,,,,,64,0.1,,", "schema_version 1 has no request points; 2 has"),
         ("prefill,5,0", "needs 9 columns"),
     ],
 )
