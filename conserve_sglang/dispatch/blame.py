@@ -3,6 +3,9 @@
 A broken connection is the worker's doing. An error that a worker answered with may be the
 request's: such a worker is a suspect until another one answers the same turn. A request that
 nobody can answer so opens no breaker, however often it comes.
+
+An error may also be the other worker's of the pair, whose death is noticed later: the next attempt
+leaves both out if it can.
 """
 
 from conserve_sglang.dispatch.commands import BlameWorker
@@ -20,6 +23,8 @@ def failed(turn: Turn, cause: FailureCause, *, by_answer: bool = False) -> list[
     turn.avoids += (worker_id,)
     if by_answer:
         turn.suspects += (Suspect(worker_id, partner, partner_epoch),)
+        if partner is not None:
+            turn.doubts += (partner.spec.worker_id,)
         return []
     if turn.conversation.is_ended or epoch != worker.epoch:
         return []  # aborted, since its client wanted it so, or since the worker was lost anyway

@@ -206,9 +206,10 @@ class Placer:
         order = self.line.order
         ledger.line = order.besides(turn) if order.num_waiting else NOBODY
         if turn.avoids:
-            answer = self.policy.place(view, Avoiding(ledger, turn.avoids))
-            if isinstance(answer, Placement):
-                return answer
+            for avoided in (turn.avoids + turn.doubts, turn.avoids):
+                answer = self.policy.place(view, Avoiding(ledger, avoided))
+                if isinstance(answer, Placement):
+                    return answer
         elif ledger.has_bands:
             answer = self.policy.place(view, Band(ledger, view.needed_tokens))
             if not isinstance(answer, Defer) or answer.reason not in _OUTSIDE_BAND:

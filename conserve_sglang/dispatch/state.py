@@ -136,6 +136,7 @@ class Turn:
     cause: PhaseOneCause | None = None
     avoids: tuple[WorkerId, ...] = ()  # workers at which an attempt failed
     suspects: tuple[Suspect, ...] = ()  # those that answered one with an error
+    doubts: tuple[WorkerId, ...] = ()  # their partners, which may have been the reason
     is_waiting: bool = False
     is_over: bool = False
 

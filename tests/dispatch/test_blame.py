@@ -85,6 +85,30 @@ def test_decoder_whose_prefiller_died_is_not_blamed() -> None:
     assert blamed(desk.tell(FirstToken(turn_id=TURN))) == []
 
 
+def sent_to(commands: list[Command]) -> tuple[WorkerId | None, WorkerId]:
+    (send,) = [each for each in commands if isinstance(each, SendTurn)]
+    return send.prefiller, send.decoder
+
+
+def test_next_attempt_leaves_out_both_workers_of_a_pair_that_answered_with_an_error() -> None:
+    """Three decoders would else spend all attempts on a prefiller that nobody knows is dead."""
+    desk = opened("p0", "p1", "d0", "d1", "d2")
+    assert sent_to(answered_with_an_error(desk)) == (WorkerId("p1"), D1)
+
+
+def test_partner_is_asked_again_where_there_is_no_other() -> None:
+    desk = opened("p0", "d0", "d1")
+    assert sent_to(answered_with_an_error(desk)) == (P0, D1)
+    desk = opened("p0", "p1", "d0")
+    assert sent_to(answered_with_an_error(desk, PREFILLER)) == (WorkerId("p1"), D0)
+
+
+def test_broken_connection_casts_no_doubt_on_the_partner() -> None:
+    desk = opened("p0", "p1", "d0", "d1")
+    failed = TurnFailed(turn_id=TURN, cause=DECODER)
+    assert sent_to(desk.tell(failed)) == (P0, D1)
+
+
 def test_aborted_turns_count_against_nobody() -> None:
     desk = opened("p0", "d0", "d1")
     desk.tell(WorkerLost(worker_id=D0))
