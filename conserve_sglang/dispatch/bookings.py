@@ -83,7 +83,8 @@ class Bookings:
         resident = conversation.resident_tokens if is_pinned else 0
         turn.decoder, turn.decoder_epoch = decoder, decoder.epoch
         turn.keeps_kv = placement.keeps_kv
-        turn.reserved_tokens = max(0, turn.needed_tokens - resident)
+        lacking = turn.needed_tokens - resident
+        turn.reserved_tokens = lacking if lacking > 0 else 0
         turn.attempts += 1
         turn.sent_at_s, turn.first_token_at_s = now, 0.0
         turn.pending_tokens = turn.prefill_tokens = max(1, turn.input_tokens - resident)
@@ -105,11 +106,12 @@ class Bookings:
 
     def prefilled(self, turn: Turn, now: float = 0.0) -> bool:
         """A turn's prefill is over; True if that brought its conversation to its decoder."""
-        if turn.pending_tokens:
-            where = turn.prefiller or turn.decoder
-            assert where is not None
-            turn.first_token_at_s = now
-            turn.prefill_s = where.speeds.prefilled(turn.sent_at_s, now)
+        if not turn.pending_tokens:
+            return False  # this was told before
+        where = turn.prefiller or turn.decoder
+        assert where is not None
+        turn.first_token_at_s = now
+        turn.prefill_s = where.speeds.prefilled(turn.sent_at_s, now)
         self._leave_backlog(turn)
         conversation = turn.conversation
         if conversation.opener is not turn:
@@ -120,32 +122,30 @@ class Bookings:
         return True
 
     @staticmethod
-    def count_answer(turn: Turn) -> None:
-        """Count a turn as answered by its workers."""
-        if turn.decoder is not None:
-            turn.decoder.num_answered += 1
-        if turn.prefiller is not None:
-            turn.prefiller.num_answered += 1
-
-    @staticmethod
-    def learn(turn: Turn, output_tokens: int, now: float) -> None:
-        """Note how fast a turn was answered that is whole now."""
-        decoder = turn.decoder
+    def count_answer(turn: Turn, output_tokens: int, now: float) -> None:
+        """Count a turn as answered by its workers, and note how fast."""
+        decoder, prefiller = turn.decoder, turn.prefiller
+        assert decoder is not None
+        decoder.num_answered += 1
+        if prefiller is not None:
+            prefiller.num_answered += 1
         tbt_s = tbt_of_answer(turn.first_token_at_s, now, output_tokens)
-        if decoder is None or tbt_s is None:
+        if tbt_s is None:
             return
         if turn.prefill_tokens >= LONG_PROMPT_TOKENS:
-            (turn.prefiller or decoder).speeds.note_prefill(turn.prefill_tokens, turn.prefill_s)
+            (prefiller or decoder).speeds.note_prefill(turn.prefill_tokens, turn.prefill_s)
         decoder.speeds.note_answer(tbt_s, decoder.num_running)
 
     def take_back(self, turn: Turn) -> None:
         """Undo a sent turn's bookings; a pin it was still opening goes with them."""
         if turn.decoder is None:
             return
-        self._leave_backlog(turn)
-        if turn.decoder_epoch == turn.decoder.epoch:
-            self.ledger.add_reserved(turn.decoder, -turn.reserved_tokens)
-            turn.decoder.num_running -= 1
+        decoder = turn.decoder
+        if turn.pending_tokens:
+            self._leave_backlog(turn)
+        if turn.decoder_epoch == decoder.epoch:
+            self.ledger.add_reserved(decoder, -turn.reserved_tokens)
+            decoder.num_running -= 1
         turn.decoder, turn.prefiller, turn.reserved_tokens = None, None, 0
         conversation = turn.conversation
         if conversation.opener is turn:
@@ -188,10 +188,11 @@ class Bookings:
         )
 
     def _leave_backlog(self, turn: Turn) -> None:
-        if turn.prefiller is not None and turn.prefiller_epoch == turn.prefiller.epoch:
-            self.ledger.add_backlog(turn.prefiller, -turn.backlog_tokens)
-            turn.prefiller.pending_tokens -= turn.pending_tokens
-        decoder = turn.decoder
-        if turn.prefiller is None and decoder is not None and turn.decoder_epoch == decoder.epoch:
+        prefiller, decoder = turn.prefiller, turn.decoder
+        if prefiller is not None:
+            if turn.prefiller_epoch == prefiller.epoch:
+                self.ledger.add_backlog(prefiller, -turn.backlog_tokens)
+                prefiller.pending_tokens -= turn.pending_tokens
+        elif decoder is not None and turn.decoder_epoch == decoder.epoch:
             decoder.pending_tokens -= turn.pending_tokens
         turn.backlog_tokens = turn.pending_tokens = 0

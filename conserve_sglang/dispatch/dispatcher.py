@@ -204,16 +204,17 @@ class Dispatcher:
         if turn is None:
             return
         bookings, conversation = self._bookings, turn.conversation
+        prompt_tokens, output_tokens = event.prompt_tokens, event.output_tokens
         if turn.suspects:
             self._placer.out += blame.answered(turn)
-        bookings.prefilled(turn, now)
-        bookings.count_answer(turn)
-        bookings.learn(turn, event.output_tokens, now)
-        note_answer(conversation, event.prompt_tokens, event.output_tokens)
-        conversation.prompt_tokens = event.prompt_tokens
+        if turn.pending_tokens:  # its first token was not told
+            bookings.prefilled(turn, now)
+        bookings.count_answer(turn, output_tokens, now)
+        note_answer(conversation, prompt_tokens, output_tokens)
+        conversation.prompt_tokens = prompt_tokens
         if turn.keeps_kv and bookings.pin_of(conversation) is turn.decoder:
             # A shorter prompt is a side request or a new beginning; what was there stays there.
-            held = event.prompt_tokens + event.output_tokens
+            held = prompt_tokens + output_tokens
             if held > conversation.resident_tokens:
                 bookings.set_resident(conversation, held)
         self._placer.close_turn(turn, now)
@@ -315,11 +316,12 @@ class Dispatcher:
         if conversation is None:
             return
         self._placer.forget(conversation)
-        for turn in [t for t in self._turns.values() if t.conversation is conversation]:
-            if turn.decoder is None:
-                self._placer.reject(turn, RejectReason.CONVERSATION_ENDED, now)
-            else:
-                self._placer.out.append(AbortTurn(turn_id=turn.turn_id))
+        if conversation.num_open_turns:
+            for turn in [t for t in self._turns.values() if t.conversation is conversation]:
+                if turn.decoder is None:
+                    self._placer.reject(turn, RejectReason.CONVERSATION_ENDED, now)
+                else:
+                    self._placer.out.append(AbortTurn(turn_id=turn.turn_id))
         self._placer.serve_line(now)
 
     def _weigh(self, event: events.TenantsWeighed, now: float) -> None:

@@ -37,9 +37,9 @@ class Speeds:
     def prefilled(self, sent_at_s: float, now: float) -> float:
         """A prompt sent at `sent_at_s` was prefilled; the seconds it took by itself, since one
         prompt is prefilled after the other."""
-        seconds = now - max(sent_at_s, self._prefill_until_s)
+        since_s = self._prefill_until_s
         self._prefill_until_s = now
-        return max(0.0, seconds)
+        return max(0.0, now - (sent_at_s if sent_at_s > since_s else since_s))
 
     def note_prefill(self, tokens: int, seconds: float) -> None:
         """A prefill of `tokens` took `seconds`."""

@@ -29,10 +29,12 @@ class DecodeBatch:
         "_token_j",
         "decode_j",
         "kv_tokens",
+        "num_running",
         "num_steps",
     )
 
     def __init__(self) -> None:
+        self.num_running = 0
         self.num_steps = 0
         self.kv_tokens = 0
         self.decode_j = 0.0
@@ -41,9 +43,6 @@ class DecodeBatch:
         self._num_joined = 0
         self._log = DecodeLog()
         self._last_end_s = 0.0
-
-    def __len__(self) -> int:
-        return len(self._heap)
 
     @property
     def steps_to_next(self) -> int:
@@ -55,47 +54,46 @@ class DecodeBatch:
         run.joined_at_step = self.num_steps
         run.request_j, run.token_j = self._request_j, self._token_j
         run.numbered_j = self._numbered_j
-        room = run.held_tokens - run.input_tokens - run.generated_tokens
-        left = run.output_tokens - run.generated_tokens
+        context = run.input_tokens + run.generated_tokens
+        room, left = run.held_tokens - context, run.output_tokens - run.generated_tokens
         self._num_joined += 1
-        self.kv_tokens += run.input_tokens + run.generated_tokens
-        heappush(self._heap, (self.num_steps + min(room, left), self._num_joined, run))
+        self.num_running += 1
+        self.kv_tokens += context
+        due_at_step = self.num_steps + (room if room < left else left)
+        heappush(self._heap, (due_at_step, self._num_joined, run))
 
     def advance(self, steps: StepRun, now: float, power: PowerModel | None) -> None:
         """The steps of a run have been decoded."""
-        self._log.add(steps)
+        log = self._log
+        if log.num_runs % FORGET_EVERY == 0:
+            log.forget_before(min(run.joined_at_step for _, _, run in self._heap))
+        log.add(steps)
         if power is not None:
             self._book(power, steps)
         self._last_end_s = now
         self.num_steps += steps.num_steps
-        self.kv_tokens += steps.num_steps * len(self._heap)
+        self.kv_tokens += steps.num_steps * self.num_running
 
     def _book(self, power: PowerModel, steps: StepRun) -> None:
         """Count the joules of steps that begin with the present batch."""
-        num_steps = steps.num_steps
-        requests, token_j = len(self._heap), power.decode_j_per_kv_token
+        num_steps, requests = steps.num_steps, self.num_running
         whole_j = power.decode_step_j + power.decode_j_per_request * requests
+        token_j = power.decode_j_per_kv_token
         half = (num_steps - 1) / 2
-        share = self._share(power, steps)
+        joules = self._unbounded_j(power, num_steps)
+        share = _share(power, steps, joules)
         self._request_j += share * num_steps * whole_j / requests
         self._token_j += share * num_steps * token_j
         self._numbered_j += share * token_j * num_steps * (self.num_steps + half)
-        self.decode_j += self.joules_of(power, steps)
+        self.decode_j += share * joules
 
     def joules_of(self, power: PowerModel, steps: StepRun) -> float:
         """Joules of steps that begin with the present batch."""
-        return self._share(power, steps) * self._unbounded_j(power, steps.num_steps)
-
-    def _share(self, power: PowerModel, steps: StepRun) -> float:
-        """How much of what the closed form says may be drawn."""
-        if power.most_w == math.inf:
-            return 1.0
-        unbounded_j = self._unbounded_j(power, steps.num_steps)
-        seconds = run_length(steps.num_steps, steps.step_s, steps.growth_s)
-        return min(1.0, power.most_w * seconds / unbounded_j) if unbounded_j > 0 else 1.0
+        joules = self._unbounded_j(power, steps.num_steps)
+        return _share(power, steps, joules) * joules
 
     def _unbounded_j(self, power: PowerModel, num_steps: int) -> float:
-        requests, half = len(self._heap), (num_steps - 1) / 2
+        requests, half = self.num_running, (num_steps - 1) / 2
         whole_j = power.decode_step_j + power.decode_j_per_request * requests
         token_j = power.decode_j_per_kv_token
         return num_steps * (whole_j + token_j * (self.kv_tokens + requests * half))
@@ -104,14 +102,16 @@ class DecodeBatch:
         """A run of steps that follows those decoded so far."""
         return StepRun(self.num_steps, num_steps, self._last_end_s, start_s, step_s, growth_s)
 
-    def pop_due(self, now: float) -> TurnRun | None:
-        """Take out a turn that needs attention now; None when none does."""
-        heap = self._heap
-        if not heap or heap[0][0] > self.num_steps:
-            return None
-        run = heappop(heap)[2]
-        self._leave(run, now)
-        return run
+    def pop_due(self, now: float) -> list[TurnRun]:
+        """Take out the turns that need attention now, in the order in which they joined."""
+        heap, num_steps = self._heap, self.num_steps
+        due = []
+        while heap and heap[0][0] <= num_steps:
+            run = heappop(heap)[2]
+            self._leave(run, now)
+            due.append(run)
+        self.num_running -= len(due)
+        return due
 
     def pop_all(self) -> list[TurnRun]:
         """Take out all turns, as the steps so far left them: their worker is lost."""
@@ -120,7 +120,7 @@ class DecodeBatch:
             if run.joined_at_step < self.num_steps:
                 self._leave(run, self._last_end_s)
         self._heap.clear()
-        self.kv_tokens = 0
+        self.num_running = self.kv_tokens = 0
         return runs
 
     def _leave(self, run: TurnRun, now: float) -> None:
@@ -137,8 +137,10 @@ class DecodeBatch:
         run.token_at_s = now
         self.kv_tokens -= run.input_tokens + run.generated_tokens
 
-    def forget(self) -> None:
-        """Now and then, let go of the log of steps that no running turn has seen."""
-        if self._log.num_runs % FORGET_EVERY == 0:
-            joined = (run.joined_at_step for _, _, run in self._heap)
-            self._log.forget_before(min(joined, default=self.num_steps))
+
+def _share(power: PowerModel, steps: StepRun, joules: float) -> float:
+    """How much of the joules that the closed form says may be drawn."""
+    if power.most_w == math.inf or joules <= 0:
+        return 1.0
+    seconds = run_length(steps.num_steps, steps.step_s, steps.growth_s)
+    return min(1.0, power.most_w * seconds / joules)

@@ -2,24 +2,26 @@
 
 from conserve_sglang.sim.perf_model import PerfModel
 from conserve_sglang.sim.power import prefill_joules
+from conserve_sglang.sim.turn_run import TurnRun
 from conserve_sglang.sim.worker import SimWorker
 
 
 class ChangingWorker(SimWorker):
     """Tells its joules at any time, and goes on with other unit costs when told to."""
 
-    _planned_by: PerfModel | None = None
+    _has_changed = False  # since a prompt was last gone on with
 
-    def _plan(self, now: float) -> None:
-        if self._open is not None and self._planned_by is not self.perf:
-            self._open.prefill_after_change(self.perf)
-        self._planned_by = self.perf
-        super()._plan(now)
+    def _put_open(self, run: TurnRun, budget: int) -> int:
+        if self._has_changed:
+            self._has_changed = False
+            run.prefill_after_change(self.perf)
+        return super()._put_open(run, budget)
 
     def change(self, perf: PerfModel, now: float) -> None:
         """Go on with other unit costs: what is in progress ends as it began, a decode run at its
         next step's end."""
         self.perf = perf
+        self._has_changed = True
         if self._wake_at_s is not None and not self._prefilling:
             self._look_up(now)
 
@@ -44,5 +46,4 @@ class ChangingWorker(SimWorker):
             return 0.0
         if not self._prefilling:
             return self._batch.joules_of(power, self._steps)
-        parts = prefill_joules(self._prefilling, self._costs_s, seconds, power.most_w)
-        return sum(joules for _, joules in parts)
+        return sum(prefill_joules(self._prefilling, self._costs_s, seconds, power.most_w))

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from conserve_sglang.core.stats import percentile
@@ -18,7 +19,7 @@ class GapRun(NamedTuple):
     @property
     def total_s(self) -> float:
         """The sum of the gaps."""
-        return self.num_gaps * (self.first_s + self.growth_s * (self.num_gaps - 1) / 2)
+        return run_length(self.num_gaps, self.first_s, self.growth_s)
 
     @property
     def last_s(self) -> float:
@@ -26,9 +27,11 @@ class GapRun(NamedTuple):
         return self.first_s + self.growth_s * (self.num_gaps - 1)
 
 
-class StepRun(NamedTuple):
+@dataclass(slots=True)
+class StepRun:
     """Steps decoded without interruption. The step before ended at `previous_end_s`, which is
-    earlier than this run's start when a prefill came between."""
+    earlier than this run's start when a prefill came between. While it is decoded it may be cut
+    short, which changes `num_steps` alone."""
 
     first_step: int
     num_steps: int
@@ -43,7 +46,7 @@ class StepRun(NamedTuple):
         if run_length(num, self.step_s, self.growth_s) > now - self.start_s:
             num -= 1
         num = min(num, self.num_steps)
-        return self._replace(num_steps=num), run_length(num, self.step_s, self.growth_s)
+        return replace(self, num_steps=num), run_length(num, self.step_s, self.growth_s)
 
 
 class DecodeLog:
@@ -96,9 +99,9 @@ class DecodeLog:
 def mean_gap_s(runs: Iterable[GapRun]) -> float | None:
     """The mean of token gaps; None when there are none."""
     count, total = 0, 0.0
-    for run in runs:
-        count += run.num_gaps
-        total += run.total_s
+    for first_s, growth_s, num_gaps in runs:
+        count += num_gaps
+        total += run_length(num_gaps, first_s, growth_s)
     return total / count if count else None
 
 

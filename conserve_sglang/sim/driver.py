@@ -84,8 +84,9 @@ class Simulation:
         """Play all conversations, which come in order of arrival; the time of the last event."""
         self._coming = iter(conversations)
         self._await_next()
+        step = self.kernel.step
         while self._playing or self._next is not None:
-            if not self.kernel.step():
+            if not step():
                 raise AssertionError(f"{len(self._playing)} conversations came to a standstill")
         return self.kernel.now
 
@@ -123,23 +124,14 @@ class Simulation:
     def _ask(self, playing: Playing, now: float) -> None:
         """The client sends the next turn."""
         plan, index = playing.plan, len(playing.records)
-        turn = plan.turns[index]
+        turn, conversation_id = plan.turns[index], plan.conversation_id
         self._num_turns += 1
         turn_id = TurnId(self._num_turns)
-        run = TurnRun(turn_id, plan.conversation_id, turn, now)
+        run = self._runs[turn_id] = TurnRun(turn_id, conversation_id, turn, now)
         run.wants_gaps = index + 1 == len(plan.turns)
-        self._runs[turn_id] = run
         for prefiller in playing.prefillers:
-            prefiller.pool.trim(plan.conversation_id, turn.shared_tokens)
-        self._tell(
-            TurnArrived(
-                turn_id=turn_id,
-                conversation_id=plan.conversation_id,
-                input_tokens=turn.input_tokens,
-                tenant=plan.tenant,
-            ),
-            now,
-        )
+            prefiller.pool.trim(conversation_id, turn.shared_tokens)
+        self._tell(TurnArrived(turn_id, conversation_id, turn.input_tokens, True, plan.tenant), now)
 
     def _end(self, run: TurnRun, outcome: Outcome, now: float, why: str = "") -> None:
         playing = self._playing.pop(run.conversation_id)
@@ -162,16 +154,19 @@ class Simulation:
     def _tell(self, event: Event, now: float) -> None:
         """Hand an event in and carry the commands out; events that come of it wait their turn."""
         events = self._events
-        events.append(event)
         if self._is_telling:
+            events.append(event)
             return
         self._is_telling = True
-        while events:
+        while True:
             self.num_events += 1
-            for command in self.dispatcher.handle(events.popleft(), now):
+            for command in self.dispatcher.handle(event, now):
                 self._obey(command, now)
             if self._watch is not None:
                 self._watch(self.dispatcher)
+            if not events:
+                break
+            event = events.popleft()
         self._is_telling = False
         if self._tick_at_s is None or self.dispatcher.num_queued:
             self._set_tick(now)
@@ -203,10 +198,10 @@ class Simulation:
         # Turns of a lost worker are aborted by `_notice`; circuit breakers are the router's.
 
     def _send(self, command: SendTurn, now: float) -> None:
-        run = self._runs[command.turn_id]
+        run, workers = self._runs[command.turn_id], self.workers
         run.begin(command)
-        decoder = self.workers[command.decoder]
-        prefiller = None if command.prefiller is None else self.workers[command.prefiller]
+        decoder = workers[command.decoder]
+        prefiller = None if command.prefiller is None else workers[command.prefiller]
         if not decoder.fits(run.whole_tokens) or (
             prefiller is not None and not prefiller.fits(run.input_tokens)
         ):
@@ -324,26 +319,19 @@ class Simulation:
 
     def first_token(self, run: TurnRun, now: float) -> None:
         """A turn's first token is out."""
-        self._tell(FirstToken(turn_id=run.turn_id), now)
+        self._tell(FirstToken(run.turn_id), now)
 
     def done(self, run: TurnRun, now: float) -> None:
         """A turn is answered whole."""
         del self._runs[run.turn_id]
         playing = self._playing[run.conversation_id]
-        playing.records.append(run.record(len(playing.records) + 1, now))
+        records, turns = playing.records, playing.plan.turns
+        record = run.record(len(records) + 1, now)
+        records.append(record)
         self.on_turn(playing, now)
-        self._tell(
-            TurnDone(
-                turn_id=run.turn_id,
-                prompt_tokens=run.input_tokens - run.told_tokens,
-                output_tokens=run.output_tokens + run.told_tokens,
-                cached_tokens=run.cached_tokens,
-            ),
-            now,
-        )
-        num_answered = len(playing.records)
-        if num_answered == len(playing.plan.turns):
+        done = TurnDone(run.turn_id, record.input_tokens, record.output_tokens, run.cached_tokens)
+        self._tell(done, now)
+        if len(records) == len(turns):
             self._end(run, Outcome.ANSWERED, now)
         else:
-            gap_s = playing.plan.turns[num_answered].gap_s
-            self.kernel.at(now + gap_s, partial(self._ask, playing))
+            self.kernel.at(now + turns[len(records)].gap_s, partial(self._ask, playing))

@@ -41,11 +41,13 @@ class KvPool:
 
     def _hold(self, tokens: int) -> None:
         self.held += tokens
-        while self.held + self.idle > self.capacity:
+        used = self.held + self.idle
+        while used > self.capacity:
             _, evicted = self._idle.popitem(last=False)
-            self.idle -= evicted
+            used -= evicted
             self.num_evicted += 1
-        self.peak = max(self.peak, self.held + self.idle)
+        self.idle = used - self.held
+        self.peak = max(self.peak, used)
 
     def give_back(self, conversation_id: ConversationId, tokens: int, keep: int) -> None:
         """A turn lets go of the `tokens` it held; `keep` of them stay as its conversation's."""

@@ -1,6 +1,6 @@
 """Modelled joules of simulated workers: by phase, and idle apart."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from conserve_sglang.core.ids import TierName, WorkerId
@@ -68,14 +68,18 @@ Prefilling = Sequence[tuple[TurnRun, int]]
 
 def prefill_joules(
     batch: Prefilling, costs_s: Sequence[float], seconds: float, most_w: float
-) -> Iterator[tuple[TurnRun, float]]:
-    """Each prompt has its own watts, `most_w` at most, for its share of a step, which is its cost
-    by itself."""
+) -> list[float]:
+    """Of each prompt of a step: each has its own watts, `most_w` at most, for its share of the
+    step, which is its cost by itself."""
     whole_cost_s = costs_s[0] if len(costs_s) == 1 else sum(costs_s)
+    if whole_cost_s <= 0:
+        return [0.0] * len(costs_s)
+    found = []
     for (run, _), cost_s in zip(batch, costs_s, strict=True):
         whole_s, whole_j = run.prefill_cost
-        share_s = cost_s / whole_cost_s * seconds if whole_cost_s > 0 else 0.0
-        yield run, min(share_s * whole_j / whole_s, most_w * share_s) if share_s > 0 else 0.0
+        share_s = cost_s / whole_cost_s * seconds
+        found.append(min(share_s * whole_j / whole_s, most_w * share_s) if share_s > 0 else 0.0)
+    return found
 
 
 class PrefillMeter:
@@ -96,7 +100,8 @@ class PrefillMeter:
         self, batch: Prefilling, costs_s: Sequence[float], seconds: float, most_w: float
     ) -> None:
         """A prefill step, or a part of one."""
-        for run, joules in prefill_joules(batch, costs_s, seconds, most_w):
+        all_joules = prefill_joules(batch, costs_s, seconds, most_w)
+        for (run, _), joules in zip(batch, all_joules, strict=True):
             if run.heir is None:
                 run.prefill_j += joules
             else:

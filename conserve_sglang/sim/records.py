@@ -1,4 +1,7 @@
-"""What the simulator writes down of a turn and of a conversation."""
+"""What the simulator writes down of a turn and of a conversation.
+
+`TurnRecord` is made the quick way, see `policy.api`.
+"""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -18,7 +21,7 @@ class Outcome(Enum):
     NEVER_FITS = "never_fits"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class TurnRecord:
     """An answered turn. `cached_tokens` is what the decoder already held of the prompt;
     `prefiller` is None for a turn the decoder served alone. `prefill_at_s`: when the first step of

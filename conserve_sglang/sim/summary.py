@@ -2,10 +2,11 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from conserve_sglang.core.stats import geometric_mean, percentile
+from conserve_sglang.policy import PlacementReason
 from conserve_sglang.sim.alone import Alone, alone
 from conserve_sglang.sim.driver import Simulation
 from conserve_sglang.sim.perf_model import PerfModel
@@ -95,7 +96,7 @@ class Tally:
         self._ttfet, self._tbt, self._e2e = Latency(), Latency(), Latency()
         self._outcomes: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
+        self._reasons: Counter[PlacementReason] = Counter()
         self._output_tokens, self._counted_tokens = 0, 0
         self._longest_prompt = 0
         self._began_at_s, self._ended_at_s = float("inf"), 0.0
@@ -105,7 +106,7 @@ class Tally:
         self._outcomes[record.outcome.value] += 1
         self._began_at_s = min(self._began_at_s, record.plan.arrived_at_s)
         for turn in record.turns:
-            self._reasons[turn.reason.value] += 1
+            self._reasons[turn.reason] += 1
             self._output_tokens += turn.output_tokens
             self._counted_tokens += turn.input_tokens + turn.output_tokens
             self._longest_prompt = max(self._longest_prompt, turn.input_tokens)
@@ -137,7 +138,7 @@ class Tally:
             outcomes=_by_name(self._outcomes),
             unanswered_because=_by_name(self._unanswered),
             num_turns=num_turns,
-            turns_by_reason=_by_name(self._reasons),
+            turns_by_reason=_by_name({each.value: n for each, n in self._reasons.items()}),
             output_tokens=self._output_tokens,
             longest_prompt_tokens=self._longest_prompt,
             duration_s=duration_s,
@@ -168,7 +169,7 @@ def summary_of(records: Sequence[ConversationRecord], perf: PerfModel) -> Summar
     return tally.summary()
 
 
-def _by_name(counter: Counter[str]) -> dict[str, int]:
+def _by_name(counter: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in sorted(counter.items()) if count}
 
 

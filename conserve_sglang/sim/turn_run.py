@@ -8,6 +8,8 @@ from conserve_sglang.sim.perf_model import Cost, PerfModel
 from conserve_sglang.sim.records import TurnRecord
 from conserve_sglang.workload import TurnPlan
 
+NO_COST = Cost(0.0, 0.0)
+
 
 class TurnRun:
     """One open turn. What stands below `command` belongs to the present attempt.
@@ -19,7 +21,8 @@ class TurnRun:
     `prefill_j` and `decode_j` are of all attempts; `request_j`, `token_j` and `numbered_j` the
     batch's sums when it joined. `told_tokens` of its answer its client had before a worker was
     lost, from `told_first_at_s` to `told_last_at_s`; they are part of the prompt since.
-    `is_at_work`: its workers have it. `heir` goes on with the turn when this attempt is lost.
+    `is_at_work`: its workers have it. `is_prefilled_apart`: one worker prefills and another one
+    decodes. `heir` goes on with the turn when this attempt is lost.
     """
 
     __slots__ = (
@@ -38,6 +41,7 @@ class TurnRun:
         "input_tokens",
         "is_at_work",
         "is_prefilled",
+        "is_prefilled_apart",
         "joined_at_step",
         "numbered_j",
         "output_tokens",
@@ -76,7 +80,7 @@ class TurnRun:
         self.wants_gaps = False
         self.prefill_j = 0.0
         self.decode_j = 0.0
-        self.prefill_cost = Cost(0.0, 0.0)
+        self.prefill_cost = NO_COST
         self.request_j = self.token_j = self.numbered_j = 0.0
         self.gaps: tuple[GapRun, ...] = ()
 
@@ -84,7 +88,8 @@ class TurnRun:
         """Start an attempt."""
         self.command = command
         self.is_at_work = True
-        self.has_moved = command.prefiller is None
+        self.is_prefilled_apart = command.prefiller is not None
+        self.has_moved = not self.is_prefilled_apart
         self.cached_tokens = 0
         self.prefill_from = 0
         self.position = 0
@@ -118,7 +123,7 @@ class TurnRun:
         heir.shared_tokens, heir.arrived_at_s = self.shared_tokens, self.arrived_at_s
         heir.wants_gaps, heir.gaps = self.wants_gaps, self.gaps
         heir.prefill_j, heir.decode_j = self.prefill_j, self.decode_j
-        heir.prefill_cost = Cost(0.0, 0.0)
+        heir.prefill_cost = NO_COST
         heir.request_j = heir.token_j = heir.numbered_j = 0.0
         heir.told_tokens = self.told_tokens + self.generated_tokens
         is_new = self.generated_tokens > 0
@@ -139,26 +144,21 @@ class TurnRun:
         """What is written down of it; its last token came now."""
         command = self.command
         return TurnRecord(
-            turn_index=turn_index,
-            arrived_at_s=self.arrived_at_s,
-            first_token_at_s=self.first_token_at_s,
-            last_token_at_s=now,
-            reason=command.reason,
-            prefiller=command.prefiller,
-            decoder=command.decoder,
-            input_tokens=self.input_tokens - self.told_tokens,
-            output_tokens=self.output_tokens + self.told_tokens,
-            cached_tokens=self.cached_tokens,
-            attempts=command.attempt,
-            prefill_at_s=self.prefill_at_s,
-            modelled_prefill_j=self.prefill_j,
-            modelled_decode_j=self.decode_j,
+            turn_index,
+            self.arrived_at_s,
+            self.first_token_at_s,
+            now,
+            command.reason,
+            command.prefiller,
+            command.decoder,
+            self.input_tokens - self.told_tokens,
+            self.output_tokens + self.told_tokens,
+            self.cached_tokens,
+            command.attempt,
+            self.prefill_at_s,
+            self.prefill_j,
+            self.decode_j,
         )
-
-    @property
-    def is_prefilled_apart(self) -> bool:
-        """Whether one worker prefills and another one decodes."""
-        return self.command.prefiller is not None
 
     @property
     def whole_tokens(self) -> int:
@@ -168,7 +168,8 @@ class TurnRun:
     def room_for_more(self, lump_tokens: int) -> int:
         """Room to hold on the decoder: the context so far and at most a lump of further output."""
         left = self.output_tokens - self.generated_tokens
-        return self.input_tokens + self.generated_tokens + min(left, lump_tokens)
+        more = left if left < lump_tokens else lump_tokens
+        return self.input_tokens + self.generated_tokens + more
 
     def prefill_after(self, resident_tokens: int, perf: PerfModel) -> None:
         """Prefill what is not among the conversation's resident tokens: one token at least."""

@@ -172,7 +172,9 @@ class SimWorker:
                 return
             num_steps = steps_until(elapsed, steps.step_s, steps.growth_s)
             if num_steps < steps.num_steps:
-                self._decode(num_steps, steps.start_s, steps.step_s, steps.growth_s)
+                steps.num_steps = num_steps
+                seconds = run_length(num_steps, steps.step_s, steps.growth_s)
+                self._be_busy(steps.start_s, seconds)
 
     def _wake(self, now: float) -> None:
         if now != self._wake_at_s:
@@ -188,53 +190,53 @@ class SimWorker:
     def _plan(self, now: float) -> None:
         self._is_planning = True
         self._wake_at_s = None
-        while self._arrived and len(self._batch) < self._max_running:
+        batch, perf = self._batch, self.perf
+        while self._arrived and batch.num_running < self._max_running:
             self._begin_answer(self._arrived.popleft(), now)
-        has_prompts = bool(self._waiting) or self._open is not None
-        is_due = has_prompts and self._decode_due > 0 and len(self._batch) > 0
-        if has_prompts and not is_due:
-            self._pick_prefill(now)
-        self._power = self.perf.power
+        is_due = False
+        if self._waiting or self._open is not None:
+            is_due = self._decode_due > 0 and batch.num_running > 0
+            if not is_due:
+                self._pick_prefill(now)
+        self._power = perf.power
         if self._prefilling:
-            self._costs_s = [run.chunk_cost(self.perf, until) for run, until in self._prefilling]
-            self._be_busy(now, self.perf.prefill_batch(self._costs_s))
-        elif num_running := len(self._batch):
-            step_s = self.perf.decode_step(num_running, self._batch.kv_tokens)
-            growth_s = self.perf.decode_s_per_kv_token * num_running
-            num_steps = self._batch.steps_to_next
+            costs_s = self._costs_s = [run.chunk_cost(perf, end) for run, end in self._prefilling]
+            self._be_busy(now, perf.prefill_batch(costs_s))
+        elif num_running := batch.num_running:
+            step_s = perf.decode_step(num_running, batch.kv_tokens)
+            growth_s = perf.decode_s_per_kv_token * num_running
+            num_steps = batch.steps_to_next
             if is_due:
                 num_steps = min(num_steps, self._decode_due)
-            self._decode(num_steps, now, step_s, growth_s)
+            self._steps = batch.step_run(num_steps, now, step_s, growth_s)
+            self._be_busy(now, run_length(num_steps, step_s, growth_s))
         self._is_planning = False
 
-    def _decode(self, num_steps: int, start_s: float, step_s: float, growth_s: float) -> None:
-        self._steps = self._batch.step_run(num_steps, start_s, step_s, growth_s)
-        self._be_busy(start_s, run_length(num_steps, step_s, growth_s))
-
     def _be_busy(self, start_s: float, seconds: float) -> None:
+        kernel, until_s = self._kernel, start_s + seconds
         self._action_start_s = start_s
-        self._wake_at_s = max(start_s + seconds, self._kernel.now)
-        self._kernel.at(self._wake_at_s, self._wake)
+        self._wake_at_s = until_s if until_s > kernel.now else kernel.now
+        kernel.at(self._wake_at_s, self._wake)
 
     # prefill
 
     def _pick_prefill(self, now: float) -> None:
         """Fill the next prefill step: first the open prompt, then waiting ones in order."""
-        budget = self._chunk_tokens
+        budget, waiting = self._chunk_tokens, self._waiting
         if self._open is not None:
-            budget -= self._put(self._open, budget)
-            self._open = None
-        while budget > 0 and self._waiting and self._rows_left() > 0:
-            run = self._waiting[0]
+            budget -= self._put_open(self._open, budget)
+        most = self._max_running - self._batch.num_running
+        while budget > 0 and waiting and len(self._prefilling) < most:
+            run = waiting[0]
             resident = self.pool.resident(run.conversation_id)
             refusal = run.refusal(resident)
             if refusal is not None:  # its prefix was evicted while it waited
-                self._waiting.popleft()
+                waiting.popleft()
                 self._reports.refused(run, refusal, now)
                 continue
             if not self._take_for_prefill(run):
                 return
-            self._waiting.popleft()
+            waiting.popleft()
             run.prefill_after(resident, self.perf)
             run.prefill_at_s = now
             if not run.is_prefilled_apart:
@@ -246,17 +248,23 @@ class SimWorker:
             return self.pool.take(run.conversation_id, run.input_tokens)
         return self._take(run)
 
+    def _put_open(self, run: TurnRun, budget: int) -> int:
+        """Go on with the prompt that is prefilled in part."""
+        self._open = None
+        return self._put(run, budget)
+
     def _put(self, run: TurnRun, budget: int) -> int:
+        """Have a prompt prefilled in the next step as far as `budget` goes; the tokens of that."""
         left = run.input_tokens - run.position
-        tokens = min(left, budget)
-        is_alone = self._is_prefiller and self.joins_chunks and not len(self._batch)
-        if is_alone and run.is_prefilled_apart and left > budget == self._chunk_tokens:
+        if left <= budget:
+            self._prefilling.append((run, run.input_tokens))
+            return left
+        tokens = budget
+        is_alone = self._is_prefiller and self.joins_chunks and not self._batch.num_running
+        if is_alone and run.is_prefilled_apart and budget == self._chunk_tokens:
             tokens = left - left % budget  # nothing can come between full chunks: one action
         self._prefilling.append((run, run.position + tokens))
-        return min(tokens, budget)
-
-    def _rows_left(self) -> int:
-        return self._max_running - len(self._batch) - len(self._prefilling)
+        return budget
 
     def _end_prefill(self, now: float) -> None:
         self._book_prefill(now)
@@ -313,10 +321,10 @@ class SimWorker:
     def _end_decode(self, now: float) -> None:
         self.busy_s += now - self._action_start_s
         self._batch.advance(self._steps, now, self._power)
-        self._decode_due = max(0, self._decode_due - self._steps.num_steps)
-        while (run := self._batch.pop_due(now)) is not None:
+        if self._decode_due:
+            self._decode_due = max(0, self._decode_due - self._steps.num_steps)
+        for run in self._batch.pop_due(now):
             self._go_on(run, now)
-        self._batch.forget()
 
     def _finish(self, run: TurnRun, now: float) -> None:
         keep = run.whole_tokens if run.command.keeps_kv else 0
