@@ -1,7 +1,6 @@
 """A worker whose unit costs change while it works, as another power cap changes them."""
 
 from conserve_sglang.sim.perf_model import PerfModel
-from conserve_sglang.sim.power import prefill_joules
 from conserve_sglang.sim.turn_run import TurnRun
 from conserve_sglang.sim.worker import SimWorker
 
@@ -22,7 +21,7 @@ class ChangingWorker(SimWorker):
         next step's end."""
         self.perf = perf
         self._has_changed = True
-        if self._wake_at_s is not None and not self._prefilling:
+        if self._wake_at_s is not None and not self._prefill.parts:
             self._look_up(now)
 
     def joules_by(self, now: float) -> float:
@@ -31,7 +30,8 @@ class ChangingWorker(SimWorker):
         power = self.perf.power
         if power is None:
             return 0.0
-        busy_s, joules = self.busy_s, self._meter.joules + self._batch.decode_j
+        prefill = self._prefill
+        busy_s, joules = self.busy_s, prefill.prefill_j + prefill.append_j + self._batch.decode_j
         if self._wake_at_s is not None:
             whole_s = self._wake_at_s - self._action_start_s
             elapsed_s = min(now - self._action_start_s, whole_s)
@@ -44,6 +44,6 @@ class ChangingWorker(SimWorker):
         power = self._power
         if power is None:
             return 0.0
-        if not self._prefilling:
+        if not self._prefill.parts:
             return self._batch.joules_of(power, self._steps)
-        return sum(prefill_joules(self._prefilling, self._costs_s, seconds, power.most_w))
+        return self._prefill.joules_of(power, seconds)

@@ -1,12 +1,13 @@
 """Modelled joules of simulated workers: by phase, and idle apart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conserve_sglang.core.ids import TierName, WorkerId
 from conserve_sglang.core.worker import WorkerSpec
+from conserve_sglang.sim.batch import DecodeBatch
 from conserve_sglang.sim.perf_model import PowerModel
-from conserve_sglang.sim.turn_run import TurnRun
+from conserve_sglang.sim.prefill_batch import PrefillBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,74 +63,25 @@ class Served:
     counted_tokens: int
 
 
-Prefilling = Sequence[tuple[TurnRun, int]]
-"""The prompts of a prefill step, each with how far it goes."""
-
-
-def prefill_joules(
-    batch: Prefilling, costs_s: Sequence[float], seconds: float, most_w: float
-) -> list[float]:
-    """Of each prompt of a step: each has its own watts, `most_w` at most, for its share of the
-    step, which is its cost by itself."""
-    whole_cost_s = costs_s[0] if len(costs_s) == 1 else sum(costs_s)
-    if whole_cost_s <= 0:
-        return [0.0] * len(costs_s)
-    found = []
-    for (run, _), cost_s in zip(batch, costs_s, strict=True):
-        whole_s, whole_j = run.prefill_cost
-        share_s = cost_s / whole_cost_s * seconds
-        found.append(min(share_s * whole_j / whole_s, most_w * share_s) if share_s > 0 else 0.0)
-    return found
-
-
-class PrefillMeter:
-    """Joules of one worker's prefill steps, of whole prompts and of appends."""
-
-    __slots__ = ("append_j", "prefill_j")
-
-    def __init__(self) -> None:
-        self.prefill_j = 0.0
-        self.append_j = 0.0
-
-    @property
-    def joules(self) -> float:
-        """All of them."""
-        return self.prefill_j + self.append_j
-
-    def book(
-        self, batch: Prefilling, costs_s: Sequence[float], seconds: float, most_w: float
-    ) -> None:
-        """A prefill step, or a part of one."""
-        all_joules = prefill_joules(batch, costs_s, seconds, most_w)
-        for (run, _), joules in zip(batch, all_joules, strict=True):
-            if run.heir is None:
-                run.prefill_j += joules
-            else:
-                run.heir.book_prefill(joules)
-            if run.prefill_from:
-                self.append_j += joules
-            else:
-                self.prefill_j += joules
-
-    def energy(
-        self,
-        spec: WorkerSpec,
-        power: PowerModel | None,
-        decode_j: float,
-        busy_s: float,
-        window_s: float,
-    ) -> WorkerEnergy:
-        """The worker's whole account."""
-        return WorkerEnergy(
-            worker_id=spec.worker_id,
-            tier=spec.tier,
-            prefill_j=self.prefill_j,
-            append_prefill_j=self.append_j,
-            decode_j=decode_j,
-            idle_j=power.idle_w * max(0.0, window_s - busy_s) if power else 0.0,
-            busy_s=busy_s,
-            has_power=power is not None,
-        )
+def worker_energy(
+    spec: WorkerSpec,
+    power: PowerModel | None,
+    prefill: PrefillBatch,
+    decode: DecodeBatch,
+    busy_s: float,
+    window_s: float,
+) -> WorkerEnergy:
+    """A worker's whole account."""
+    return WorkerEnergy(
+        worker_id=spec.worker_id,
+        tier=spec.tier,
+        prefill_j=prefill.prefill_j,
+        append_prefill_j=prefill.append_j,
+        decode_j=decode.decode_j,
+        idle_j=power.idle_w * max(0.0, window_s - busy_s) if power else 0.0,
+        busy_s=busy_s,
+        has_power=power is not None,
+    )
 
 
 def modelled_energy(workers: Iterable[WorkerEnergy], served: Served) -> ModelledEnergy | None:

@@ -21,7 +21,8 @@ from conserve_sglang.sim.decode_log import StepRun
 from conserve_sglang.sim.kernel import Kernel
 from conserve_sglang.sim.kv_pool import KvPool
 from conserve_sglang.sim.perf_model import run_length, steps_until
-from conserve_sglang.sim.power import PrefillMeter, WorkerEnergy
+from conserve_sglang.sim.power import WorkerEnergy, worker_energy
+from conserve_sglang.sim.prefill_batch import PrefillBatch
 from conserve_sglang.sim.turn_run import TurnRun
 from conserve_sglang.sim.worker_spec import Reports, SimWorkerSpec
 
@@ -47,9 +48,7 @@ class SimWorker:
         self._wants_room: deque[TurnRun] = deque()
         self._arrived: deque[TurnRun] = deque()
         self._open: TurnRun | None = None  # prefilled in part
-        self._prefilling: list[tuple[TurnRun, int]] = []  # in prefill now, and up to where
-        self._costs_s: list[float] = []  # of each of them by itself
-        self._meter = PrefillMeter()
+        self._prefill = PrefillBatch()
         self._batch = DecodeBatch()
         self._steps = StepRun(0, 0, 0.0, 0.0, 0.0, 0.0)  # in decode now
         self._action_start_s = 0.0
@@ -111,18 +110,17 @@ class SimWorker:
     def lose(self, now: float) -> None:
         """Stop where it is: what is in its batch has the tokens of the steps that ended, and the
         rest is void. A decode step that was cut is booked as idle."""
-        if self._prefilling:
-            self._book_prefill(now)
+        if self._prefill.parts:
+            self._take_out_prefilled(now)
         elif self._wake_at_s is not None:
             ended, seconds = self._steps.ended_by(now)
             if ended.num_steps > 0:
                 self.busy_s += seconds
                 self._batch.advance(ended, ended.start_s + seconds, self._power)
         self._batch.pop_all()
-        self._waiting.clear()
-        self._wants_room.clear()
-        self._arrived.clear()
-        self._open, self._prefilling, self._wake_at_s = None, [], None
+        for queue in (self._waiting, self._wants_room, self._arrived):
+            queue.clear()
+        self._open, self._wake_at_s = None, None
         self.pool = KvPool(self.pool.capacity)
         self.is_lost = True
 
@@ -164,7 +162,7 @@ class SimWorker:
             return
         if self._wake_at_s is None:
             self._plan(now)
-        elif not self._prefilling:
+        elif not self._prefill.parts:
             steps = self._steps
             elapsed = now - steps.start_s
             if elapsed <= 0:
@@ -181,7 +179,7 @@ class SimWorker:
             return  # the action this was for has been cut short
         self._wake_at_s = None
         self._is_planning = True
-        if self._prefilling:
+        if self._prefill.parts:
             self._end_prefill(now)
         else:
             self._end_decode(now)
@@ -199,9 +197,8 @@ class SimWorker:
             if not is_due:
                 self._pick_prefill(now)
         self._power = perf.power
-        if self._prefilling:
-            costs_s = self._costs_s = [run.chunk_cost(perf, end) for run, end in self._prefilling]
-            self._be_busy(now, perf.prefill_batch(costs_s))
+        if self._prefill.parts:
+            self._be_busy(now, self._prefill.begin(perf))
         elif num_running := batch.num_running:
             step_s = perf.decode_step(num_running, batch.kv_tokens)
             growth_s = perf.decode_s_per_kv_token * num_running
@@ -226,7 +223,7 @@ class SimWorker:
         if self._open is not None:
             budget -= self._put_open(self._open, budget)
         most = self._max_running - self._batch.num_running
-        while budget > 0 and waiting and len(self._prefilling) < most:
+        while budget > 0 and waiting and len(self._prefill.parts) < most:
             run = waiting[0]
             resident = self.pool.resident(run.conversation_id)
             refusal = run.refusal(resident)
@@ -234,7 +231,10 @@ class SimWorker:
                 waiting.popleft()
                 self._reports.refused(run, refusal, now)
                 continue
-            if not self._take_for_prefill(run):
+            if run.is_prefilled_apart:
+                if not self.pool.take(run.conversation_id, run.input_tokens):
+                    return
+            elif not self._take(run):
                 return
             waiting.popleft()
             run.prefill_after(resident, self.perf)
@@ -242,11 +242,6 @@ class SimWorker:
             if not run.is_prefilled_apart:
                 run.cached_tokens = run.prefill_from
             budget -= self._put(run, budget)
-
-    def _take_for_prefill(self, run: TurnRun) -> bool:
-        if run.is_prefilled_apart:
-            return self.pool.take(run.conversation_id, run.input_tokens)
-        return self._take(run)
 
     def _put_open(self, run: TurnRun, budget: int) -> int:
         """Go on with the prompt that is prefilled in part."""
@@ -257,20 +252,18 @@ class SimWorker:
         """Have a prompt prefilled in the next step as far as `budget` goes; the tokens of that."""
         left = run.input_tokens - run.position
         if left <= budget:
-            self._prefilling.append((run, run.input_tokens))
+            self._prefill.parts.append((run, run.input_tokens))
             return left
         tokens = budget
         is_alone = self._is_prefiller and self.joins_chunks and not self._batch.num_running
         if is_alone and run.is_prefilled_apart and budget == self._chunk_tokens:
             tokens = left - left % budget  # nothing can come between full chunks: one action
-        self._prefilling.append((run, run.position + tokens))
+        self._prefill.parts.append((run, run.position + tokens))
         return budget
 
     def _end_prefill(self, now: float) -> None:
-        self._book_prefill(now)
-        batch, self._prefilling = self._prefilling, []
         self._decode_due = self._interval
-        for run, until in batch:
+        for run, until in self._take_out_prefilled(now):
             run.position = until
             if run.heir is not None:  # its decoder was lost meanwhile
                 self.pool.give_back(run.conversation_id, run.input_tokens, 0)
@@ -283,14 +276,13 @@ class SimWorker:
 
     def energy(self, window_s: float) -> WorkerEnergy:
         """What it has used by now, of a window that holds all of its work."""
-        decode_j = self._batch.decode_j
-        return self._meter.energy(self.spec, self.perf.power, decode_j, self.busy_s, window_s)
+        done = self._prefill, self._batch
+        return worker_energy(self.spec, self.perf.power, *done, self.busy_s, window_s)
 
-    def _book_prefill(self, now: float) -> None:
+    def _take_out_prefilled(self, now: float) -> list[tuple[TurnRun, int]]:
         seconds = now - self._action_start_s
         self.busy_s += seconds
-        if self._power is not None:
-            self._meter.book(self._prefilling, self._costs_s, seconds, self._power.most_w)
+        return self._prefill.take_out(self._power, seconds)
 
     # decode
 
