@@ -196,7 +196,7 @@ class Placer:
 
     def ask(self, turn: Turn) -> Answer:
         """What the policy says of a turn as things stand, if as many may run."""
-        if self._must_wait(turn):
+        if self.most_running is not None and self._must_wait(turn, self.most_running):
             return Defer(DeferReason.RUNNING_BOUND)
         room = self._settings.reserve_output_tokens
         if self.retention is not CONSTANT:
@@ -216,11 +216,8 @@ class Placer:
                 return answer
         return self.policy.place(view, ledger)
 
-    def _must_wait(self, turn: Turn) -> bool:
-        """Whether as many turns run as may, and this one has no KV on a decoder."""
-        most = self.most_running
-        if most is None:
-            return False
+    def _must_wait(self, turn: Turn, most: int) -> bool:
+        """Whether `most` turns run, and this one has no KV on a decoder."""
         itself = 0 if turn.is_waiting else 1
         if len(self.turns) - self.line.num_unsent - itself < most:
             return False
@@ -240,7 +237,7 @@ class Placer:
 
     def _may_go(self, turn: Turn, placement: Placement) -> bool:
         """Whether the turn takes nothing that a turn before it in line is waiting for."""
-        if not self.line.num_waiting:
+        if not self.line.order.num_waiting:
             return True
         pin = turn.conversation.decoder
         if (
