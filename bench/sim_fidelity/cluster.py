@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from bench.demo.cluster import COMMAND, OUT, START_LIMIT_S, TIER_MAP, Child, run
 PORT_OFFSET = 1000
 """From the demo's ports, so that one may run beside what is left of the other."""
 
+IDLE_LIMIT_S = 30.0
 Map = dict[str, Any]
 
 
@@ -38,11 +40,13 @@ class Site:
     tier_maps: Mapping[str, Path]
 
     def forget_everything(self) -> None:
-        """Empty every KV cache."""
+        """Empty every KV cache, once the servers are idle."""
         for url in self.workers.values():
-            request = urllib.request.Request(f"{url}/flush_cache", method="POST")
-            with urllib.request.urlopen(request, timeout=30):
-                pass
+            deadline = time.monotonic() + IDLE_LIMIT_S
+            while not _is_flushed(url):
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"{url} is not idle after {IDLE_LIMIT_S:.0f} s")
+                time.sleep(0.1)
 
     def end(self, policy: str, conversation_id: str) -> None:
         """Tell a router that a conversation is over, so that its books are empty again."""
@@ -65,20 +69,31 @@ def deployments() -> list[Deployment]:
     ]
 
 
-@contextmanager
-def running(deployment: Deployment) -> Iterator[Site]:
-    """Start everything, wait until it answers, and take it down again."""
+def servers_env(threads: int) -> dict[str, str]:
+    """So many threads for each server's steps. With a thread for each core of this machine, as is
+    the default, servers beside each other would wait for each other's threads in every step."""
+    return {"OMP_NUM_THREADS": str(threads)}
+
+
+def write_maps(deployment: Deployment) -> dict[str, Path]:
+    """A tier map on disk for each policy."""
     OUT.mkdir(exist_ok=True)
-    maps = {
+    return {
         policy: _write(deployment, policy, number)
         for number, policy in enumerate(deployment.policies)
     }
+
+
+@contextmanager
+def running(deployment: Deployment, env: dict[str, str]) -> Iterator[Site]:
+    """Start everything, wait until it answers, and take it down again. `env` is the servers'."""
+    maps = write_maps(deployment)
     first = next(iter(maps.values()))
     logs = str(OUT / "logs" / "sim_fidelity")
     launch = ["launch", "--no-router", "--no-state", "--tier-map", str(first), "--log-dir", logs]
     with ExitStack() as stack:
         children = [
-            stack.enter_context(running_child("fidelity_launch", [str(COMMAND), *launch], {}))
+            stack.enter_context(running_child("fidelity_launch", [str(COMMAND), *launch], env))
         ]
         for policy, path in maps.items():
             route = [str(COMMAND), "route", "--no-state", "--tier-map", str(path)]
@@ -142,6 +157,15 @@ def _wait(site: Site, children: Sequence[Child]) -> None:
         if waiting and time.monotonic() > deadline:
             raise SystemExit(f"not up in {START_LIMIT_S:.0f} s: {waiting}; see out/demo_fidelity_*")
         time.sleep(0.3)
+
+
+def _is_flushed(url: str) -> bool:
+    request = urllib.request.Request(f"{url}/flush_cache", method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=30):
+            return True
+    except urllib.error.HTTPError:  # busy
+        return False
 
 
 def _is_up(url: str, num_workers: int) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 from bench.demo.play import PlayedConversation, PlayedTurn, play_one
 from bench.demo.scenario import SYSTEM, TICKETS, TOOLS, Ticket
 from bench.sim_fidelity.cluster import Site
+from bench.sim_fidelity.machine import LoadWatch
 from conserve_sglang.workload import poisson_arrivals
 
 NUM_CONVERSATIONS = 6
@@ -46,11 +47,15 @@ class LiveConversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One policy's conversations of one round, and how busy the machine was at its end."""
+    """One policy's conversations of one round, and how busy the machine was: `load_average` at its
+    end, ours in it; `others_cores` what others used meanwhile. `is_lone`: each conversation began
+    when the one before it was over."""
 
     policy: str
     conversations: tuple[LiveConversation, ...]
     load_average: float
+    others_cores: float = 0.0
+    is_lone: bool = False
 
 
 def arrivals(seed: int) -> list[float]:
@@ -59,7 +64,7 @@ def arrivals(seed: int) -> list[float]:
     return [at_s - times[0] for at_s in times]
 
 
-def tickets(round_number: int) -> list[Ticket]:
+def tickets(run_number: int) -> list[Ticket]:
     """The demo's conversations, some twice, told apart in their first bytes.
 
     In the demo they all begin alike, and what one leaves in a cache shortens the next one's first
@@ -67,7 +72,7 @@ def tickets(round_number: int) -> list[Ticket]:
     """
     found = []
     for number in range(NUM_CONVERSATIONS):
-        mark = f"{round_number:03}-{number:02} "
+        mark = f"{run_number:03}-{number:02} "
         first = TOOLS[0]["function"]
         marked = {**first, "description": mark + first["description"]}
         tools = ({"type": "function", "function": {"name": first["name"], **marked}}, *TOOLS[1:])
@@ -80,18 +85,35 @@ def tickets(round_number: int) -> list[Ticket]:
     return found
 
 
-def play(site: Site, policy: str, round_number: int) -> Run:
-    """All conversations of a round, at their times."""
-    return _run(site, policy, tickets(round_number), arrivals(round_number))
+class Player:
+    """Plays on servers that answer, and watches the machine meanwhile.
 
+    No two runs have a prompt in common, so nothing has to be emptied between them: with a server's
+    KV its grammars go, and the next run's first turns would be slower for it.
+    """
 
-def play_alone(site: Site, policy: str, round_number: int, count: int) -> Run:
-    """A few conversations, each when the one before is over."""
-    return _run(site, policy, tickets(round_number)[:count], None)
+    def __init__(self, site: Site, watch: LoadWatch) -> None:
+        self._site, self._watch = site, watch
+        self._num_runs = 0
+
+    def play(self, policy: str, round_number: int) -> Run:
+        """All conversations at the times of a round."""
+        return self._run(policy, NUM_CONVERSATIONS, arrivals(round_number))
+
+    def play_alone(self, policy: str, count: int) -> Run:
+        """A few conversations, each when the one before is over."""
+        return self._run(policy, count, None)
+
+    def _run(self, policy: str, count: int, times: Sequence[float] | None) -> Run:
+        self._num_runs += 1
+        given = tickets(self._num_runs)[:count]
+        kind = "alone" if times is None else "at once"
+        with self._watch.part(f"{policy}, {kind}") as load:
+            run = _run(self._site, policy, given, times)
+        return replace(run, load_average=load.load_average, others_cores=load.others_cores)
 
 
 def _run(site: Site, policy: str, given: Sequence[Ticket], times: Sequence[float] | None) -> Run:
-    site.forget_everything()
     played, began_s = asyncio.run(_play(site, policy, given, times))
     for conversation in played:
         if conversation.name is not None:
@@ -100,6 +122,7 @@ def _run(site: Site, policy: str, given: Sequence[Ticket], times: Sequence[float
         policy=policy,
         conversations=tuple(_live(conversation, began_s) for conversation in played),
         load_average=os.getloadavg()[0],
+        is_lone=times is None,
     )
 
 
@@ -155,7 +178,9 @@ def described(run: Run) -> dict[str, Any]:
     """A run for the record, times in milliseconds."""
     return {
         "policy": run.policy,
+        "is_lone": run.is_lone,
         "load_average": round(run.load_average, 2),
+        "others_cores": round(run.others_cores, 3),
         "conversations": [
             {
                 "arrived_at_s": round(one.arrived_at_s, 3),

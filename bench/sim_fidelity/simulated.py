@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.sim_fidelity.live import LiveConversation, LiveTurn, Run
+from bench.sim_fidelity.sharing import UNSHARED, SharedCores, Slowdown
 from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.profiles import Profile
 from conserve_sglang.sim import (
@@ -14,6 +15,7 @@ from conserve_sglang.sim import (
     Simulation,
     TurnRecord,
     deployment_of,
+    perf_model_of,
 )
 from conserve_sglang.tiermap import load_tier_map
 from conserve_sglang.workload import ConversationPlan, TurnPlan
@@ -23,17 +25,19 @@ from conserve_sglang.workload import ConversationPlan, TurnPlan
 class Fronts:
     """What a turn takes beside its worker's steps, from turns that had all servers to themselves.
 
-    `turn_s`: client, router, HTTP, templates and tokens, of any turn. `hand_over_s`: beside that
-    and the prefill, of a turn with a prefiller: bootstrap, KV and waiting for its arrival to be
-    seen. `step_s`: of a token beyond a decode step of random text: grammar, parser, event.
+    All of it beyond what the profile tells, requests and handoffs among that. `turn_s`: client,
+    router, templates and tokens, of any turn. `handoff_s`: beside that, of a turn through a
+    prefiller; less than nothing where the profile tells too much. `step_s`: of a token beyond a
+    decode step of random text: grammar, parser, event.
     """
 
     turn_s: float
-    hand_over_s: float
+    handoff_s: float
     step_s: float
 
 
-NOTHING = Fronts(turn_s=0.0, hand_over_s=0.0, step_s=0.0)
+FAR_APART_S = 1000.0
+NOTHING = Fronts(turn_s=0.0, handoff_s=0.0, step_s=0.0)
 
 
 def fronts_of(alone: Sequence[Run], perf: PerfModel) -> Fronts:
@@ -44,7 +48,7 @@ def fronts_of(alone: Sequence[Run], perf: PerfModel) -> Fronts:
     moved = [turn for turn in turns if turn.prefiller is not None]
     return Fronts(
         turn_s=max(0.0, turn_s),
-        hand_over_s=max(0.0, median(_beyond(turn, perf) for turn in moved) - turn_s)
+        handoff_s=median(_beyond(turn, perf) for turn in moved) - max(0.0, turn_s)
         if moved
         else 0.0,
         step_s=median(turn.tbt_s - perf.decode_step(1, _context(turn)) for turn in turns),
@@ -52,8 +56,17 @@ def fronts_of(alone: Sequence[Run], perf: PerfModel) -> Fronts:
 
 
 def _beyond(turn: LiveTurn, perf: PerfModel) -> float:
-    cached = 0 if turn.prefiller is not None else turn.cached_tokens
-    return turn.ttft_s - perf.prefill(cached, turn.prompt_tokens)
+    return turn.ttft_s - sum(first_token_parts(turn, perf).values())
+
+
+def first_token_parts(turn: LiveTurn, perf: PerfModel) -> dict[str, float]:
+    """What the unit costs tell of a lone turn's first token."""
+    tokens, is_moved = turn.prompt_tokens, turn.prefiller is not None
+    return {
+        "request": perf.request_s(tokens),
+        "prefill": perf.prefill(0 if is_moved else turn.cached_tokens, tokens),
+        "handoff": perf.handoff_s(tokens) + perf.transfer_s(tokens) if is_moved else 0.0,
+    }
 
 
 def _context(turn: LiveTurn) -> int:
@@ -61,31 +74,39 @@ def _context(turn: LiveTurn) -> int:
 
 
 def with_fronts(perf: PerfModel, fronts: Fronts) -> PerfModel:
-    """Unit costs with the hand-over and the longer step; `turn_s` is the client's."""
+    """Unit costs with the longer handoff and step; `turn_s` is the client's."""
     if fronts == NOTHING:
         return perf
     return replace(
         perf,
-        decode_step_s=perf.decode_step_s + fronts.step_s,
-        transfer_tokens=(1,),
-        transfer_times_s=(fronts.hand_over_s,),
+        decode_s_per_request=perf.decode_s_per_request + fronts.step_s,
+        handoff_times_s=tuple(max(0.0, s + fronts.handoff_s) for s in perf.handoff_times_s),
     )
 
 
-def simulate(run: Run, tier_map: Path, profile: Profile, fronts: Fronts) -> Run:
-    """A live run's conversations, with its own lengths and arrivals, in virtual time."""
+def simulate(
+    run: Run, tier_map: Path, profile: Profile, fronts: Fronts, slowdown: Slowdown = UNSHARED
+) -> Run:
+    """A live run's conversations, with its own lengths and arrivals, in virtual time. Lone ones
+    come one by one, however long each takes."""
     loaded = load_tier_map(tier_map)
     plain = deployment_of(loaded, {tier.name: profile for tier in loaded.tiers}, loaded.policy)
-    workers = tuple(
-        replace(worker, perf=with_fronts(worker.perf, fronts)) for worker in plain.workers
+    perf = with_fronts(perf_model_of(profile), fronts)
+    deployment = replace(
+        plain, workers=tuple(replace(worker, perf=perf) for worker in plain.workers)
     )
-    deployment = replace(plain, workers=workers)
     records: dict[str, ConversationRecord] = {}
-    plans = [_plan(number, one, fronts.turn_s) for number, one in enumerate(run.conversations)]
+    plans = [
+        _plan(number, one, FAR_APART_S * number if run.is_lone else one.arrived_at_s, fronts.turn_s)
+        for number, one in enumerate(run.conversations)
+    ]
     plans.sort(key=lambda plan: plan.arrived_at_s)
-    Simulation(
+    simulation = Simulation(
         deployment, lambda record: records.update({record.plan.conversation_id: record})
-    ).run(plans)
+    )
+    if slowdown != UNSHARED and not run.is_lone:
+        SharedCores(perf, slowdown).attach(simulation)
+    simulation.run(plans)
     return Run(
         policy=run.policy,
         conversations=tuple(
@@ -93,6 +114,7 @@ def simulate(run: Run, tier_map: Path, profile: Profile, fronts: Fronts) -> Run:
             for number in range(len(run.conversations))
         ),
         load_average=run.load_average,
+        is_lone=run.is_lone,
     )
 
 
@@ -100,7 +122,9 @@ def _name(number: int) -> ConversationId:
     return ConversationId(f"c{number}")
 
 
-def _plan(number: int, one: LiveConversation, front_s: float) -> ConversationPlan:
+def _plan(
+    number: int, one: LiveConversation, arrived_at_s: float, front_s: float
+) -> ConversationPlan:
     """Each prompt holds the whole context before it, as the demo's do."""
     turns: list[TurnPlan] = []
     context = 0
@@ -117,7 +141,7 @@ def _plan(number: int, one: LiveConversation, front_s: float) -> ConversationPla
     return ConversationPlan(
         conversation_id=_name(number),
         turns=tuple(turns),
-        arrived_at_s=one.arrived_at_s + front_s,
+        arrived_at_s=arrived_at_s + front_s,
     )
 
 
@@ -150,6 +174,6 @@ def described(fronts: Fronts) -> Mapping[str, float]:
     """For the record, in milliseconds."""
     return {
         "turn_ms": round(1e3 * fronts.turn_s, 2),
-        "hand_over_ms": round(1e3 * fronts.hand_over_s, 2),
+        "handoff_ms": round(1e3 * fronts.handoff_s, 2),
         "step_ms": round(1e3 * fronts.step_s, 3),
     }

@@ -24,6 +24,11 @@ class ChangingWorker(SimWorker):
         if self._wake_at_s is not None and not self._prefill.parts:
             self._look_up(now)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is at work on something."""
+        return self._wake_at_s is not None
+
     def joules_by(self, now: float) -> float:
         """What it has used since second 0, with idling, and with its part of what is in progress;
         0 without a power model."""
