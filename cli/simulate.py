@@ -23,7 +23,9 @@ SeedOption = Annotated[int, typer.Option(help="Same seed, same result to the las
 PolicyOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="Instead of the tier map's policy; again for more, to compare them."
+        metavar="NAME",
+        help="Instead of the tier map's policy, NAME or NAME:param=value,param=value; again for"
+        " more, to compare them.",
     ),
 ]
 FiguresOption = Annotated[

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.report.sim_figures import RunFigures, figures
@@ -16,7 +18,13 @@ from conserve_sglang.sim import Figures
 from conserve_sglang.traces import Source
 
 from .simulate_run import Result, run
-from .simulate_view import as_document, print_summary
+from .simulate_view import (
+    as_document,
+    print_budget,
+    print_profiles,
+    print_source,
+    print_summary,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +88,55 @@ def documents(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def print_comparison(results: Sequence[Result]) -> None:
-    """One row a policy."""
-    table = Table(title=f"policies on {results[0].tier_map} (all of it modelled)")
-    table.add_column("policy", no_wrap=True)
-    for column in ("TTFET p50", "p95 s", "TBT p95 ms", "E2E p95 s", "met", "W", "tokens/J"):
-        table.add_column(column, justify="right")
+    """One row a policy, and what a run alone would tell beside its figures."""
+    title = f"policies on {results[0].tier_map} (modelled)"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("policy", overflow="fold")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
-        summary, energy = result.summary, result.summary.modelled_energy
-        per_j = None if energy is None else energy.counted_tokens_per_j
-        table.add_row(
-            result.policy,
-            _seconds(summary.ttfet, 50),
-            _seconds(summary.ttfet, 95),
-            _seconds(summary.last_turn_tbt, 95, 1e3),
-            _seconds(summary.e2e, 95),
-            "-" if summary.ttfet is None else f"{summary.ttfet.slo_attainment:.1%}",
-            "-" if energy is None or energy.mean_w is None else f"{energy.mean_w:,.0f}",
-            "-" if per_j is None else f"{per_j:.3g}",
-        )
+        table.add_row(Text(result.label), *_cells(result))
     console = Console()
     console.print(table)
     console.print("met: TTFET within 5 times its mean run alone; TBT: of last turns")
+    print_profiles(console, results[0])
+    for note in dict.fromkeys(note for each in results[1:] for note in each.notes):
+        if note not in results[0].notes:
+            console.print(note, markup=False)
+    for result in results:
+        for why, count in result.summary.unanswered_because.items():
+            told = f"{result.label}: {count} conversations not answered: {why}"
+            console.print(told, markup=False)
+        if result.budget is not None:
+            console.print(f"{result.label}:", markup=False)
+            print_budget(console, result.budget)
+    print_source(console, results[0])
+
+
+_COLUMNS = (
+    "TTFET\np50 s", "TTFET\np95 s", "TBT\np95 ms", "E2E\np95 s", "met", "W", "tokens/J"
+)  # fmt: skip
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    summary, energy = result.summary, result.summary.modelled_energy
+    per_j = None if energy is None else energy.counted_tokens_per_j
+    return (
+        _seconds(summary.ttfet, 50),
+        _seconds(summary.ttfet, 95),
+        _seconds(summary.last_turn_tbt, 95, 1e3),
+        _seconds(summary.e2e, 95),
+        "-" if summary.ttfet is None else f"{summary.ttfet.slo_attainment:.1%}",
+        "-" if energy is None or energy.mean_w is None else f"{energy.mean_w:,.0f}",
+        "-" if per_j is None else f"{per_j:.3g}",
+    )
 
 
 def _seconds(figures_: Figures | None, percent: int, scale: float = 1.0) -> str:
     if figures_ is None:
         return "-"
-    value = figures_.p50_s if percent == 50 else figures_.p95_s
-    return f"{value * scale:.3g}"
+    value = scale * (figures_.p50_s if percent == 50 else figures_.p95_s)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def write_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
@@ -127,7 +156,7 @@ def write_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
 def _figures(result: Result) -> RunFigures:
     energy = result.summary.modelled_energy
     return RunFigures(
-        policy=result.policy,
+        policy=result.label,
         ttfet_s=result.latencies.ttfet_s,
         last_turn_tbt_s=result.latencies.last_turn_tbt_s,
         e2e_s=result.latencies.e2e_s,

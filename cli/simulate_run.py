@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.tier import PolicyChoice, TierMap
+from conserve_sglang.core.tier import FlagValue, PolicyChoice, TierMap
+from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.power_log import PowerLog
 from conserve_sglang.profiles import Profile, open_profile
 from conserve_sglang.sim import (
@@ -33,7 +36,7 @@ NUM_BINS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A run and what it was a run of.
+    """A run and what it was a run of: `policy` with its `params`, called `label` beside others.
 
     `perf` is what conversations run alone are computed with, `profiles` each tier's; `notes` says
     for which tier another one's was taken.
@@ -44,6 +47,8 @@ class Result:
 
     tier_map: str
     policy: str
+    params: Mapping[str, FlagValue]
+    label: str
     seed: int
     rate_per_s: float | None
     perf: PerfModel
@@ -74,21 +79,24 @@ def run(  # noqa: PLR0913 - each one is an option of the command
     tier_map = load_tier_map(path)
     if keeps_budget and not tier_map.has_budget:
         raise ConfigError(f"{path}: has no power_budget_w or energy_budget_j_per_output_token")
-    choice = _policy(tier_map, policy)
+    choice = policy_of(tier_map, policy)
+    label = policy or choice.name
     profiles, notes = profiles_of(tier_map, [open_profile(name) for name in wanted])
     perf = perf_model_of(profiles[alone_tier(tier_map)])
     deployment = deployment_of(tier_map, profiles, choice, kv_capacity_tokens)
     drawn = draw(source)
     budget = SimulatedBudget(tier_map, profiles) if keeps_budget else None
-    played = _play(deployment, perf, drawn.conversations, choice.name, wants_watts, budget)
+    played = _play(deployment, perf, drawn.conversations, label, wants_watts, budget)
     return Result(
         tier_map=str(path),
         policy=choice.name,
+        params=choice.params,
+        label=label,
         seed=source.seed,
         rate_per_s=source.rate_per_s,
         perf=perf,
         profiles=profiles,
-        notes=notes,
+        notes=(*notes, *_idle_prefillers(tier_map, choice)),
         bad_lines=drawn.bad_lines,
         num_left_out=drawn.num_left_out,
         scaling=drawn.scaling,
@@ -100,10 +108,38 @@ def run(  # noqa: PLR0913 - each one is an option of the command
     )
 
 
-def _policy(tier_map: TierMap, name: str | None) -> PolicyChoice:
-    if name is None or name == tier_map.policy.name:
+def policy_of(tier_map: TierMap, wanted: str | None) -> PolicyChoice:
+    """The tier map's policy, or the one that is wanted as NAME or NAME:param=value,param=value;
+    the tier map's own keeps those of its parameters that are not given."""
+    if wanted is None:
         return tier_map.policy
-    return PolicyChoice(name=name, params={})
+    name, _, given = wanted.partition(":")
+    params = dict(tier_map.policy.params) if name == tier_map.policy.name else {}
+    for part in given.split(",") if given else ():
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--policy {wanted}: {part!r} is not param=value")
+        params[key.strip()] = _value(value.strip())
+    return PolicyChoice(name=name, params=params)
+
+
+def _value(text: str) -> FlagValue:
+    """A number, true, false or null; else the text itself."""
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return value if value is None or isinstance(value, int | float) else text
+
+
+def _idle_prefillers(tier_map: TierMap, choice: PolicyChoice) -> tuple[str, ...]:
+    roles = {tier.role for tier in tier_map.tiers}
+    if choice.name != "colocated" or roles != {Role.PREFILL, Role.DECODE}:
+        return ()
+    return (
+        "colocated has no use for prefill tiers: here they idle, and their watts count; for"
+        " collocation on all GPUs give a tier map of mixed tiers",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,16 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from conserve_sglang.profiles import Profile
 from conserve_sglang.sim import ModelledEnergy, perf_model_of
 from conserve_sglang.sim.budget import BudgetSummary
 
 from .simulate_run import Result
+from .trace_view import place_of
+
+MOST_BAD_LINES_SHOWN = 5
 
 _UNKNOWN = {
     "request": "what a request takes beside its worker's steps",
@@ -26,6 +30,7 @@ def as_document(result: Result) -> dict[str, Any]:
         "modelled": True,
         "tier_map": result.tier_map,
         "policy": result.policy,
+        "params": dict(result.params),
         "seed": result.seed,
         "rate_per_s": result.rate_per_s,
         "alone_on": result.perf.name,
@@ -60,7 +65,7 @@ def print_result(result: Result, *, as_json: bool) -> None:
 def print_summary(result: Result) -> None:
     """One row a latency, then counts and what was left out."""
     summary, console = result.summary, Console()
-    table = Table(title=f"{result.policy} on {result.tier_map} (modelled)")
+    table = Table(title=Text(f"{result.label} on {result.tier_map} (modelled)"))
     for column in ("latency", "p50 s", "p95 s", "p50 x", "p95 x", "gmean x", "SLO s", "met"):
         table.add_column(column, justify="left" if column == "latency" else "right", no_wrap=True)
     latencies = {"TTFET": summary.ttfet, "last-turn TBT": summary.last_turn_tbt, "E2E": summary.e2e}
@@ -77,23 +82,32 @@ def print_summary(result: Result) -> None:
             _short(figures.slo_s),
             f"{figures.slo_attainment:.1%}",
         )
-    console.print(table)
-    _print_profiles(console, result)
+    if table.row_count:
+        console.print(table)
+    print_profiles(console, result)
+    _print_definitions(console, result)
     _print_counts(console, result)
     _print_energy(console, summary.modelled_energy)
     if result.budget is not None:
-        _print_budget(console, result.budget)
+        print_budget(console, result.budget)
+    print_source(console, result)
+
+
+def print_source(console: Console, result: Result) -> None:
+    """What of the workload was not played as it is given."""
     if result.scaling:
         console.print(f"scaled: {result.scaling}")
     if result.num_left_out:
         console.print(f"{result.num_left_out} conversations do not fit the window: left out")
-    for line in result.bad_lines[:5]:
-        console.print(f"line {line.number} was not used: {line.why}", markup=False)
-    if len(result.bad_lines) > 5:
-        console.print(f"and {len(result.bad_lines) - 5} more lines that were not used")
+    for line in result.bad_lines[:MOST_BAD_LINES_SHOWN]:
+        console.print(f"{place_of(line)} was not used: {line.why}", markup=False)
+    more = len(result.bad_lines) - MOST_BAD_LINES_SHOWN
+    if more > 0:
+        console.print(f"and {more} more lines that were not used; --json has all")
 
 
-def _print_profiles(console: Console, result: Result) -> None:
+def print_profiles(console: Console, result: Result) -> None:
+    """Where each tier's unit costs come from, and what had to be taken instead."""
     for tier, profile in result.profiles.items():
         console.print(f"profile of tier {tier}: {_named(profile)}")
         if unknown := perf_model_of(profile).unknown:
@@ -107,6 +121,9 @@ def _print_profiles(console: Console, result: Result) -> None:
             )
     for note in result.notes:
         console.print(note, markup=False)
+
+
+def _print_definitions(console: Console, result: Result) -> None:
     console.print(
         f"x: divided by the conversation's latency when it runs alone, {result.perf.name};"
         " SLO: 5 times the mean of these (the paper's), not the map's slo"
@@ -139,6 +156,8 @@ def _print_energy(console: Console, energy: ModelledEnergy | None) -> None:
     if energy is None:
         console.print("energy: not modelled, a profile has no watts")
         return
+    if energy.total_j <= 0:
+        return  # nothing was done
     parts = {
         "prefill": energy.prefill_j,
         "append prefill": energy.append_prefill_j,
@@ -159,7 +178,7 @@ def _print_energy(console: Console, energy: ModelledEnergy | None) -> None:
     console.print(f"joules (modelled): {each}")
 
 
-def _print_budget(console: Console, budget: BudgetSummary) -> None:
+def print_budget(console: Console, budget: BudgetSummary) -> None:
     """What the power controller made of the budget."""
     named = "no power budget" if budget.power_budget_w is None else f"{budget.power_budget_w:,g} W"
     console.print(

@@ -18,7 +18,8 @@ Point = tuple[float, float]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """Points of one colour (`color`: a number from 1, or a name of the theme). `hints`: what a
-    pointer over each point is told. An area spans from `base` (else the axis) to its points."""
+    pointer over each point is told. An area spans from `base` (else the axis) to its points. A
+    dashed line tells two of one colour apart."""
 
     name: str
     points: Sequence[Point]
@@ -27,6 +28,7 @@ class Series:
     base: Sequence[float] = ()
     hints: Sequence[str] = ()
     is_large: bool = False
+    is_dashed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +120,19 @@ def _legend(chart: Chart, width: int) -> tuple[str, float]:
         needed = 18 + CHARACTER * len(series.name) + 12
         if x + needed > width and x > 2:
             x, y = 2.0, y + 16
-        parts.append(
-            f'<rect class="f-{series.color}" x="{x:.1f}" y="{y - 8:.1f}" width="11" height="9"'
-            ' rx="2"/>'
-        )
+        parts.append(_sample(series, x, y))
         parts.append(text(series.name, x + 16, y))
         x += needed
     return "".join(parts), y - 15
+
+
+def _sample(series: Series, x: float, y: float) -> str:
+    """What a series looks like, before its name."""
+    if series.is_dashed:
+        line = f"M{x:.1f} {y - 3.5:.1f}h11"
+        return f'<path class="line dashed s-{series.color}" d="{line}"/>'
+    box = f'x="{x:.1f}" y="{y - 8:.1f}" width="11" height="9" rx="2"'
+    return f'<rect class="f-{series.color}" {box}/>'
 
 
 def _axes(chart: Chart, frame: Frame) -> Iterator[str]:
@@ -152,7 +160,8 @@ def _series(series: Series, frame: Frame) -> Iterator[str]:
         yield f'<path class="area f-{series.color}" d="{_path([*places, *reversed(back)])}Z"/>'
         return
     if series.kind in ("line", "marked"):
-        yield f'<path class="line s-{series.color}" d="{_path(places)}"/>'
+        dashed = " dashed" if series.is_dashed else ""
+        yield f'<path class="line{dashed} s-{series.color}" d="{_path(places)}"/>'
     if series.kind in ("dots", "marked"):
         radius = 7 if series.is_large else 4.5
         for number, (x, y) in enumerate(places):

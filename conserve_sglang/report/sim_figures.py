@@ -1,5 +1,6 @@
 """Figures of simulated runs, one line or bar a policy: SVG files that stand alone."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,12 +9,14 @@ from conserve_sglang.report.scale import short
 from conserve_sglang.report.theme import standalone
 
 MOST_POINTS = 200
+NUM_COLORS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
     """What is drawn of one run: its latencies by conversation in seconds, and watts of each tier
-    over time. `tokens_per_joule` is None where power is not known."""
+    over time. `policy` names it, apart from all others. `tokens_per_joule` is None where power is
+    not known."""
 
     policy: str
     ttfet_s: Sequence[float]
@@ -42,14 +45,20 @@ def figures(runs: Sequence[RunFigures]) -> dict[str, str]:
         found["tokens_per_joule.svg"] = bars("tokens per joule, modelled", rows, style=style)
     for run in runs:
         if run.watts:
-            found[f"power_{run.policy}.svg"] = _power(run, style)
+            name = re.sub(r"[^A-Za-z0-9.=-]+", "_", run.policy)
+            found[f"power_{name}.svg"] = _power(run, style)
     return found
 
 
 def _shares(name: str, runs: Sequence[tuple[str, Sequence[float]]], style: str) -> str:
     """The share of conversations (per cent) below each latency."""
     series = [
-        Series(name=policy, points=_steps(values), color=number % 6 + 1)
+        Series(
+            name=policy,
+            points=_steps(values),
+            color=number % NUM_COLORS + 1,
+            is_dashed=number % (2 * NUM_COLORS) >= NUM_COLORS,
+        )
         for number, (policy, values) in enumerate(runs)
         if values
     ]
@@ -69,7 +78,8 @@ def _steps(values: Sequence[float]) -> list[tuple[float, float]]:
     ordered = sorted(values)
     every = max(1, len(ordered) // MOST_POINTS)
     ranks = [*range(0, len(ordered), every), len(ordered) - 1]
-    return [(ordered[rank], 100 * (rank + 1) / len(ordered)) for rank in ranks]
+    below = [(ordered[rank], 100 * (rank + 1) / len(ordered)) for rank in ranks]
+    return [(ordered[0], 0.0), *below]
 
 
 def _power(run: RunFigures, style: str) -> str:

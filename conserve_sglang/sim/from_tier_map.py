@@ -29,9 +29,9 @@ def deployment_of(
 ) -> Deployment:
     """Every worker of a tier map, with the unit costs of its tier's profile (see `profiles_of`).
 
-    A tier's SGLang flags `max-total-tokens`, `chunked-prefill-size` and `max-running-requests`
-    count; without the first, a worker's pool holds `kv_capacity_tokens`, or else what its profile
-    says.
+    A tier's SGLang flags `max-total-tokens`, `chunked-prefill-size`, `max-running-requests` and
+    `prefill-decode-interval` count; without the first, a worker's pool holds `kv_capacity_tokens`,
+    or else what its profile says. A prefill tier with `disable-radix-cache` keeps no prompts.
     """
     perfs = {name: perf_model_of(profile) for name, profile in profiles.items()}
     workers = tuple(
@@ -52,6 +52,8 @@ def deployment_of(
             perf=perfs[tier.name],
             chunk_tokens=_flag(tier, "chunked-prefill-size", DEFAULT_CHUNK_TOKENS),
             max_running=_flag(tier, "max-running-requests", 256),
+            prefill_decode_interval=_flag(tier, "prefill-decode-interval", 0, least=0),
+            keeps_prompts=tier.sglang_flags.get("disable-radix-cache") is not True,
         )
         for worker in tier_map.workers
         for tier in (tier_map.tier_of(worker),)
@@ -130,10 +132,10 @@ def _short(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
-def _flag(tier: Tier, name: str, default: int) -> int:
+def _flag(tier: Tier, name: str, default: int, least: int = 1) -> int:
     value = tier.sglang_flags.get(name)
     if value is None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"tier {tier.name}: {name}: {value!r} is not a positive number")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"tier {tier.name}: {name}: {value!r} is no number from {least} on")
     return value

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from conserve_sglang.core.errors import ConfigError
@@ -68,6 +69,7 @@ def draw(source: Source) -> Drawn:
     """The workload. Same source, same conversations. Raises ConfigError for what does not fit
     together."""
     rng = random.Random(source.seed)
+    _check_numbers(source)
     try:
         given, bad_lines = _conversations(source, rng)
         plans, scaling = _sized(given, source)
@@ -80,6 +82,19 @@ def draw(source: Source) -> Drawn:
         num_left_out=len(given) - len(timed),
         scaling=scaling,
     )
+
+
+def _check_numbers(source: Source) -> None:
+    given = {
+        "--rate": source.rate_per_s,
+        "--cv": source.cv,
+        "--load": source.load,
+        "--tool-gaps": source.gap_factor,
+        "--fitting": source.fitting,
+    }
+    for option, value in given.items():
+        if value is not None and not isfinite(value):
+            raise ConfigError(f"{option} must be a number, not {value}")
 
 
 def _conversations(

@@ -121,6 +121,12 @@ def test_conversations_can_be_cut_by_turns_and_by_window(run_cli: RunCli) -> Non
         (("--synthetic", 5, "--rate", 1, "--window", 900, "--fitting", 2), "fitting must lie in"),
         (("--synthetic", 5, "--cv", 2), "--cv shapes the arrivals of --rate"),
         (("--synthetic", 5, "--rate", 1, "--load", 0), "--load must be positive"),
+        (("--synthetic", 5, "--rate", "nan"), "--rate must be a number, not nan"),
+        (("--synthetic", 5, "--rate", "inf"), "--rate must be a number, not inf"),
+        (("--synthetic", 5, "--rate", 1, "--load", "nan"), "--load must be a number"),
+        (("--synthetic", 5, "--rate", 1, "--tool-gaps", "nan"), "--tool-gaps must be a number"),
+        (("--synthetic", 5, "--rate", 1, "--policy", "coin-flip:x"), "'x' is not param=value"),
+        (("--synthetic", 5, "--rate", 1, "--policy", "conserve:x=1"), "unknown parameter 'x'"),
     ],
 )
 def test_options_that_do_not_fit_are_exit_code_2(
@@ -147,9 +153,10 @@ def test_policies_are_compared_and_drawn(run_cli: RunCli, tmp_path: Path) -> Non
     policies = ("--policy", "conserve", "--policy", "colocated")
     ran = run_cli(*SYNTHETIC, *policies, "--figures", tmp_path / "figures")
     assert (ran.code, ran.err) == (0, "")
-    assert "all of it modelled" in ran.out
-    rows = [line.split("│") for line in ran.out.splitlines() if line.startswith("│")]
-    assert [row[1].strip() for row in rows] == ["conserve", "colocated"]
+    assert "(modelled)" in " ".join(ran.out.split())
+    words = [line.split() for line in ran.out.splitlines()]
+    rows = [row for row in words if len(row) == 8 and row[5].endswith("%")]
+    assert [row[0] for row in rows] == ["conserve", "colocated"]
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"ttfet.svg", "last_turn_tbt.svg", "e2e.svg", "tokens_per_joule.svg"} <= names
     assert {"power_conserve.svg", "power_colocated.svg"} <= names
@@ -163,6 +170,52 @@ def test_compared_runs_are_the_same_as_runs_alone(run_cli: RunCli) -> None:
     for run in both["runs"]:
         alone = run_cli(*SYNTHETIC, "--policy", run["policy"], "--json")
         assert json.loads(alone.out) == run
+
+
+def test_a_comparison_tells_what_was_not_played_and_not_answered(run_cli: RunCli) -> None:
+    policies = ("--policy", "conserve", "--policy", "colocated")
+    few_bad = ("simulate", "--tier-map", MAP, "--trace", SAMPLES / "conversations.jsonl")
+    out = run_cli(*few_bad, *policies).out
+    assert "line 8 was not used: " in out
+    assert "profile of tier decode: a40-qwen3-0.6b-200w" in out
+    assert "colocated has no use for prefill tiers" in out
+    sized = ("--window", 14_000, "--fitting", 0.5, "--kv-capacity-tokens", 12_000)
+    out = " ".join(run_cli(*SYNTHETIC, *policies, *sized).out.split())
+    assert "scaled: all lengths times 0." in out
+    assert "conversations do not fit the window: left out" in out
+    assert "conserve: " in out
+    assert "conversations not answered: too_long" in out
+    with_budget = run_cli(*SYNTHETIC, *policies, "--keep-budget").out
+    assert with_budget.count("budget (modelled): 900 W") == 2
+
+
+def test_large_figures_of_a_comparison_are_told_whole(run_cli: RunCli) -> None:
+    names = ("conserve", "work-conserving-tails", "coin-flip:error_rate=0.5")
+    policies = [word for name in names for word in ("--policy", name)]
+    slow = ("--like", "claude-code", "--window", 40_000, "--fitting", 1)
+    assert "…" not in run_cli(*SYNTHETIC, *slow, *policies).out
+
+
+def test_a_policy_is_played_with_parameters_of_its_own(run_cli: RunCli, tmp_path: Path) -> None:
+    names = ("coin-flip:error_rate=1", "coin-flip:error_rate=0", "conserve-blind")
+    policies = [word for name in names for word in ("--policy", name)]
+    ran = run_cli(*SYNTHETIC, *policies, "--figures", tmp_path, "--json")
+    always, never, blind = json.loads(ran.out)["runs"]
+    assert (always["policy"], always["params"]) == ("coin-flip", {"error_rate": 1})
+    assert always["summary"]["turns_by_reason"] == {"first_turn": 30, "offloaded": 120}
+    assert never["summary"] == blind["summary"]
+    assert len(list(tmp_path.glob("power_*.svg"))) == 3
+    kept = json.loads(run_cli(*SYNTHETIC, "--policy", "conserve:", "--json").out)
+    assert kept["params"] == {"max_local_append_tokens": 2048}, "the tier map's own"
+
+
+def test_a_run_in_which_nothing_is_answered_says_why(run_cli: RunCli, tmp_path: Path) -> None:
+    ran = run_cli(*SYNTHETIC, "--kv-capacity-tokens", 100, "--figures", tmp_path)
+    assert (ran.code, ran.err) == (0, "")
+    assert "30 not answered: too_long" in ran.out
+    ran = run_cli(*SYNTHETIC, "--window", 10)
+    assert ran.code == 0
+    assert "30 conversations do not fit the window: left out" in ran.out
 
 
 def test_figures_do_not_change_the_run(run_cli: RunCli, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Figures of runs are files that stand alone, one line a policy."""
 
+import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -27,6 +28,18 @@ def test_each_latency_and_each_policys_power_has_a_file() -> None:
         assert "prefers-color-scheme:dark" in text
     assert "conserve" in found["ttfet.svg"]
     assert "colocated" in found["ttfet.svg"]
+
+
+def test_more_policies_than_colours_are_told_apart() -> None:
+    text = figures([replace(RUN, policy=f"p{n}", watts={}) for n in range(12)])["ttfet.svg"]
+    drawn = re.findall(r'class="(line [^"]*)" d="M[^"]*L', text)
+    assert len(set(drawn)) == len(drawn) == 12
+
+
+def test_a_single_conversation_is_seen() -> None:
+    text = figures([replace(RUN, ttfet_s=[3.0])])["ttfet.svg"]
+    (line,) = re.findall(r'class="line [^"]*" d="M([^"]*)"', text)
+    assert len(set(line.split("L"))) == 2
 
 
 def test_without_power_there_is_none_to_draw() -> None:

@@ -63,3 +63,18 @@ def test_a_pool_is_the_options_else_the_profiles() -> None:
         deployment = deployment_of(tier_map, profiles, choice, given)
         pools = {w.spec.kv_capacity_tokens for w in deployment.workers if w.spec.tier == "decode"}
         assert pools == {expected}
+
+
+def test_a_tiers_flags_say_how_its_workers_work() -> None:
+    flags = {"prefill-decode-interval": 4, "chunked-prefill-size": 512, "max-running-requests": 8}
+    tier_map = with_tier("decode", sglang_flags=flags)
+    profiles, _ = profiles_of(tier_map)
+    prefiller, *decoders = deployment_of(tier_map, profiles, MAP.policy).workers
+    assert (prefiller.prefill_decode_interval, prefiller.keeps_prompts) == (0, True)
+    for each in decoders:
+        assert (each.prefill_decode_interval, each.chunk_tokens, each.max_running) == (4, 512, 8)
+    forgetful = with_tier("prefill", sglang_flags={"disable-radix-cache": True})
+    assert not deployment_of(forgetful, profiles, MAP.policy).workers[0].keeps_prompts
+    for name, value in (("prefill-decode-interval", -1), ("max-running-requests", 0)):
+        with pytest.raises(ConfigError, match=f"tier decode: {name}: {value} is no number from"):
+            deployment_of(with_tier("decode", sglang_flags={name: value}), profiles, MAP.policy)
