@@ -304,9 +304,8 @@ class Placer:
         self, turn: Turn, reason: RejectReason, now: float, retry_after_s: float | None = None
     ) -> None:
         """Answer a turn with an error; it is over."""
-        self.out.append(
-            RejectTurn(turn_id=turn.turn_id, reason=reason, retry_after_s=retry_after_s)
-        )
+        rejected = RejectTurn(turn_id=turn.turn_id, reason=reason, retry_after_s=retry_after_s)
+        self.out.append(rejected)
         self.close_turn(turn, now)
 
     def reject_overdue(self, turn: Turn, now: float) -> None:
