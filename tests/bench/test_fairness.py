@@ -1,5 +1,7 @@
 """The fairness bench in short: what its whole run reports must show in seconds already."""
 
+import pytest
+
 from bench.fairness.live import play
 from bench.fairness.scenario import BURSTY, STEADY, Scenario
 from bench.fairness.simulated import simulate
@@ -13,6 +15,8 @@ def test_steady_conversations_are_the_same_with_and_without_the_burst() -> None:
     assert sum(plan.tenant == BURSTY for plan in both) == 40
 
 
+# The three plays follow each other in real time: other work on the machine may slow only one.
+@pytest.mark.flaky(reruns=2)
 async def test_a_burst_through_the_router_hardly_delays_the_other_tenant() -> None:
     rows = await play(SHORT, speed=8.0)
     alone, fifo, fair = (rows[mode]["b"] for mode in ("alone", "burst, FIFO", "burst, fair"))
