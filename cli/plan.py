@@ -26,10 +26,12 @@ WorkloadOption = Annotated[
 ]
 SloOption = Annotated[
     list[str] | None,
-    typer.Option("--slo", metavar="NAME=SECONDS", help="ttfet=8 or tbt=0.1, or both with a comma."),
+    typer.Option(
+        "--slo",
+        metavar="NAME=SECONDS",
+        help="ttfet=8, tbt=0.1 (of last turns) or e2e=60; several with commas.",
+    ),
 ]
-
-
 RateOption = Annotated[
     float | None,
     typer.Option(metavar="R", help="Conversations per second, in the workload's place."),

@@ -1,5 +1,6 @@
 """From options to a plan, its tier map and its report."""
 
+import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from conserve_sglang.profiles import Profile, load_profile, open_profile, shippe
 from conserve_sglang.report.plan_page import plan_page
 
 HOURS_A_DAY = 24
+_SLOS = ("ttfet", "tbt", "e2e")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +145,7 @@ def head_of(plan: Plan) -> list[str]:
         f"Chosen by `conserve-sglang plan` for {score.load_per_s:g} conversations/s of"
         f" {load.source}.",
         f"Modelled, from profiles: TTFET p{level:g} {score.ttfet_s:.3g} s, last-turn TBT p{level:g}"
-        f" {score.tbt_s * 1e3:.3g} ms,",
+        f" {score.tbt_s * 1e3:.3g} ms, E2E p{level:g} {score.e2e_s:.3g} s,",
         f"{score.mean_w:.0f} W on average of {plan.chosen.peak_w:.0f} W at most,"
         f" {score.tokens_per_joule:.3g} tokens/J. The command:",
     ]
@@ -180,8 +182,10 @@ def _targets(wishes: Wishes) -> Targets:
             seconds = float(value)
         except ValueError:
             seconds = 0.0
-        if name not in ("ttfet", "tbt") or seconds <= 0:
-            raise PlanError(f"--slo {text}: write ttfet=SECONDS or tbt=SECONDS")
+        if name not in _SLOS or not (seconds > 0 and math.isfinite(seconds)):
+            raise PlanError(f"--slo {text}: write ttfet=SECONDS, tbt=SECONDS or e2e=SECONDS")
+        if given.get(f"{name}_s", seconds) != seconds:
+            raise PlanError(f"--slo: {name} is given twice; leave one out")
         given[f"{name}_s"] = seconds
     return Targets(level=wishes.percentile / 100, **given)
 

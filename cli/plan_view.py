@@ -50,6 +50,7 @@ def _request_document(request: Request) -> dict[str, Any]:
         "level": targets.level,
         "ttfet_s": targets.ttfet_s,
         "last_turn_tbt_s": targets.tbt_s,
+        "e2e_s": targets.e2e_s,
         "power_budget_w": request.power_budget_w,
         "mean_power_budget_w": request.mean_power_w,
     }
@@ -149,8 +150,10 @@ def _score_document(score: Score) -> dict[str, Any]:
         "load_per_s": score.load_per_s,
         "ttfet_s": _finite(score.ttfet_s),
         "last_turn_tbt_s": _finite(score.tbt_s),
+        "e2e_s": _finite(score.e2e_s),
         "ttfet_p50_s": _finite(score.ttfet_p50_s),
         "last_turn_tbt_p50_s": _finite(score.tbt_p50_s),
+        "e2e_p50_s": _finite(score.e2e_p50_s),
         "slo_attainment": score.attained,
         "answered": score.answered,
         "mean_w": score.mean_w,
@@ -174,8 +177,7 @@ def _print_plan(result: Result, plan: Plan) -> None:
     console.print(f"margins: {margins or 'no limits were set'}")
     for score in plan.repeats:
         console.print(
-            f"another seed: TTFET {_short(score.ttfet_s)} s, last-turn TBT {_short(score.tbt_s)} s,"
-            f" {_short(score.tokens_per_joule)} tokens/J"
+            f"another seed: {_latencies(score)}, {_short(score.tokens_per_joule)} tokens/J"
         )
     for binding in plan.bindings:
         console.print(f"held back by {binding.text}")
@@ -193,7 +195,8 @@ def _options_table(plan: Plan) -> Table:
     table = Table(title=f"{request.objective.value} at {_load(plan)} (all of it modelled)")
     for column in ("", "workers and policy"):
         table.add_column(column, no_wrap=True)
-    for column in (f"TTFET {level} s", f"TBT {level} ms", "mean W", "peak W", "tokens/J"):
+    heads = (f"TTFET {level} s", f"TBT {level} ms", f"E2E {level} s")
+    for column in (*heads, "mean W", "peak W", "tokens/J"):
         table.add_column(column, justify="right")
     for mark, option in (("*", plan.chosen), *((" ", one) for one in plan.runner_ups[:4])):
         score = option.score
@@ -202,6 +205,7 @@ def _options_table(plan: Plan) -> Table:
             "\n".join([*map(_many, option.counts.items()), f"[dim]{option.policy.name}[/dim]"]),
             _short(score.ttfet_s),
             _short(score.tbt_s * 1e3),
+            _short(score.e2e_s),
             f"{score.mean_w:,.0f}",
             f"{option.peak_w:,.0f}",
             _short(score.tokens_per_joule),
@@ -241,10 +245,8 @@ def _comparison(plan: Plan, label: str, option: Option | None, why: str) -> str:
 
 def _doubt(label: str, score: Score, is_same: bool | None) -> str:
     choice = {True: "the same choice", False: "another choice", None: "no choice at all"}[is_same]
-    return (
-        f"{label}: TTFET {_short(score.ttfet_s)} s, TBT {_short(score.tbt_s)} s,"
-        f" {_short(score.tokens_per_joule)} tokens/J; the program makes {choice}"
-    )
+    per_j = _short(score.tokens_per_joule)
+    return f"{label}: {_latencies(score)}, {per_j} tokens/J; the program makes {choice}"
 
 
 def _print_footing(result: Result, plan: Plan, console: Console) -> None:
@@ -281,6 +283,13 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
         console.print("no change of a single limit helps: other GPUs or another model are needed")
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")
+
+
+def _latencies(score: Score) -> str:
+    return (
+        f"TTFET {_short(score.ttfet_s)} s, TBT {_short(score.tbt_s * 1e3)} ms,"
+        f" E2E {_short(score.e2e_s)} s"
+    )
 
 
 def _short(value: float) -> str:

@@ -13,6 +13,7 @@ UNITS = {
     Limit.MEAN_W: "W on average",
     Limit.TTFET: "s",
     Limit.TBT: "s",
+    Limit.E2E: "s",
     Limit.LOAD: "conversations/s",
 }
 _SPELLED = {
@@ -20,6 +21,7 @@ _SPELLED = {
     Limit.MEAN_W: "an energy budget",
     Limit.TTFET: "a TTFET target",
     Limit.TBT: "a last-turn TBT target",
+    Limit.E2E: "an E2E target",
     Limit.LOAD: "a load",
 }
 LEAST_GAIN = 0.001
@@ -73,10 +75,18 @@ def _least(problems: Sequence[Problem], elastic: frozenset[Limit]) -> Remedy:
     found: list[Remedy] = []
     for problem in problems:
         used = frozenset(limit for limit in elastic if _given(problem.limits, limit) is not None)
-        solved = solve(problem, elastic=used) if used else None
+        solved = solve(_with_some_load(problem), elastic=used) if used else None
         if solved is not None:
             found.append(tuple(_changes(problem.limits, solved)))
     return min((remedy for remedy in found if remedy), key=_size, default=())
+
+
+def _with_some_load(problem: Problem) -> Problem:
+    """The same, but where the most load is sought any at all is demanded."""
+    if problem.objective is not Objective.LOAD or not problem.columns:
+        return problem
+    least = min(column.load_per_s for column in problem.columns)
+    return replace(problem, limits=replace(problem.limits, load_per_s=least))
 
 
 def _size(remedy: Remedy) -> float:
@@ -109,6 +119,7 @@ def _given(limits: Limits, limit: Limit, tier: str = "") -> float | None:
         Limit.MEAN_W: limits.mean_w,
         Limit.TTFET: limits.ttfet_s,
         Limit.TBT: limits.tbt_s,
+        Limit.E2E: limits.e2e_s,
         Limit.LOAD: limits.load_per_s or None,
     }[limit]
 
@@ -127,7 +138,11 @@ class Binding:
         """In words."""
         if self.limit is Limit.GPUS:
             return f"GPUs of tier {self.tier}: twice as many would gain {self.gain:.1%}"
-        names = {Limit.TTFET: "the TTFET target", Limit.TBT: "the last-turn TBT target"}
+        names = {
+            Limit.TTFET: "the TTFET target",
+            Limit.TBT: "the last-turn TBT target",
+            Limit.E2E: "the E2E target",
+        }
         what = names.get(self.limit, f"the {self.limit.value}")
         return f"{what}: without it {self.gain:.1%} would be gained"
 
@@ -157,6 +172,8 @@ def _relaxed(problem: Problem) -> Iterator[tuple[Limit, str, Problem]]:
         yield Limit.TTFET, "", replace(problem, limits=replace(limits, ttfet_s=None))
     if limits.tbt_s is not None:
         yield Limit.TBT, "", replace(problem, limits=replace(limits, tbt_s=None))
+    if limits.e2e_s is not None:
+        yield Limit.E2E, "", replace(problem, limits=replace(limits, e2e_s=None))
     for tier in sorted({one.tier for one in limits.gpus}):
         gpus = tuple(
             replace(one, gpus=one.gpus * 2) if one.tier == tier else one for one in limits.gpus

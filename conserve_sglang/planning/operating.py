@@ -12,6 +12,7 @@ Approximations, all named so that they can be doubted one by one:
 * **TTFET**: the quantile over conversations of its parts without waits, what turns take beside
   their workers' steps among them where the profile tells it, and the waits' quantile;
   quantiles are added, which is right if they come together and too much otherwise.
+* **E2E**: the same with the last turn's decode steps, each as long as the mean one.
 * **KV room**: the quantile of the KV held by conversations there, tool gaps included.
 """
 
@@ -114,6 +115,7 @@ class Prefiller:
             peak_w=hardware.peak_w * hardware.tp,
             ttfet_s=self._alone_s + waits,
             tbt_s=0.0,
+            e2e_s=self._alone_s + waits,
             min_count=pool,
             busy=busy,
         )
@@ -233,19 +235,22 @@ class Decoder:
             load_per_s=load_per_s,
             mean_w=self._watts(batch),
             peak_w=hardware.peak_w * hardware.tp,
-            ttfet_s=self._ttfet_s(batch),
+            ttfet_s=self._until_s(batch, last_turn=0.0),
             tbt_s=self._tbt_s(batch),
+            e2e_s=self._until_s(batch, last_turn=1.0),
             busy=_busy(batch),
             batch=batch.mean,
         )
 
-    def _ttfet_s(self, batch: Batch) -> float:
+    def _until_s(self, batch: Batch, last_turn: float) -> float:
+        """From a conversation's arrival until so much of its last turn is decoded."""
         level, appends = self._target.level, self._appends
         each = mean_wait_s(1, batch.append_busy, appends) + batch.step_s / 2
 
         def of(work: Work, local_s: float) -> float:
             waits = each * len(work.local) + batch.step_s / 2 * len(work.phase_one)
-            return local_s + waits + work.steps_before_last * batch.token_s + work.gap_s
+            steps = work.steps_before_last + last_turn * work.last_steps
+            return local_s + waits + steps * batch.token_s + work.gap_s
 
         works = zip(self._demand.works, self._local_s, strict=True)
         parts = sorted(of(work, local_s) for work, local_s in works)

@@ -141,6 +141,7 @@ def margins_of(request: Request, option: Option) -> tuple[Margin, ...]:
     rows = (
         (f"TTFET p{targets.level * 100:g}", targets.ttfet_s, score.ttfet_s, "s"),
         (f"last-turn TBT p{targets.level * 100:g}", targets.tbt_s, score.tbt_s, "s"),
+        (f"E2E p{targets.level * 100:g}", targets.e2e_s, score.e2e_s, "s"),
         ("peak power", request.power_budget_w, option.peak_w, "W"),
         ("mean power", request.mean_power_w, score.mean_w, "W"),
     )
@@ -154,6 +155,7 @@ def margins_of(request: Request, option: Option) -> tuple[Margin, ...]:
 _LIMITS = {
     "TTFET": Limit.TTFET,
     "last-turn TBT": Limit.TBT,
+    "E2E": Limit.E2E,
     "peak power": Limit.PEAK_W,
     "mean power": Limit.MEAN_W,
 }

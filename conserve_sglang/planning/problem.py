@@ -47,9 +47,9 @@ class Column:
     """One worker at one operating point.
 
     `load_per_s`: conversations a second it carries. `mean_w`, `peak_w`: of all its GPUs, at that
-    load and at most. `ttfet_s`: its role's part of a conversation's TTFET and `tbt_s` the
-    last-turn TBT, both at the SLO's percentile, waits included. `min_count`: the pool of equal
-    workers is at least so large, which its waits count on. `busy`: share of time it computes;
+    load and at most. `ttfet_s`, `e2e_s`: its role's part of a conversation's TTFET and E2E, and
+    `tbt_s` the last-turn TBT, all at the SLO's percentile, waits included. `min_count`: the pool of
+    equal workers is at least so large, which its waits count on. `busy`: share of time it computes;
     `batch`: mean number of turns that decode at once (0 on a prefiller).
     """
 
@@ -59,6 +59,7 @@ class Column:
     peak_w: float
     ttfet_s: float
     tbt_s: float
+    e2e_s: float = 0.0
     min_count: int = 1
     busy: float = 0.0
     batch: float = 0.0
@@ -90,6 +91,7 @@ class Limits:
     mean_w: float | None = None
     ttfet_s: float | None = None
     tbt_s: float | None = None
+    e2e_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,7 @@ class Answer:
     peak_w: float
     ttfet_s: float
     tbt_s: float
+    e2e_s: float = 0.0
     kinds_cost: float = 0.0
     gap: float = 0.0
 
@@ -137,14 +140,17 @@ class Answer:
 
 
 def answer_of(problem: Problem, counts: Mapping[Column, int], gap: float = 0.0) -> Answer:
-    """Sum up a choice: the load of the role that carries least, the TTFET of the slowest pair."""
+    """Sum up a choice: the load of the role that carries least, TTFET and E2E of the slowest
+    pair."""
     used = {column: count for column, count in counts.items() if count > 0}
     carried = dict.fromkeys(problem.roles, 0.0)
     slowest = dict.fromkeys(problem.roles, 0.0)
+    longest = dict.fromkeys(problem.roles, 0.0)
     for column, count in used.items():
         role = column.config.role
         carried[role] += column.load_per_s * count
         slowest[role] = max(slowest[role], column.ttfet_s)
+        longest[role] = max(longest[role], column.e2e_s)
     return Answer(
         counts=used,
         load_per_s=min(carried.values(), default=0.0),
@@ -152,6 +158,7 @@ def answer_of(problem: Problem, counts: Mapping[Column, int], gap: float = 0.0) 
         peak_w=sum(column.peak_w * count for column, count in used.items()),
         ttfet_s=sum(slowest.values()),
         tbt_s=max((column.tbt_s for column in used), default=0.0),
+        e2e_s=sum(longest.values()),
         kinds_cost=problem.kind_cost * len({column.config.group for column in used}),
         gap=gap,
     )
@@ -177,5 +184,6 @@ def _is_no_worse(one: Column, other: Column) -> bool:
         and one.peak_w <= other.peak_w
         and one.ttfet_s <= other.ttfet_s
         and one.tbt_s <= other.tbt_s
+        and one.e2e_s <= other.e2e_s
         and one.min_count <= other.min_count
     )

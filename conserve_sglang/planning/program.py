@@ -10,6 +10,7 @@
     sum of n_c tp_c over tp_c >= k  <=  GPUs                                 each tier and size k
     sum of n_c peak_w_c  <=  power budget,  sum of n_c mean_w_c  <=  mean power
     ttfet_p y_p + ttfet_d y_d  <=  TTFET target          each pair of a prefill and a decode group
+    e2e_p y_p + e2e_d y_d  <=  E2E target                the same
     tbt_c y_c  <=  TBT target                            each group
 
 The same rows with a slack on some of them say by how much a limit must give way.
@@ -96,13 +97,18 @@ def _quick_enough(problem: Problem, elastic: frozenset[Limit]) -> Iterator[Colum
     limits, inf = problem.limits, INFINITY
     tbt_s = inf if limits.tbt_s is None or Limit.TBT in elastic else limits.tbt_s
     ttfet_s = inf if limits.ttfet_s is None or Limit.TTFET in elastic else limits.ttfet_s
-    quickest = dict.fromkeys(problem.roles, inf)
+    e2e_s = inf if limits.e2e_s is None or Limit.E2E in elastic else limits.e2e_s
+    first, last = dict.fromkeys(problem.roles, inf), dict.fromkeys(problem.roles, inf)
     for column in problem.columns:
         role = column.config.role
-        quickest[role] = min(quickest.get(role, inf), column.ttfet_s)
+        first[role] = min(first.get(role, inf), column.ttfet_s)
+        last[role] = min(last.get(role, inf), column.e2e_s)
     for column in problem.columns:
-        others = sum(own for role, own in quickest.items() if role is not column.config.role)
-        if column.tbt_s <= tbt_s and (ttfet_s == inf or column.ttfet_s + others <= ttfet_s):
+        others = [role for role in first if role is not column.config.role]
+        least_ttfet_s = column.ttfet_s + sum(first[role] for role in others)
+        least_e2e_s = column.e2e_s + sum(last[role] for role in others)
+        is_early = ttfet_s == inf or least_ttfet_s <= ttfet_s
+        if column.tbt_s <= tbt_s and is_early and (e2e_s == inf or least_e2e_s <= e2e_s):
             yield column
 
 
@@ -171,7 +177,7 @@ def _integer(rows: Rows, time_limit_s: float) -> Solved | None:
             raise TimeoutError(f"HiGHS found no answer in {time_limit_s:g} s")
         return None
     solved = _read(rows, result)
-    return solved if solved.answer.counts else None
+    return solved if solved.answer.load_per_s > 0 else None
 
 
 def _relaxation(rows: Rows) -> _Relaxed | None:

@@ -17,6 +17,7 @@ class Targets:
     level: float = 0.95
     ttfet_s: float | None = None
     tbt_s: float | None = None
+    e2e_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class Request:
             mean_w=self.mean_power_w,
             ttfet_s=self.targets.ttfet_s,
             tbt_s=self.targets.tbt_s,
+            e2e_s=self.targets.e2e_s,
         )
 
     def allows(self, hardware: Hardware, role: Role) -> bool:

@@ -20,6 +20,7 @@ class Limit(Enum):
     MEAN_W = "energy budget"
     TTFET = "ttfet"
     TBT = "tbt"
+    E2E = "e2e"
 
 
 class Rows:
@@ -71,6 +72,7 @@ class Rows:
             Limit.MEAN_W: limits.mean_w,
             Limit.TTFET: limits.ttfet_s,
             Limit.TBT: limits.tbt_s,
+            Limit.E2E: limits.e2e_s,
         }
         return values[limit] or 1.0
 
@@ -182,6 +184,11 @@ class Rows:
             for members in self._paths():
                 ttfet = {self.num + index: self.columns[index].ttfet_s for index in members}
                 self._row({**ttfet, **slack}, -INFINITY, limits.ttfet_s)
+        if limits.e2e_s is not None:
+            slack = self._slack(Limit.E2E, size=-1.0)
+            for members in self._paths():
+                e2e = {self.num + index: self.columns[index].e2e_s for index in members}
+                self._row({**e2e, **slack}, -INFINITY, limits.e2e_s)
 
     def _paths(self) -> list[list[int]]:
         """What a conversation may meet: each prefill group with each decode group, or one group."""

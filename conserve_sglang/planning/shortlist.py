@@ -76,7 +76,11 @@ def problem_of(request: Request, demand: Demand) -> Problem:
     limits = request.limits()
     columns = tuple(_columns(request, demand))
     if limits.ttfet_s is None:
-        columns = tuple(replace(column, ttfet_s=0.0) for column in columns if _is_single(column))
+        columns = tuple(replace(column, ttfet_s=0.0) for column in columns)
+    if limits.e2e_s is None:
+        columns = tuple(replace(column, e2e_s=0.0) for column in columns)
+    if limits.ttfet_s is None and limits.e2e_s is None:
+        columns = tuple(column for column in columns if _is_single(column))
     if limits.tbt_s is None:
         columns = tuple(replace(column, tbt_s=0.0) for column in columns)
     return Problem(

@@ -94,7 +94,7 @@ def _model(inventory: Inventory) -> dict[str, object]:
 
 
 def _slo(targets: Targets) -> dict[str, object]:
-    slo = {"ttfet_s": targets.ttfet_s, "last_turn_tbt_s": targets.tbt_s}
+    slo = {"ttfet_s": targets.ttfet_s, "last_turn_tbt_s": targets.tbt_s, "e2e_s": targets.e2e_s}
     return {name: value for name, value in slo.items() if value is not None}
 
 

@@ -137,8 +137,8 @@ def power(plan: Plan, width: int) -> str:
     )
 
 
-def load_sweep(plan: Plan, width: int) -> tuple[str, str, str]:
-    """TTFET, last-turn TBT and tokens per joule over the load."""
+def load_sweep(plan: Plan, width: int) -> tuple[str, str, str, str]:
+    """TTFET, last-turn TBT, E2E and tokens per joule over the load."""
     scores = [score for score in plan.load_sweep if math.isfinite(score.ttfet_s)]
     level = f"p{plan.request.targets.level * 100:g}"
 
@@ -168,6 +168,7 @@ def load_sweep(plan: Plan, width: int) -> tuple[str, str, str]:
             [score.tbt_s * 1e3 for score in scores],
             None if targets.tbt_s is None else targets.tbt_s * 1e3,
         ),
+        line(f"E2E {level}, s", [score.e2e_s for score in scores], targets.e2e_s),
         line("tokens per joule", [score.tokens_per_joule for score in scores], None),
     )
 

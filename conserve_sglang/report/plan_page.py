@@ -81,6 +81,7 @@ def _head(plan: Plan) -> str:
             _of(f"last-turn TBT {level}", _ms(request.targets.tbt_s), "ms"),
             "",
         ),
+        (f"{short(score.e2e_s)} s", _of(f"E2E {level}", request.targets.e2e_s, "s"), ""),
         (f"{plan.chosen.num_gpus} of {request.inventory.num_gpus}", "GPUs in use", ""),
     ]
     return f"<h1>{title}</h1>{paragraph(load, 'soft')}{tiles(values)}"
@@ -120,7 +121,12 @@ def _margin_row(plan: Plan, margin: Margin) -> list[str]:
     kind = "bad" if margin.share < 0 else ("warn" if margin.share < 0.05 else "good")
     others = []
     for score in plan.repeats:
-        of_name = {"TTFET": score.ttfet_s, "last-turn TBT": score.tbt_s, "mean power": score.mean_w}
+        of_name = {
+            "TTFET": score.ttfet_s,
+            "last-turn TBT": score.tbt_s,
+            "E2E": score.e2e_s,
+            "mean power": score.mean_w,
+        }
         value = next((v for name, v in of_name.items() if margin.name.startswith(name)), None)
         others.append("" if value is None else short(value * scale))
     return [
@@ -136,7 +142,8 @@ def _choices(plan: Plan) -> str:
     level = f"p{plan.request.targets.level * 100:g}"
     columns = [
         ("fleet", False), ("policy", False), (f"TTFET {level}, s", True),
-        (f"TBT {level}, ms", True), ("mean W", True), ("peak W", True), ("tokens/J", True),
+        (f"TBT {level}, ms", True), (f"E2E {level}, s", True), ("mean W", True),
+        ("peak W", True), ("tokens/J", True),
     ]  # fmt: skip
     options = [plan.chosen, *plan.runner_ups[:6]]
     rows = [_option_row(option) for option in options]
@@ -155,6 +162,7 @@ def _option_row(option: Option) -> list[str]:
         escape(option.policy.name),
         short(score.ttfet_s),
         short(score.tbt_s * 1e3),
+        short(score.e2e_s),
         f"{score.mean_w:,.0f}",
         f"{option.peak_w:,.0f}",
         short(score.tokens_per_joule),
@@ -189,7 +197,8 @@ def _doubts(plan: Plan) -> str:
     level = f"p{plan.request.targets.level * 100:g}"
     columns = [
         ("if the profiles are wrong", False), (f"TTFET {level}, s", True),
-        (f"TBT {level}, ms", True), ("mean W", True), ("tokens/J", True), ("targets", False),
+        (f"TBT {level}, ms", True), (f"E2E {level}, s", True), ("mean W", True),
+        ("tokens/J", True), ("targets", False),
         ("first choice of the program", False),
     ]  # fmt: skip
     rows = []
@@ -202,6 +211,7 @@ def _doubts(plan: Plan) -> str:
                 escape(doubt.label),
                 short(score.ttfet_s),
                 short(score.tbt_s * 1e3),
+                short(score.e2e_s),
                 f"{score.mean_w:,.0f}",
                 short(score.tokens_per_joule),
                 badge("kept", "good") if is_kept else badge("broken", "bad"),

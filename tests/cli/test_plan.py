@@ -66,12 +66,16 @@ def test_the_command_in_the_maps_head_makes_the_same_map(
 def test_json_has_the_choice_its_margins_and_where_numbers_come_from(
     run_cli: RunCli, files: tuple[object, ...]
 ) -> None:
-    ran = run_cli("plan", *files, "--slo", "ttfet=20", "--slo", "tbt=0.05", "--json", "--quick")
+    slo = ("--slo", "ttfet=20,e2e=25", "--slo", "tbt=0.05")
+    ran = run_cli("plan", *files, *slo, "--json", "--quick")
     document = json.loads(ran.out)
     assert document["modelled"] is True
     assert document["feasible"] is True
     assert sum(one["count"] for one in document["chosen"]["workers"]) > 0
-    assert {margin["name"] for margin in document["margins"]} == {"TTFET p95", "last-turn TBT p95"}
+    margins = {margin["name"]: margin for margin in document["margins"]}
+    assert set(margins) == {"TTFET p95", "last-turn TBT p95", "E2E p95"}
+    assert margins["E2E p95"]["limit"] == document["e2e_s"] == 25
+    assert margins["E2E p95"]["value"] == document["chosen"]["e2e_s"]
     assert all(margin["share"] >= 0 for margin in document["margins"])
     kinds = {profile["times"] for profile in document["profiles"]}
     assert kinds == {"published", "estimated"}
@@ -100,8 +104,10 @@ def test_what_cannot_be_is_exit_code_3_and_the_least_change(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--slo", "speed=3"), "write ttfet=SECONDS or tbt=SECONDS"),
-        (("--slo", "tbt=fast"), "write ttfet=SECONDS or tbt=SECONDS"),
+        (("--slo", "speed=3"), "write ttfet=SECONDS, tbt=SECONDS or e2e=SECONDS"),
+        (("--slo", "tbt=fast"), "write ttfet=SECONDS, tbt=SECONDS or e2e=SECONDS"),
+        (("--slo", "e2e=nan"), "write ttfet=SECONDS, tbt=SECONDS or e2e=SECONDS"),
+        (("--slo", "ttfet=4", "--slo", "ttfet=9"), "--slo: ttfet is given twice"),
         (("--objective", "best"), "there is none of that name; use tokens-per-joule"),
         (("--profiles", "nothing"), "no profile 'nothing'"),
         (("--profiles", "h100-qwen3-8b"), "none of the profiles is of A40 or L4"),

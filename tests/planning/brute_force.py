@@ -46,6 +46,7 @@ def keeps(problem: Problem, answer: Answer) -> bool:
         (limits.mean_w, answer.mean_w),
         (limits.ttfet_s, answer.ttfet_s),
         (limits.tbt_s, answer.tbt_s),
+        (limits.e2e_s, answer.e2e_s),
     )
     is_carried = answer.load_per_s >= limits.load_per_s * (1 - 1e-9)
     if problem.objective is Objective.LOAD:

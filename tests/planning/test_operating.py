@@ -18,8 +18,8 @@ from tests.planning.builders import A40, COLOCATED, CONSERVE, conversations
 TARGET = Target(level=0.95, load_per_s=None)
 
 
-def simulated(variant: Variant, roles: str, rate: float) -> tuple[float, float]:
-    """p95 of TTFET and last-turn TBT."""
+def simulated(variant: Variant, roles: str, rate: float) -> tuple[float, float, float]:
+    """p95 of TTFET, last-turn TBT and E2E."""
     kinds = {"p": Role.PREFILL, "d": Role.DECODE, "m": Role.MIXED}
     workers = tuple(
         SimWorkerSpec(
@@ -39,7 +39,8 @@ def simulated(variant: Variant, roles: str, rate: float) -> tuple[float, float]:
     Simulation(deployment, records.append).run(with_arrivals(conversations(600), arrivals))
     ttfets = sorted(record.ttfet_s for record in records)
     tbts = sorted(record.last_turn_tbt_s for record in records if record.last_turn_tbt_s)
-    return percentile(ttfets, 95), percentile(tbts, 95)
+    e2es = sorted(record.e2e_s for record in records)
+    return percentile(ttfets, 95), percentile(tbts, 95), percentile(e2es, 95)
 
 
 @pytest.mark.parametrize(("rate", "tolerance"), [(0.5, 0.15), (1.0, 0.25)])
@@ -48,24 +49,26 @@ def test_prefillers_and_decoders_are_near_the_simulator(rate: float, tolerance: 
     target = Target(level=0.95, load_per_s=rate)
     prefill = next(c for c in Prefiller(A40, demand, target).columns() if c.load_per_s == rate)
     decode = Decoder(A40, demand, target, Role.DECODE).column(rate / 3)
-    ttfet_s, tbt_s = simulated(CONSERVE, "pddd", rate)
+    ttfet_s, tbt_s, e2e_s = simulated(CONSERVE, "pddd", rate)
     assert prefill.ttfet_s + decode.ttfet_s == pytest.approx(ttfet_s, rel=tolerance)
     assert decode.tbt_s == pytest.approx(tbt_s, rel=tolerance)
+    assert prefill.e2e_s + decode.e2e_s == pytest.approx(e2e_s, rel=tolerance)
 
 
 @pytest.mark.parametrize(("rate", "tolerance"), [(0.5, 0.3), (1.0, 0.3)])
 def test_mixed_workers_are_near_the_simulator(rate: float, tolerance: float) -> None:
     demand = demand_of(conversations(600), COLOCATED)
     mixed = Decoder(A40, demand, TARGET, Role.MIXED).column(rate / 4)
-    ttfet_s, tbt_s = simulated(COLOCATED, "mmmm", rate)
+    ttfet_s, tbt_s, e2e_s = simulated(COLOCATED, "mmmm", rate)
     assert mixed.ttfet_s == pytest.approx(ttfet_s, rel=tolerance)
     assert mixed.tbt_s == pytest.approx(tbt_s, rel=tolerance)
+    assert mixed.e2e_s == pytest.approx(e2e_s, rel=tolerance)
 
 
 def test_more_load_costs_more_of_everything() -> None:
     decoder = Decoder(A40, demand_of(conversations(100), CONSERVE), TARGET, Role.DECODE)
     columns = sorted(decoder.columns(), key=lambda column: column.load_per_s)
-    for name in ("mean_w", "ttfet_s", "tbt_s", "batch", "busy"):
+    for name in ("mean_w", "ttfet_s", "tbt_s", "e2e_s", "batch", "busy"):
         values = [getattr(column, name) for column in columns]
         assert values == sorted(values), name
     assert len(columns) > 10

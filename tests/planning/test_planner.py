@@ -39,6 +39,20 @@ def test_the_choice_keeps_every_limit_and_no_other_that_does_is_better() -> None
     assert len(plan.options) > 3
 
 
+def test_an_e2e_target_is_kept_and_costs_what_it_must() -> None:
+    free = make_plan(a_request(targets=Targets()))
+    assert isinstance(free, Plan)
+    target = free.chosen.score.e2e_s * 0.7
+    plan = make_plan(a_request(targets=Targets(e2e_s=target)))
+    assert isinstance(plan, Plan)
+    assert plan.chosen.score.ttfet_s < plan.chosen.score.e2e_s <= target
+    assert [margin.name for margin in plan.margins] == ["E2E p95"]
+    assert plan.margins[0].value == plan.chosen.score.e2e_s
+    assert plan.chosen.score.tokens_per_joule < free.chosen.score.tokens_per_joule
+    text = tier_map_text(plan.request, plan.chosen.counts, plan.chosen.policy)
+    assert checked(text, source="planned", folder=Path()).slo.e2e_s == pytest.approx(target)
+
+
 def test_the_same_request_is_the_same_plan() -> None:
     again = make_plan(planned().request)
     assert isinstance(again, Plan)
@@ -108,6 +122,7 @@ def test_simulate_plays_a_planned_map_with_what_it_was_planned_with() -> None:
         ({"mean_power_w": 20.0}, "an energy budget of"),
         ({"targets": Targets(tbt_s=0.004)}, "a last-turn TBT target of"),
         ({"targets": Targets(ttfet_s=2.0)}, "a TTFET target of"),
+        ({"targets": Targets(e2e_s=2.0)}, "an E2E target of"),
     ],
 )
 def test_what_cannot_be_is_said_with_the_least_change_that_helps(

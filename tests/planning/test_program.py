@@ -45,6 +45,7 @@ def a_column(rng: random.Random, tier: str, role: Role, tp: int) -> Column:
         ttfet_s=rng.uniform(0.5, 5.0),
         tbt_s=rng.uniform(0.01, 0.1),
         min_count=rng.choice([1, 1, 2]),
+        e2e_s=random.Random(mean_w).uniform(0.5, 8.0),
     )
 
 
@@ -79,6 +80,7 @@ def a_problem(seed: int, objective: Objective) -> Problem:
         mean_w=maybe(200, 1500),
         ttfet_s=maybe(2, 10),
         tbt_s=maybe(0.03, 0.1),
+        e2e_s=random.Random(seed).uniform(4, 14) if seed % 3 == 0 else None,
     )
     return Problem(
         columns=columns,
@@ -187,6 +189,7 @@ def one_tier(**limits: float | None) -> Problem:
             peak_w=150.0,
             ttfet_s=1.0,
             tbt_s=0.02,
+            e2e_s=1.25,
         )
 
     return Problem(
@@ -208,6 +211,7 @@ def one_tier(**limits: float | None) -> Problem:
         ({"mean_w": 280.0}, Limit.MEAN_W, "", 20.0),
         ({"ttfet_s": 1.5}, Limit.TTFET, "", 0.5),
         ({"tbt_s": 0.015}, Limit.TBT, "", 0.005),
+        ({"e2e_s": 2.0}, Limit.E2E, "", 0.5),
         ({"load_per_s": 4.0}, Limit.GPUS, "a", 2.0),
         ({"load_per_s": 4.0}, Limit.LOAD, "", 0.5),
     ],
@@ -248,4 +252,4 @@ def test_an_answer_sums_up_its_workers() -> None:
     prefill, decode = problem.columns
     answer = answer_of(problem, {prefill: 1, decode: 3})
     assert (answer.load_per_s, answer.mean_w, answer.peak_w) == (2.0, 400.0, 600.0)
-    assert (answer.ttfet_s, answer.tbt_s) == (2.0, 0.02)
+    assert (answer.ttfet_s, answer.tbt_s, answer.e2e_s) == (2.0, 0.02, 2.5)
