@@ -12,6 +12,7 @@ from conserve_sglang.planning import Infeasible, Objective, Option, Plan, Reques
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.profiles import Profile
 
+from .beyond_view import as_beyond, beyond_lines
 from .plan_run import Result
 
 
@@ -160,6 +161,7 @@ def _score_document(score: Score) -> dict[str, Any]:
         "tokens_per_joule": score.tokens_per_joule,
         "simulated_conversations": score.num_conversations,
         "simulated_scale": score.scale,
+        "beyond_profile": [as_beyond(one) for one in score.beyond],
     }
 
 
@@ -175,6 +177,8 @@ def _print_plan(result: Result, plan: Plan) -> None:
         for one in plan.margins
     )
     console.print(f"margins: {margins or 'no limits were set'}")
+    for line in beyond_lines([plan.chosen.score.beyond]):
+        console.print(line, markup=False)
     for score in plan.repeats:
         console.print(
             f"another seed: {_latencies(score)}, {_short(score.tokens_per_joule)} tokens/J"

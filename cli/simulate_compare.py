@@ -17,6 +17,7 @@ from conserve_sglang.report.sim_figures import RunFigures, figures
 from conserve_sglang.sim import Figures
 from conserve_sglang.traces import Source
 
+from .beyond_view import beyond_lines
 from .simulate_run import Result, run
 from .simulate_view import (
     as_document,
@@ -98,6 +99,8 @@ def print_comparison(results: Sequence[Result]) -> None:
         table.add_row(Text(result.label), *_cells(result))
     console = Console()
     console.print(table)
+    for line in beyond_lines([result.beyond for result in results]):
+        console.print(line, markup=False)
     console.print("met: TTFET within 5 times its mean run alone; TBT: of last turns")
     print_profiles(console, results[0])
     for note in dict.fromkeys(note for each in results[1:] for note in each.notes):

@@ -12,6 +12,7 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.power_log import PowerLog
 from conserve_sglang.profiles import Profile, open_profile
 from conserve_sglang.sim import (
+    Beyond,
     ConversationRecord,
     Deployment,
     PerfModel,
@@ -19,6 +20,7 @@ from conserve_sglang.sim import (
     Summary,
     Tally,
     alone_tier,
+    beyond_points,
     deployment_of,
     perf_model_of,
     profiles_of,
@@ -42,7 +44,7 @@ class Result:
     for which tier another one's was taken.
     `latencies` and `watts` (of each tier over time, if asked for) are what figures are drawn of.
     `num_left_out`: conversations whose turn 1 is larger than the window. `scaling` says how their
-    lengths were scaled to it; empty if they were not.
+    lengths were scaled to it; empty if they were not. `beyond`: what was extrapolated.
     """
 
     tier_map: str
@@ -61,6 +63,7 @@ class Result:
     summary: Summary
     latencies: Latencies
     watts: Mapping[str, Sequence[tuple[float, float]]]
+    beyond: tuple[Beyond, ...] = ()
     budget: BudgetSummary | None = None
 
 
@@ -104,6 +107,7 @@ def run(  # noqa: PLR0913 - each one is an option of the command
         summary=played.summary,
         latencies=played.latencies,
         watts=played.watts,
+        beyond=played.beyond,
         budget=None if budget is None else budget.summary(),
     )
 
@@ -148,6 +152,7 @@ class _Played:
     num_kv_transfers: int
     latencies: Latencies
     watts: Mapping[str, Sequence[tuple[float, float]]]
+    beyond: tuple[Beyond, ...]
 
 
 def _play(
@@ -177,4 +182,5 @@ def _play(
         num_kv_transfers=simulation.links.num_transfers,
         latencies=latencies,
         watts=log.watts,
+        beyond=beyond_points(simulation.workers.values()),
     )

@@ -13,6 +13,7 @@ from conserve_sglang.profiles import Profile
 from conserve_sglang.sim import ModelledEnergy, perf_model_of
 from conserve_sglang.sim.budget import BudgetSummary
 
+from .beyond_view import as_beyond, beyond_lines
 from .simulate_run import Result
 from .trace_view import place_of
 
@@ -44,6 +45,7 @@ def as_document(result: Result) -> dict[str, Any]:
             }
             for tier, profile in result.profiles.items()
         },
+        "beyond_profile": [as_beyond(one) for one in result.beyond],
         "notes": list(result.notes),
         "bad_lines": [asdict(line) for line in result.bad_lines],
         "num_left_out": result.num_left_out,
@@ -113,13 +115,7 @@ def print_profiles(console: Console, result: Result) -> None:
         if unknown := perf_model_of(profile).unknown:
             what = " and ".join(_UNKNOWN[name] for name in unknown)
             console.print(f"  {what}: not known, counted as 0")
-        known = max((p.new_tokens for p in profile.prefill if p.cached_tokens == 0), default=0)
-        if result.summary.longest_prompt_tokens > known:
-            console.print(
-                f"  its points end at prompts of {known:,} tokens, the longest has"
-                f" {result.summary.longest_prompt_tokens:,}: beyond, times grow with the square"
-            )
-    for note in result.notes:
+    for note in (*beyond_lines([result.beyond]), *result.notes):
         console.print(note, markup=False)
 
 

@@ -15,11 +15,13 @@ from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.request import Targets
 from conserve_sglang.policy import make_policy
 from conserve_sglang.sim import (
+    Beyond,
     ConversationRecord,
     Deployment,
     Outcome,
     Simulation,
     SimWorkerSpec,
+    beyond_points,
 )
 
 LARGEST_FLEET = 64
@@ -39,6 +41,7 @@ class Score:
     answered never ends (infinite). Power and tokens per joule are those of the load going on: of
     the time in which conversations arrive, without the run's beginning and end. `scale`: the share
     of the fleet that was simulated; `mean_w` and `load_per_s` are of the whole fleet again.
+    `beyond`: what went beyond the points of profiles, and is extrapolated.
     """
 
     load_per_s: float
@@ -55,6 +58,7 @@ class Score:
     mean_w: float
     tokens_per_joule: float
     power: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    beyond: tuple[Beyond, ...] = ()
 
     def keeps(self, targets: Targets) -> bool:
         """Whether the targets are met."""
@@ -167,6 +171,7 @@ def simulate(fleet: Fleet, load: Load, rate_per_s: float, targets: Targets, seed
         power={
             tier: [(at, watts / scale) for at, watts in points] for tier, points in power.items()
         },
+        beyond=beyond_points(simulation.workers.values()),
     )
 
 

@@ -52,7 +52,7 @@ def plan_page(plan: Plan, profiles: Sequence[Profile], command: str) -> str:
         _load(plan),
         _doubts(plan),
         _comparisons(plan),
-        _profiles(profiles),
+        _profiles(plan, profiles),
         section(
             "How this was computed",
             listing(_APPROXIMATIONS),
@@ -232,7 +232,7 @@ def _comparisons(plan: Plan) -> str:
     )
 
 
-def _profiles(profiles: Sequence[Profile]) -> str:
+def _profiles(plan: Plan, profiles: Sequence[Profile]) -> str:
     columns = [
         ("profile", False), ("GPU", False), ("times", False), ("watts", False), ("source", False),
     ]  # fmt: skip
@@ -246,11 +246,19 @@ def _profiles(profiles: Sequence[Profile]) -> str:
         ]
         for profile in profiles
     ]
+    beyond = [f"{one.text[0].upper()}{one.text[1:]}." for one in plan.chosen.score.beyond]
+    reached = (
+        paragraph("Part of the choice lies beyond the points of its profiles:") + listing(beyond)
+        if beyond
+        else paragraph("All that the choice was simulated with lies within its profiles' points.")
+    )
     words = (
         "Caps below what a profile was taken at are derived from it, which is an estimate too."
         " Every joule and watt on this page is modelled."
     )
-    return section("Where the numbers come from", table(columns, rows), paragraph(words, "soft"))
+    return section(
+        "Where the numbers come from", table(columns, rows), reached, paragraph(words, "soft")
+    )
 
 
 def _kind(provenance: Provenance | None) -> str:

@@ -7,6 +7,7 @@ from conserve_sglang.sim.driver import Simulation
 from conserve_sglang.sim.from_tier_map import alone_tier, deployment_of, profiles_of
 from conserve_sglang.sim.perf_model import PerfModel, PowerModel
 from conserve_sglang.sim.power import ModelledEnergy, WorkerEnergy
+from conserve_sglang.sim.reach import Beyond, beyond_points
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
 from conserve_sglang.sim.summary import Figures, Summary, Tally, summary_of
 from conserve_sglang.sim.view import (
@@ -22,6 +23,7 @@ __all__ = [
     "A40_QWEN3_0_6B_200W",
     "PERF_MODELS",
     "Alone",
+    "Beyond",
     "ConversationRecord",
     "Deployment",
     "Figures",
@@ -39,6 +41,7 @@ __all__ = [
     "WorkerLoss",
     "alone",
     "alone_tier",
+    "beyond_points",
     "deployment_of",
     "gap_percentile_s",
     "mean_gap_s",

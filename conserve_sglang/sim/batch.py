@@ -5,6 +5,7 @@ from heapq import heappop, heappush
 
 from conserve_sglang.sim.decode_log import DecodeLog, StepRun
 from conserve_sglang.sim.perf_model import PowerModel, run_length
+from conserve_sglang.sim.reach import Reach
 from conserve_sglang.sim.turn_run import TurnRun
 
 FORGET_EVERY = 32
@@ -31,9 +32,11 @@ class DecodeBatch:
         "kv_tokens",
         "num_running",
         "num_steps",
+        "reach",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
         self.num_running = 0
         self.num_steps = 0
         self.kv_tokens = 0
@@ -68,6 +71,7 @@ class DecodeBatch:
         if log.num_runs % FORGET_EVERY == 0:
             log.forget_before(min(run.joined_at_step for _, _, run in self._heap))
         log.add(steps)
+        self.reach.decoded(self.num_running, self.kv_tokens, steps.num_steps)
         if power is not None:
             self._book(power, steps)
         self._last_end_s = now

@@ -52,7 +52,9 @@ class PerfModel:
     KV; of that, the time of the first point keeps no link busy. `request_tokens` and
     `request_times_s`: the first token of a turn beyond its prefill, by the prompt's length;
     `handoff_tokens` and `handoff_times_s`: through a prefiller and a decoder, beyond that and the
-    move. `unknown`: which of these the profile does not tell; they count as 0.
+    move. `unknown`: which of these the profile does not tell; they count as 0. `most_batch`,
+    `most_kv_tokens`: up to where a decode step comes from points; `most_append_tokens`: the same
+    of the context of an append. Infinite: not told.
     """
 
     name: str
@@ -71,6 +73,9 @@ class PerfModel:
     handoff_tokens: tuple[int, ...] = (1,)
     handoff_times_s: tuple[float, ...] = (0.0,)
     unknown: tuple[str, ...] = ()
+    most_batch: float = math.inf
+    most_kv_tokens: float = math.inf
+    most_append_tokens: float = math.inf
     power: PowerModel | None = None
     is_estimated: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from conserve_sglang.sim.kv_pool import KvPool
 from conserve_sglang.sim.perf_model import run_length, steps_until
 from conserve_sglang.sim.power import WorkerEnergy, worker_energy
 from conserve_sglang.sim.prefill_batch import PrefillBatch
+from conserve_sglang.sim.reach import Reach
 from conserve_sglang.sim.turn_run import TurnRun
 from conserve_sglang.sim.worker_spec import Reports, SimWorkerSpec
 
@@ -31,11 +32,9 @@ class SimWorker:
     """One worker: its queues, its batch, its KV pool, and the one action it is busy with."""
 
     def __init__(self, worker: SimWorkerSpec, kernel: Kernel, reports: Reports) -> None:
-        self.spec = worker.spec
-        self.perf = worker.perf
+        self.spec, self.perf = worker.spec, worker.perf
         self.pool = KvPool(worker.kv_pool_tokens or worker.spec.kv_capacity_tokens)
-        self.num_retracted = 0
-        self.busy_s = 0.0
+        self.num_retracted, self.busy_s = 0, 0.0
         self.joins_chunks = True  # full chunks of a long prompt as one action
         self._power = worker.perf.power  # of the action in progress
         self._kernel, self._reports = kernel, reports
@@ -48,13 +47,13 @@ class SimWorker:
         self._wants_room: deque[TurnRun] = deque()
         self._arrived: deque[TurnRun] = deque()
         self._open: TurnRun | None = None  # prefilled in part
+        self.reach = Reach(worker.perf, str(worker.spec.tier))
         self._prefill = PrefillBatch()
-        self._batch = DecodeBatch()
+        self._batch = DecodeBatch(self.reach)
         self._steps = StepRun(0, 0, 0.0, 0.0, 0.0, 0.0)  # in decode now
         self._action_start_s = 0.0
         self._wake_at_s: float | None = None
-        self._is_planning = False
-        self.is_lost = False
+        self._is_planning = self.is_lost = False
 
     # what comes in
 
@@ -238,6 +237,7 @@ class SimWorker:
                 return
             waiting.popleft()
             run.prefill_after(resident, self.perf)
+            self.reach.prefilled(run.prefill_from, run.input_tokens)
             run.prefill_at_s = now
             if not run.is_prefilled_apart:
                 run.cached_tokens = run.prefill_from

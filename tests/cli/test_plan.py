@@ -1,11 +1,15 @@
 """conserve-sglang plan."""
 
 import json
+import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from conserve_sglang.profiles import save_profile
+from conserve_sglang.profiles.published import a40_qwen3_0_6b
 from conserve_sglang.tiermap import load_tier_map
 
 from .conftest import Ran, RunCli
@@ -81,6 +85,29 @@ def test_json_has_the_choice_its_margins_and_where_numbers_come_from(
     assert kinds == {"published", "estimated"}
     assert document["tier_map"].splitlines()[0].startswith("# Chosen by")
     assert document["runner_ups"]
+
+
+def test_what_lies_beyond_the_profiles_points_is_said_everywhere(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    whole = a40_qwen3_0_6b(300)
+    known = tuple(point for point in whole.prefill if point.new_tokens <= 2048)
+    short = replace(whole, name="short", prefill=known)
+    (tmp_path / "inventory.yaml").write_text(INVENTORY.replace("[null, 200]", "[null]"))
+    (tmp_path / "workload.yaml").write_text(WORKLOAD)
+    files = ("--inventory", tmp_path / "inventory.yaml", "--workload", tmp_path / "workload.yaml")
+    report = tmp_path / "report.html"
+    options = ("--profiles", save_profile(short, tmp_path), "--quick", "--report", report)
+    said = " ".join(run_cli("plan", *files, *options).out.split())
+    words = (
+        r"prompt tokens up to 8,\d+, the points of profile short end at 2,048 \((3|4)\.\d+ x as far"
+    )
+    assert re.search(words, said)
+    assert re.search(words, report.read_text())
+    chosen = json.loads(run_cli("plan", *files, *options, "--json").out)["chosen"]
+    (prompts,) = (one for one in chosen["beyond_profile"] if one["what"] == "prompt tokens")
+    assert prompts["reached"] >= 8000
+    assert (prompts["points_end_at"], prompts["of"]) == (2048, "prefills")
 
 
 def infeasible(run_cli: RunCli, files: tuple[object, ...], *more: object) -> Ran:

@@ -79,9 +79,22 @@ def test_prompts_beyond_a_profiles_points_are_told(run_cli: RunCli, tmp_path: Pa
     short = replace(
         short, name="short", prefill=tuple(p for p in short.prefill if p.new_tokens <= 8192)
     )
-    assert "its points end" not in run_cli(*SYNTHETIC).out
-    out = run_cli(*SYNTHETIC, "--profile", save_profile(short, tmp_path)).out
-    assert "its points end at prompts of 8,192 tokens, the longest has" in " ".join(out.split())
+    assert "beyond the profile" not in run_cli(*SYNTHETIC).out
+    wanted = ("--profile", save_profile(short, tmp_path))
+    out = " ".join(run_cli(*SYNTHETIC, *wanted).out.split())
+    assert "beyond the profile: tier prefill: prompt tokens up to" in out
+    assert "the points of profile short end at 8,192" in out
+    several = run_cli(*SYNTHETIC, *wanted, "--policy", "conserve", "--policy", "stock-pd").out
+    assert "the points of profile short end at 8,192" in " ".join(several.split())
+    told = json.loads(run_cli(*SYNTHETIC, *wanted, "--json").out)
+    (prompts,) = (
+        one
+        for one in told["beyond_profile"]
+        if (one["tier"], one["what"]) == ("prefill", "prompt tokens")
+    )
+    assert 8192 < prompts["reached"] <= told["summary"]["longest_prompt_tokens"]
+    assert prompts["times_as_far"] == prompts["reached"] / 8192
+    assert 0 < prompts["share"] <= 1
 
 
 def test_a_profile_of_ones_own_is_preferred(run_cli: RunCli, tmp_path: Path) -> None:
