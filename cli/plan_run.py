@@ -1,6 +1,7 @@
 """From options to a plan, its tier map and its report."""
 
 import math
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from conserve_sglang.profiles import Profile, load_profile, open_profile, shippe
 from conserve_sglang.report.plan_page import plan_page
 
 HOURS_A_DAY = 24
+MAP_MARK, REPORT_MARK = "Chosen by `conserve-sglang plan`", "<title>Plan: "
+"""What the files begin with: nothing else that is there already is written over."""
 _SLOS = ("ttfet", "tbt", "e2e")
 
 
@@ -94,6 +97,7 @@ class Result:
 
 def run(wishes: Wishes) -> Result:
     """Plan. Raises ConfigError for files and options that are wrong or do not fit together."""
+    check_outputs(wishes)
     inventory = load_inventory(wishes.inventory)
     profiles = _profiles(wishes.profiles)
     request = Request(
@@ -102,8 +106,8 @@ def run(wishes: Wishes) -> Result:
         load=load_workload(wishes.workload, wishes.rate_per_s),
         targets=_targets(wishes),
         objective=_objective(wishes.objective),
-        power_budget_w=wishes.power_budget_w,
-        mean_power_w=_mean_power_w(wishes.energy_budget_kwh),
+        power_budget_w=_positive("--power-budget", wishes.power_budget_w),
+        mean_power_w=_mean_power_w(_positive("--energy-budget", wishes.energy_budget_kwh)),
         seed=wishes.seed,
     )
     with _progress() as told:
@@ -142,13 +146,43 @@ def head_of(plan: Plan) -> list[str]:
     score, load = plan.chosen.score, plan.request.load
     level = plan.request.targets.level * 100
     return [
-        f"Chosen by `conserve-sglang plan` for {score.load_per_s:g} conversations/s of"
-        f" {load.source}.",
+        f"{MAP_MARK} for {score.load_per_s:g} conversations/s of {load.source}.",
         f"Modelled, from profiles: TTFET p{level:g} {score.ttfet_s:.3g} s, last-turn TBT p{level:g}"
         f" {score.tbt_s * 1e3:.3g} ms, E2E p{level:g} {score.e2e_s:.3g} s,",
         f"{score.mean_w:.0f} W on average of {plan.chosen.peak_w:.0f} W at most,"
         f" {score.tokens_per_joule:.3g} tokens/J. The command:",
     ]
+
+
+def check_outputs(wishes: Wishes) -> None:
+    """That files can be written, before the work is done. Raises PlanError where one cannot, is one
+    of the inputs, or is there already and was not written by `plan`."""
+    marks = ((wishes.out, MAP_MARK), (wishes.report, REPORT_MARK))
+    if wishes.out is not None and wishes.out == wishes.report:
+        raise PlanError(f"{wishes.out}: is named for both the tier map and the report")
+    for path, mark in marks:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise PlanError(f"{path}: cannot be written: it is a directory")
+        if not path.exists():
+            folder = path.parent
+            if not folder.is_dir():
+                raise PlanError(f"{path}: cannot be written: there is no directory {folder}")
+            if not os.access(folder, os.W_OK):
+                raise PlanError(f"{path}: cannot be written: {folder} is not writable")
+        elif not os.access(path, os.W_OK):
+            raise PlanError(f"{path}: cannot be written: permission denied")
+        elif path.is_file() and path.stat().st_size and mark not in _beginning(path):
+            raise PlanError(
+                f"{path}: is there already, and was not written by `conserve-sglang plan`; choose"
+                " another name, or remove it"
+            )
+
+
+def _beginning(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(400)
 
 
 def _write(path: Path, text: str) -> None:
@@ -196,6 +230,12 @@ def _objective(name: str) -> Objective:
     except ValueError as error:
         known = ", ".join(one.value for one in Objective)
         raise PlanError(f"--objective {name}: there is none of that name; use {known}") from error
+
+
+def _positive(option: str, value: float | None) -> float | None:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise PlanError(f"{option} {value:g}: give a number above 0, or leave it out")
+    return value
 
 
 def _mean_power_w(kwh_a_day: float | None) -> float | None:

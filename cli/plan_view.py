@@ -15,6 +15,8 @@ from conserve_sglang.profiles import Profile
 from .beyond_view import as_beyond, beyond_lines
 from .plan_run import Result
 
+CHECK_CAPS = "look at its Min Power Limit (`nvidia-smi -q -d POWER`)"
+
 
 def show(result: Result, *, as_json: bool) -> None:
     """Print it."""
@@ -113,7 +115,9 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
             }
             for one in plan.doubts
         ],
+        "caps_of_unknown_range": list(plan.doubtful_caps),
         "optimality_gap": plan.gap,
+        "optimality": plan.proven,
         "columns": plan.num_columns,
         "optimizer_s": plan.optimizer_s,
         "simulation_s": plan.simulation_s,
@@ -264,10 +268,13 @@ def _print_footing(result: Result, plan: Plan, console: Console) -> None:
         )
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")
+    for gpu in plan.doubtful_caps:
+        console.print(f"the least power cap that the {gpu} accepts is not known: {CHECK_CAPS}")
     console.print(
-        f"{plan.num_columns} operating points, integer programs {plan.optimizer_s:.1f} s (gap"
-        f" {plan.gap:.2%}), {len(plan.options)} fleets simulated in {plan.simulation_s:.1f} s"
+        f"{plan.num_columns} operating points, integer programs {plan.optimizer_s:.1f} s;"
+        f" {len(plan.options)} fleets simulated in {plan.simulation_s:.1f} s{_at_scale(plan)}"
     )
+    console.print(f"{plan.proven}; the simulator chose among these fleets")
     if result.wishes.out is not None:
         console.print(f"tier map: {result.wishes.out}")
     if result.wishes.report is not None:
@@ -287,6 +294,11 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
         console.print("no change of a single limit helps: other GPUs or another model are needed")
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")
+
+
+def _at_scale(plan: Plan) -> str:
+    scale = plan.chosen.score.scale
+    return f", the chosen one at {scale:.1%} of its size" if scale < 1 else ""
 
 
 def _latencies(score: Score) -> str:

@@ -11,8 +11,8 @@ from conserve_sglang.sim import perf_model_of
 from conserve_sglang.sim.from_tier_map import DEFAULT_CHUNK_TOKENS
 
 CAP_SHARES = (0.9, 0.8, 0.7, 0.6)
-"""Caps that are tried where the inventory names none, as shares of the rated power. Lower ones are
-below what some cards accept."""
+"""Caps that are tried where the inventory names none, as shares of the rated power; not below what
+the card accepts, where that is known."""
 
 
 def hardware_of(inventory: Inventory, profiles: Sequence[Profile]) -> tuple[Hardware, ...]:
@@ -75,7 +75,8 @@ def _under_caps(tier: GpuTier, profile: Profile) -> Iterator[Profile]:
     if tier.power_caps_w is None:
         wanted: list[float | None] = [now]
         if rated is not None:
-            wanted += [float(round(rated * share)) for share in CAP_SHARES]
+            caps = [float(round(rated * share)) for share in CAP_SHARES]
+            wanted += [cap for cap in caps if cap >= (tier.least_cap_w or 0.0)]
     else:
         wanted = [now if cap is None else cap for cap in tier.power_caps_w]
     for cap in wanted:

@@ -1,5 +1,6 @@
 """Inventory and workload files, read as strictly as a tier map: an unknown field is an error."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from conserve_sglang.core.tier import FlagValue
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.inventory import ALL_ROLES, GpuTier, Host, Inventory
 from conserve_sglang.planning.load import Load
+from conserve_sglang.profiles.hardware import least_cap_w
 from conserve_sglang.tiermap.strict import Parts, explain, read_text, read_yaml
 from conserve_sglang.traces import read_trace
 from conserve_sglang.workload import (
@@ -52,7 +54,8 @@ class HostFile(_Strict, frozen=True, kw_only=True):
 
 
 class GpuTierFile(_Strict, frozen=True, kw_only=True):
-    """Equal GPUs and what may be done with them."""
+    """Equal GPUs and what may be done with them. `least_power_cap_w`: the lowest cap they accept,
+    where the table of known GPUs does not tell or is wrong."""
 
     name: Name
     gpu: Annotated[str, Meta(min_length=1)]
@@ -60,6 +63,7 @@ class GpuTierFile(_Strict, frozen=True, kw_only=True):
     roles: tuple[Literal["prefill", "decode", "mixed"], ...] | None = None
     tp: tuple[Count, ...] | None = None
     power_caps_w: tuple[Positive | None, ...] | None = None
+    least_power_cap_w: Positive | None = None
     kv_capacity_tokens: Count | None = None
     sglang_flags: dict[str, FlagValue] = {}
 
@@ -134,6 +138,14 @@ def _tier(path: Path, tier: GpuTierFile) -> GpuTier:
     for tp in tier.tp or ():
         if tp & (tp - 1):
             raise PlanError(f"{path}: tier {tier.name}: tp: {tp} is no power of two")
+    least_w = tier.least_power_cap_w or least_cap_w(tier.gpu)
+    for cap in tier.power_caps_w or ():
+        if cap is not None and least_w is not None and cap < least_w:
+            raise PlanError(
+                f"{path}: tier {tier.name}: power_caps_w: {cap:g} W is less than the {least_w:g} W"
+                f" that the {tier.gpu} accepts; leave it out, or say in least_power_cap_w what"
+                " `nvidia-smi -q -d POWER` tells as the Min Power Limit of these cards"
+            )
     return GpuTier(
         name=tier.name,
         gpu=tier.gpu,
@@ -141,6 +153,7 @@ def _tier(path: Path, tier: GpuTierFile) -> GpuTier:
         roles=ALL_ROLES if tier.roles is None else tuple(Role(role) for role in tier.roles),
         tps=tier.tp,
         power_caps_w=tier.power_caps_w,
+        least_cap_w=least_w,
         kv_capacity_tokens=tier.kv_capacity_tokens,
         sglang_flags=tier.sglang_flags,
     )
@@ -158,6 +171,8 @@ def _host(path: Path, tier: str, host: HostFile) -> Host:
 def load_workload(path: Path, rate_per_s: float | None = None) -> Load:
     """Read a workload file, or a trace itself; `rate_per_s` takes the place of its own load.
     Raises PlanError, or TraceError for a trace that cannot be read."""
+    if rate_per_s is not None and not (rate_per_s > 0 and math.isfinite(rate_per_s)):
+        raise PlanError(f"--rate {rate_per_s:g}: give how many conversations come a second")
     if path.suffix not in (".yaml", ".yml"):
         return _from_trace(path, WorkloadFile(schema_version=1, trace=path.name), rate_per_s)
     decoded = _decode(path, WorkloadFile, _WORKLOAD)

@@ -21,8 +21,9 @@ class Host:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuTier:
     """Equal GPUs. `tps` and `power_caps_w`: what may be chosen of that (a cap of None leaves the
-    GPU as delivered); None: whatever there are profiles of. `kv_capacity_tokens`: a worker's pool
-    where its profile does not tell. `sglang_flags` go into the tier map as they are."""
+    GPU as delivered); None: whatever there are profiles of. `least_cap_w`: the lowest power cap the
+    cards accept, None: not known. `kv_capacity_tokens`: a worker's pool where its profile does not
+    tell. `sglang_flags` go into the tier map as they are."""
 
     name: str
     gpu: str
@@ -30,6 +31,7 @@ class GpuTier:
     roles: tuple[Role, ...] = ALL_ROLES
     tps: tuple[int, ...] | None = None
     power_caps_w: tuple[float | None, ...] | None = None
+    least_cap_w: float | None = None
     kv_capacity_tokens: int | None = None
     sglang_flags: Mapping[str, FlagValue] = field(default_factory=dict)
 

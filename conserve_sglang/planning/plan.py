@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.planning.diagnosis import Binding, Change, Remedy
 from conserve_sglang.planning.problem import Config, Objective
+from conserve_sglang.planning.program import SMALL_FLEET
 from conserve_sglang.planning.request import Request, Targets
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.score import Score
@@ -103,6 +104,28 @@ class Plan:
     def margins(self) -> tuple[Margin, ...]:
         """How far the chosen one is from each limit."""
         return margins_of(self.request, self.chosen)
+
+    @property
+    def proven(self) -> str:
+        """How good the integer program's first choice is known to be, in words."""
+        num_gpus = self.request.inventory.num_gpus
+        if num_gpus <= SMALL_FLEET:
+            return "no choice is better than the integer program's first one, by its approximations"
+        return (
+            f"{num_gpus} GPUs are more than the {SMALL_FLEET} that are planned exactly: by its"
+            f" approximations the best choice is at most {self.gap:.2%} better than the integer"
+            " program's first one"
+        )
+
+    @property
+    def doubtful_caps(self) -> tuple[str, ...]:
+        """GPUs whose chosen power caps may be refused: the least cap they accept is not known."""
+        inventory = self.request.inventory
+        capped = {one.tier for one in self.chosen.counts if one.power_cap_w is not None}
+        gpus = [
+            tier.gpu for tier in inventory.tiers if tier.name in capped and not tier.least_cap_w
+        ]
+        return tuple(dict.fromkeys(gpus))
 
     @property
     def runner_ups(self) -> tuple[Option, ...]:

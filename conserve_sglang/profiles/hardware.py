@@ -17,6 +17,7 @@ class Gpu:
     """One GPU: FLOP/s, bytes and bytes/s (of `link` in one direction), watts, MHz.
 
     `idle_w`: what it draws with a server loaded that has nothing to do, where that was published.
+    `least_cap_w`: the lowest power cap it accepts; None: not known.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Gpu:
     tdp_w: float
     max_clock_mhz: int
     idle_w: float | None = None
+    least_cap_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +79,29 @@ GPUS: Mapping[str, Gpu] = {
     for gpu in (
         Gpu(name="A40", peak_flop_per_s=149.7e12, memory_bytes=48 * GB,
             memory_bytes_per_s=0.696e12, link_bytes_per_s=31.5 * GB, tdp_w=300,
-            max_clock_mhz=1740, idle_w=76),
+            max_clock_mhz=1740, idle_w=76, least_cap_w=100),
         Gpu(name="L4", peak_flop_per_s=121e12, memory_bytes=24 * GB, memory_bytes_per_s=0.3e12,
-            link_bytes_per_s=31.5 * GB, tdp_w=72, max_clock_mhz=2040),
+            link_bytes_per_s=31.5 * GB, tdp_w=72, max_clock_mhz=2040, least_cap_w=40),
         Gpu(name="L40S", peak_flop_per_s=362e12, memory_bytes=48 * GB,
             memory_bytes_per_s=0.864e12, link_bytes_per_s=31.5 * GB, tdp_w=350,
             max_clock_mhz=2520),
         Gpu(name="A100", peak_flop_per_s=312e12, memory_bytes=80 * GB,
             memory_bytes_per_s=2.04e12, link_bytes_per_s=300 * GB, tdp_w=400,
-            max_clock_mhz=1410, idle_w=63),
+            max_clock_mhz=1410, idle_w=63, least_cap_w=100),
         Gpu(name="H100", peak_flop_per_s=989e12, memory_bytes=80 * GB,
             memory_bytes_per_s=3.35e12, link_bytes_per_s=450 * GB, tdp_w=700,
-            max_clock_mhz=1980, idle_w=75),
+            max_clock_mhz=1980, idle_w=75, least_cap_w=200),
         Gpu(name="H200", peak_flop_per_s=989e12, memory_bytes=141 * GB,
             memory_bytes_per_s=4.8e12, link_bytes_per_s=450 * GB, tdp_w=700,
-            max_clock_mhz=1980, idle_w=75),
+            max_clock_mhz=1980, idle_w=75, least_cap_w=200),
     )
 }  # fmt: skip
 """Idle: A40 with a loaded engine (arXiv 2606.01839's logs, 75-77 W), A100 and H100 as in
-Splitwise's power table (arXiv 2311.18677), the H200 as the H100 (assumed: the same chip)."""
+Splitwise's power table (arXiv 2311.18677), the H200 as the H100 (assumed: the same chip).
+
+Least caps: the "Min Power Limit" of published `nvidia-smi -q` logs: A40 (board 900-2G133-0000-000),
+L4 (900-2G193-0000-001), A100 SXM (github.com/NVIDIA/DCGM issue 152), H100 SXM (692-2G520-0200-000),
+H200 (695-2G520-0280-000). Their maxima are the rated powers. The L40S's was not found."""
 
 MODELS: Mapping[str, ModelShape] = {
     model.name: model
@@ -114,6 +120,12 @@ def gpu_named(name: str) -> Gpu:
     if found is None:
         raise ProfileError(f"nothing is known of a GPU {name!r}; known: {', '.join(GPUS)}")
     return found
+
+
+def least_cap_w(gpu: str) -> float | None:
+    """The lowest power cap a GPU accepts; None where that, or the GPU, is not known."""
+    found = {known.lower(): one for known, one in GPUS.items()}.get(gpu.lower())
+    return None if found is None else found.least_cap_w
 
 
 def model_named(name: str) -> ModelShape:

@@ -257,7 +257,18 @@ def _profiles(plan: Plan, profiles: Sequence[Profile]) -> str:
         " Every joule and watt on this page is modelled."
     )
     return section(
-        "Where the numbers come from", table(columns, rows), reached, paragraph(words, "soft")
+        "Where the numbers come from",
+        table(columns, rows),
+        reached,
+        listing([_unknown_cap(gpu) for gpu in plan.doubtful_caps]),
+        paragraph(words, "soft"),
+    )
+
+
+def _unknown_cap(gpu: str) -> str:
+    return (
+        f"The least power cap that the {gpu} accepts is not known here; look at its Min Power Limit"
+        " (nvidia-smi -q -d POWER) before the map is launched."
     )
 
 
@@ -270,8 +281,10 @@ def _kind(provenance: Provenance | None) -> str:
 
 
 def _effort(plan: Plan) -> str:
+    scale = plan.chosen.score.scale
+    size = f" The chosen one was simulated at {scale:.1%} of its size." if scale < 1 else ""
     return (
-        f"{plan.num_columns} operating points; integer programs {plan.optimizer_s:.1f} s, proven to"
-        f" within {plan.gap:.2%} of their best; {len(plan.options)} fleets simulated in"
-        f" {plan.simulation_s:.1f} s."
+        f"{plan.num_columns} operating points; integer programs {plan.optimizer_s:.1f} s;"
+        f" {len(plan.options)} fleets simulated in {plan.simulation_s:.1f} s.{size}"
+        f" {plan.proven[0].upper()}{plan.proven[1:]}; the simulator chose among these fleets."
     )

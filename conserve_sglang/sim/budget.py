@@ -19,6 +19,7 @@ from conserve_sglang.power.from_tier_map import control_settings
 from conserve_sglang.power.latency_window import recent_latency
 from conserve_sglang.power.observation import CapMove, Latency, Move, Observation, TierReading
 from conserve_sglang.profiles import Profile
+from conserve_sglang.profiles.hardware import least_cap_w
 from conserve_sglang.profiles.knobs import with_knobs
 from conserve_sglang.sim.driver import Simulation
 from conserve_sglang.sim.perf_model import PerfModel
@@ -28,7 +29,8 @@ from conserve_sglang.sim.view import perf_model_of
 PERIOD_S = 1.0
 Sample = tuple[float, float, float]
 LEAST_SHARE = 200 / 700
-"""The least cap over the rated power: as an HGX H100 has it, 200 to 700 W; assumed for all."""
+"""The least cap over the rated power where a GPU's own is not known: as an H100 has it, 200 to
+700 W (assumed)."""
 _STILL_S = 3600.0  # nothing has happened for so long: the simulation is told to be stuck
 
 
@@ -179,7 +181,8 @@ class _SimTier:
         self._profile = profile
         rated_w = profile.tdp_w or profile.power_cap_w or 0.0
         self.base_w = float(profile.power_cap_w or rated_w)
-        self.least_w = min(self.base_w, float(ceil(LEAST_SHARE * rated_w)))
+        least_w = least_cap_w(profile.gpu) or float(ceil(LEAST_SHARE * rated_w))
+        self.least_w = min(self.base_w, least_w)
         self.cap_w = self.base_w
         self._perfs: dict[float, PerfModel] = {self.base_w: perf_model_of(profile)}
         self.capped(self.least_w)  # refused here and now, if it cannot be told

@@ -106,14 +106,20 @@ def _fitting(tier: Tier, model: str, known: Iterable[Profile]) -> Profile | None
     ]
     if not own:
         return None
-    own.sort(key=lambda profile: (PREFERRED.index(profile.provenance.kind), -_cap_w(profile)))
+    own.sort(
+        key=lambda profile: (
+            profile.sm_clock_mhz != tier.sm_clock_mhz,
+            PREFERRED.index(profile.provenance.kind),
+            -_cap_w(profile),
+        )
+    )
     if tier.power_cap_w is None and tier.sm_clock_mhz is None:
         return own[0]
     cap_w = _cap_w(own[0]) if tier.power_cap_w is None else tier.power_cap_w
     for profile in own:
         if _cap_w(profile) == cap_w and profile.sm_clock_mhz == tier.sm_clock_mhz:
             return profile
-    above = [profile for profile in own if _cap_w(profile) >= cap_w]
+    above = [one for one in own if _cap_w(one) >= cap_w and _is_as_fast(one, tier.sm_clock_mhz)]
     try:
         return with_knobs(
             min(above, key=_cap_w) if above else own[0],
@@ -122,6 +128,11 @@ def _fitting(tier: Tier, model: str, known: Iterable[Profile]) -> Profile | None
         )
     except ProfileError as error:
         raise ConfigError(f"tier {tier.name}: {error}") from error
+
+
+def _is_as_fast(profile: Profile, sm_clock_mhz: int | None) -> bool:
+    now = profile.sm_clock_mhz
+    return now is None or (sm_clock_mhz is not None and now >= sm_clock_mhz)
 
 
 def _cap_w(profile: Profile) -> float:

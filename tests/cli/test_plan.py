@@ -136,6 +136,15 @@ def test_what_cannot_be_is_exit_code_3_and_the_least_change(
         (("--slo", "e2e=nan"), "write ttfet=SECONDS, tbt=SECONDS or e2e=SECONDS"),
         (("--slo", "ttfet=4", "--slo", "ttfet=9"), "--slo: ttfet is given twice"),
         (("--objective", "best"), "there is none of that name; use tokens-per-joule"),
+        (("--rate", 0), "--rate 0: give how many conversations come a second"),
+        (("--rate", "nan"), "--rate nan: give how many conversations come a second"),
+        (("--power-budget", 0), "--power-budget 0: give a number above 0"),
+        (("--power-budget", -3), "--power-budget -3: give a number above 0"),
+        (("--energy-budget", 0), "--energy-budget 0: give a number above 0"),
+        (("-o", "nowhere/map.yaml"), "there is no directory nowhere"),
+        (("--report", "nowhere/page.html"), "there is no directory nowhere"),
+        (("-o", "."), "it is a directory"),
+        (("-o", "one.html", "--report", "one.html"), "for both the tier map and the report"),
         (("--profiles", "nothing"), "no profile 'nothing'"),
         (("--profiles", "h100-qwen3-8b"), "none of the profiles is of A40 or L4"),
     ],
@@ -146,6 +155,19 @@ def test_options_that_are_wrong_are_exit_code_2(
     ran = run_cli("plan", *files, *options)
     assert ran.code == 2
     assert message in ran.err
+
+
+def test_only_what_plan_wrote_is_written_over(
+    run_cli: RunCli, files: tuple[object, ...], tmp_path: Path
+) -> None:
+    inventory, mine = tmp_path / "inventory.yaml", tmp_path / "page.html"
+    mine.write_text("notes of mine")
+    for option, path in (("-o", inventory), ("--report", mine)):
+        before = path.read_text()
+        ran = run_cli("plan", *files, option, path)
+        assert ran.code == 2
+        assert f"{path}: is there already, and was not written by" in ran.err
+        assert path.read_text() == before
 
 
 def test_files_that_are_not_there_are_exit_code_2(run_cli: RunCli, tmp_path: Path) -> None:

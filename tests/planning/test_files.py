@@ -45,6 +45,12 @@ def test_an_inventory_is_read(tmp_path: Path) -> None:
         ("name: l4", "name: a40", "two have the same name"),
         ("power_caps_w", "power_cap_w", "unknown field; did you mean power_caps_w"),
         ("roles: [decode]", "roles: [think]", "roles"),
+        (
+            "[null, 200]",
+            "[null, 90]",
+            "tier a40: power_caps_w: 90 W is less than the 100 W",
+        ),
+        ("[null, 200]", "[150], least_power_cap_w: 160", "150 W is less than the 160 W"),
         ("schema_version: 1", "schema_version: 2", "schema_version"),
     ],
 )
@@ -84,6 +90,20 @@ def test_a_trace_keeps_its_rhythm_at_another_rate() -> None:
     span = last.arrived_at_s - first.arrived_at_s
     assert span == pytest.approx((len(load.conversations) - 1) / 2.0)
     assert "lines not used" in load.source
+
+
+def test_the_lowest_cap_is_the_cards_own_or_what_the_inventory_says(tmp_path: Path) -> None:
+    text = INVENTORY.replace("gpu: L4", "gpu: L40S")
+    a40, l40s = load_inventory(written(tmp_path, text)).tiers
+    assert (a40.least_cap_w, l40s.least_cap_w) == (100, None)
+    told = text.replace("roles: [decode]", "least_power_cap_w: 110")
+    assert load_inventory(written(tmp_path, told)).tiers[1].least_cap_w == 110
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_load_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(PlanError, match="give how many conversations come a second"):
+        load_workload(SAMPLES / "conversations.jsonl", rate_per_s=rate)
 
 
 @pytest.mark.parametrize("generator", ["mini-swe", "claude-code"])

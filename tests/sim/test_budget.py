@@ -115,7 +115,7 @@ def test_the_same_run_moves_the_same() -> None:
 def test_an_impossible_budget_ends_with_the_least_caps_and_fewer_turns() -> None:
     budget, _, _ = play(the_paper(250.0), plans(40))
     summary = budget.summary()
-    assert summary.caps_w == {"prefill": 86.0, "decode": 86.0}
+    assert summary.caps_w == {"prefill": 100.0, "decode": 100.0}  # the least an A40 accepts
     assert summary.num_moves["over_budget"] >= 2
 
 
