@@ -67,9 +67,9 @@ class Reach:
         perf = self.perf
         self.num_steps += num_steps
         last_kv = kv_tokens + batch * (num_steps - 1)
-        if batch > self.batch:
+        if batch > self.batch:  # noqa: PLR1730 - no call, as often as this runs
             self.batch = batch
-        if last_kv > self.kv_tokens:
+        if last_kv > self.kv_tokens:  # noqa: PLR1730 - no call, as often as this runs
             self.kv_tokens = last_kv
         if batch > perf.most_batch:
             self.batch_beyond += num_steps
@@ -81,13 +81,13 @@ class Reach:
         """A prompt of `tokens`, of which the first `cached_tokens` were there."""
         perf = self.perf
         self.num_prefills += 1
-        if tokens > self.prompt:
+        if tokens > self.prompt:  # noqa: PLR1730 - no call, as often as this runs
             self.prompt = tokens
         if tokens > perf.prefill_tokens[-1]:
             self.prompts_beyond += 1
         if cached_tokens > 0:
             self.num_appends += 1
-            if tokens > self.context:
+            if tokens > self.context:  # noqa: PLR1730 - no call, as often as this runs
                 self.context = tokens
             if tokens > perf.most_append_tokens:
                 self.contexts_beyond += 1
