@@ -1,6 +1,6 @@
 """From options to a simulation's summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import FlagValue, PolicyChoice, TierMap
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.power_log import PowerLog
+from conserve_sglang.policy import POLICIES
 from conserve_sglang.profiles import Profile, open_profile
 from conserve_sglang.sim import (
     Beyond,
@@ -41,7 +42,7 @@ class Result:
     """A run and what it was a run of: `policy` with its `params`, called `label` beside others.
 
     `perf` is what conversations run alone are computed with, `profiles` each tier's; `notes` says
-    for which tier another one's was taken.
+    for which tier another one's was taken, and what else the figures are to be read with.
     `latencies` and `watts` (of each tier over time, if asked for) are what figures are drawn of.
     `num_left_out`: conversations whose turn 1 is larger than the window. `scaling` says how their
     lengths were scaled to it; empty if they were not. `beyond`: what was extrapolated.
@@ -99,7 +100,7 @@ def run(  # noqa: PLR0913 - each one is an option of the command
         rate_per_s=source.rate_per_s,
         perf=perf,
         profiles=profiles,
-        notes=(*notes, *_idle_prefillers(tier_map, choice)),
+        notes=(*notes, *_notes_of(tier_map, choice, drawn.conversations)),
         bad_lines=drawn.bad_lines,
         num_left_out=drawn.num_left_out,
         scaling=drawn.scaling,
@@ -136,14 +137,25 @@ def _value(text: str) -> FlagValue:
     return value if value is None or isinstance(value, int | float) else text
 
 
-def _idle_prefillers(tier_map: TierMap, choice: PolicyChoice) -> tuple[str, ...]:
+def _notes_of(
+    tier_map: TierMap, choice: PolicyChoice, plans: Sequence[ConversationPlan]
+) -> Iterator[str]:
+    """What a reader of the figures has to know of the policy and of the conversations."""
+    needs = POLICIES[choice.name].only_simulated
+    if needs is not None:
+        yield f"{choice.name} is simulated only: on real servers it would need {needs}"
     roles = {tier.role for tier in tier_map.tiers}
-    if choice.name != "colocated" or roles != {Role.PREFILL, Role.DECODE}:
-        return ()
-    return (
-        "colocated has no use for prefill tiers: here they idle, and their watts count; for"
-        " collocation on all GPUs give a tier map of mixed tiers",
-    )
+    if choice.name == "colocated" and roles == {Role.PREFILL, Role.DECODE}:
+        yield (
+            "colocated has no use for prefill tiers: here they idle, and their watts count; for"
+            " collocation on all GPUs give a tier map of mixed tiers"
+        )
+    gaps_s = sum(turn.gap_s for plan in plans for turn in plan.turns[1:])
+    if gaps_s:
+        yield (
+            f"TTFET and E2E, and what they are divided by, hold the tool gaps:"
+            f" {gaps_s / len(plans):,.1f} s of a conversation in the mean"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

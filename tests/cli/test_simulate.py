@@ -209,6 +209,20 @@ def test_large_figures_of_a_comparison_are_told_whole(run_cli: RunCli) -> None:
     assert "…" not in run_cli(*SYNTHETIC, *slow, *policies).out
 
 
+def test_figures_come_with_what_they_are_to_be_read_with(run_cli: RunCli) -> None:
+    policies = ("--policy", "conserve", "--policy", "coin-flip")
+    out = " ".join(run_cli(*SYNTHETIC, *policies).out.split())
+    assert "coin-flip is simulated only: on real servers it would need KV sent from" in out
+    assert "conserve is simulated only" not in out
+    assert "hold the tool gaps" not in out
+    trace = ("simulate", "--tier-map", MAP, "--trace", SAMPLES / "conversations.jsonl")
+    notes = json.loads(run_cli(*trace, "--json").out)["notes"]
+    assert notes == [
+        "TTFET and E2E, and what they are divided by, hold the tool gaps: 1.0 s of a conversation"
+        " in the mean"
+    ]
+
+
 def test_a_policy_is_played_with_parameters_of_its_own(run_cli: RunCli, tmp_path: Path) -> None:
     names = ("coin-flip:error_rate=1", "coin-flip:error_rate=0", "conserve-blind")
     policies = [word for name in names for word in ("--policy", name)]
