@@ -20,6 +20,10 @@ PATIENT = DispatchSettings(
 CAPS = ("300/300", "300/200", "200/200")
 """Watts of the prefiller and of the three decoders. Of four mixed engines, one and three."""
 
+THREE_TIERS = "300/200/300"
+"""The same with two decode tiers: one decoder, of 200 W, for short contexts only, two for all. Of
+four mixed engines, one is for short contexts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -79,6 +83,7 @@ CANDIDATES = (
         params={"by_history": True},
         is_ours=True,
     ),
+    Candidate(name="work-conserving, mixed", policy="work-conserving", is_mixed=True, is_ours=True),
     Candidate(name="work-conserving-tails", policy="work-conserving-tails", is_ours=True),
     Candidate(
         name="conserve-pack", policy="conserve-pack", is_ours=True, tbt_parts={"tbt_target_s": 1.0}
@@ -87,10 +92,15 @@ CANDIDATES = (
 
 
 def deployment(
-    candidate: Candidate, caps: str, slo: Mapping[str, float], interval: int = 0
+    candidate: Candidate,
+    caps: str,
+    slo: Mapping[str, float],
+    interval: int = 0,
+    short_tokens: int = 0,
 ) -> Deployment:
     """Four A40s under the caps. `slo`: the workload's targets in seconds, "ttfet" and "tbt".
-    `interval`: decode steps between two prefill steps, on every engine that decodes."""
+    `interval`: decode steps between two prefill steps, on every engine that decodes.
+    `short_tokens`: with three tiers, the longest context of the second."""
     params = dict(candidate.params)
     params |= {name: part * slo["ttfet"] for name, part in candidate.ttfet_parts.items()}
     params |= {name: part * slo["tbt"] for name, part in candidate.tbt_parts.items()}
@@ -98,15 +108,17 @@ def deployment(
     workers = []
     for number in range(4):
         role = Role.MIXED if candidate.is_mixed else Role.DECODE if number else Role.PREFILL
-        cap = watts[1 if number else 0]
+        cap = watts[min(number, len(watts) - 1)]
+        is_short = number == 1 and caps == THREE_TIERS
         decodes = role is not Role.PREFILL or candidate.policy == "work-conserving-tails"
         workers.append(
             SimWorkerSpec(
                 spec=WorkerSpec(
                     worker_id=WorkerId(f"{role.value}-{number}"),
                     role=role,
-                    tier=TierName(f"{role.value}-{cap}w"),
+                    tier=TierName(f"{role.value}-{cap}w{'-short' if is_short else ''}"),
                     kv_capacity_tokens=KV_TOKENS,
+                    max_context_tokens=short_tokens if is_short else None,
                 ),
                 perf=A40_QWEN3_0_6B if cap == "300" else A40_QWEN3_0_6B_200W,
                 chunk_tokens=CHUNK_TOKENS,

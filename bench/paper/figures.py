@@ -25,6 +25,7 @@ SHOWN = {
     "ConServe, blind": ("#1f77b4", "o", "ConServe as published"),
     "work-conserving": ("#d62728", "D", "work-conserving (ours)"),
     "work-conserving, late last": ("#ff7f0e", "P", "ours, late last"),
+    "work-conserving, mixed": ("#17becf", "X", "ours on mixed workers"),
     "work-conserving-tails": ("#e377c2", "*", "ours + tails (simulated only)"),
     "conserve-pack": ("#2ca02c", "h", "conserve-pack (ours)"),
 }
@@ -52,7 +53,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], folder: Path) -> Iterator[Path]
 
 def _over_load(title: str, rows: Sequence[Row]) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    loads = sorted({row["load"] for row in rows})
+    loads = sorted({row["load"] for row in rows if row["caps_w"] == "300/300"})
     for axis, (name, label) in zip(axes, PANELS, strict=True):
         for policy, (colour, marker, words) in SHOWN.items():
             found = [rows_of(rows, "300/300", load)[policy] for load in loads]

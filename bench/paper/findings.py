@@ -69,11 +69,27 @@ def claim_energy(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
+def beside(
+    rows: Sequence[Row], load: float, caps: str
+) -> tuple[Row, list[tuple[Row, list[float]]]]:
+    """The baseline with the least p95 TTFET, and each of ours that meets the SLO at least half as
+    often as the best does, with its changes of p95 TTFET, p95 TBT and tokens/J against that one."""
+    here = able(rows_of(rows, caps, load).values())
+    rival = min((row for row in here if not row["ours"]), key=lambda row: mean(row, "ttfet_p95"))
+    figures = (("ttfet_p95", "one_clock"), ("tbt_p95", "one_clock"), ("tokens_per_j", "energy"))
+    return rival, [
+        (row, [change(mean(row, *each), mean(rival, *each)) for each in figures])
+        for row in here
+        if row["ours"]
+    ]
+
+
 def at_equal_slo(
     rows: Sequence[Row], load: float, ours_caps: str, their_caps: str
-) -> tuple[str, float, str, float] | None:
-    """The baseline with most tokens/J, and by how much the best of ours that meets the SLO at least
-    as often has more; None where none of ours does. Baselines that meet it less than half as often
+) -> tuple[str, float, str, float, float] | None:
+    """The baseline with most tokens/J, by how much the best of ours that meets the SLO at least as
+    often has more, and by how much a fleet had that never idled; None where none of ours meets it
+    as often. Baselines that meet it less than half as often
     as the best do not count: joules saved by serving nobody in time."""
     theirs = [row for row in rows_of(rows, their_caps, load).values() if not row["ours"]]
     ours = [row for row in rows_of(rows, ours_caps, load).values() if row["ours"]]
@@ -84,7 +100,8 @@ def at_equal_slo(
     best_of_ours = max(equal, key=lambda row: mean(row, "tokens_per_j", "energy"))
     value = mean(rival, "tokens_per_j", "energy")
     gain = change(mean(best_of_ours, "tokens_per_j", "energy"), value)
-    return rival["policy"], value, best_of_ours["policy"], gain
+    idle_share = mean(rival, "idle_share", "energy")
+    return rival["policy"], value, best_of_ours["policy"], gain, 1 / (1 - idle_share) - 1
 
 
 def able(rows: Iterable[Row]) -> list[Row]:

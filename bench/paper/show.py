@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.harness import RESULTS
 from bench.paper import findings
+from bench.paper.candidates import THREE_TIERS
 from bench.paper.findings import Row, mean, rows_of
 
 NAMES = ("paper", "paper_claude_code", "paper_bursty")
@@ -66,11 +67,12 @@ def _section(name: str, record: dict[str, Any]) -> Iterator[str]:
     if name == "paper":
         yield from _claims(rows)
     yield from _goals(rows, loads)
+    yield from _beside(rows, loads)
     yield from _joules(rows, loads)
     for caps in sorted({row["caps_w"] for row in rows}, reverse=True):
         for load in loads:
-            title = f"{caps} W, load {load}, one clock"
-            yield from _table(title, list(rows_of(rows, caps, load).values()), "one_clock")
+            shown = list(rows_of(rows, caps, load).values())
+            yield from _table(_title(record, caps, load, shown), shown, "one_clock")
     if name == "paper":
         title = f"300/300 W, load {findings.SATURATION}, the paper's accounting"
         here = rows_of(rows, "300/300", findings.SATURATION)
@@ -78,6 +80,18 @@ def _section(name: str, record: dict[str, Any]) -> Iterator[str]:
     for load in loads[-2:]:
         title = f"300/300 W, load {load}, one clock, 4 decode steps between two prefill steps"
         yield from _table(title, list(rows_of(rows, "300/300", load, 4).values()), "one_clock")
+
+
+def _title(record: dict[str, Any], caps: str, load: float, here: Sequence[Row]) -> str:
+    title = f"{caps} W, load {load}, one clock"
+    if caps == THREE_TIERS:
+        title += (
+            f", three tiers: one decoder for contexts of at most {record['short_tokens']} tokens"
+        )
+    seeds = {row["seeds"] for row in here}
+    if seeds and max(seeds) < record["seeds"]:
+        title += f" ({max(seeds)} seed{'s' if max(seeds) > 1 else ''})"
+    return title
 
 
 def _claims(rows: Sequence[Row]) -> Iterator[str]:
@@ -111,22 +125,41 @@ def _joules(rows: Sequence[Row], loads: Sequence[float]) -> Iterator[str]:
     yield "The baseline with most tokens/J among those that meet the SLO at least half as often as"
     yield "the best, and the best of ours that meets it at least as often as that one."
     yield ""
-    yield "| load | caps of ours | caps of the baselines | best baseline | best of ours | gain |"
-    yield "|---|---|---|---|---|---|"
-    caps = {row["caps_w"] for row in rows}
+    yield "The last column is what would be gained without any idling, the work being the same: by"
+    yield "these watts a step's joules are its KV tokens' and its prompts', wherever they are."
+    yield ""
+    yield "| load | our caps | their caps | best baseline | best of ours | gain | no idling |"
+    yield "|---|---|---|---|---|---|---|"
     pairs = [(a, b) for a in ("300/300", "300/200") for b in ("300/300", "300/200") if b <= a]
     for ours_caps, their_caps in [*pairs, ("300/200", "300/300")]:
-        if not {ours_caps, their_caps} <= caps:
-            continue
         for load in loads:
+            if not all(rows_of(rows, caps, load) for caps in (ours_caps, their_caps)):
+                continue
             found = findings.at_equal_slo(rows, load, ours_caps, their_caps)
-            text = "none of ours meets it as often | |"
+            text = "| none of ours meets the SLO as often | | |"
             if found is not None:
-                rival, value, mine, gain = found
-                text = f"{rival}: {value:.1f} | {mine} | {gain:+.1%} |"
-            if found is None:
-                text = "| none of ours meets the SLO as often | |"
+                rival, value, mine, gain, most = found
+                text = f"{rival}: {value:.1f} | {mine} | {gain:+.1%} | {most:+.1%} |"
             yield f"| {load} | {ours_caps} | {their_caps} | {text}"
+
+
+def _beside(rows: Sequence[Row], loads: Sequence[float]) -> Iterator[str]:
+    if "energy" not in rows[0]:
+        return
+    yield from ("", "### Each of ours beside one baseline (300/300 W, one clock)", "")
+    yield "The baseline is that with the least p95 TTFET of those that meet the SLO at least half"
+    yield "as often as the best. Less is better, but for tokens/J and the SLO."
+    yield from (
+        "",
+        "| load | baseline | ours | p95 TTFET | p95 TBT | tokens/J | SLO met: theirs, ours |",
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for load in loads:
+        rival, ours = findings.beside(rows, load, "300/300")
+        for row, changes in ours:
+            cells = " | ".join(f"{value:+.1%}" for value in changes)
+            met = f"{mean(rival, 'slo'):.1%}, {mean(row, 'slo'):.1%}"
+            yield f"| {load} | {rival['policy']} | {row['policy']} | {cells} | {met} |"
 
 
 def _goals(rows: Sequence[Row], loads: Sequence[float]) -> Iterator[str]:

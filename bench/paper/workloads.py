@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.stats import percentile
+from conserve_sglang.dispatch import DispatchSettings
 from conserve_sglang.sim import A40_QWEN3_0_6B
 from conserve_sglang.sim.alone import prefill_alone_s
 from conserve_sglang.traces import read_trace
@@ -42,6 +44,13 @@ class Workload:
     loads: tuple[float, ...]
     rate_of_load_1: float
     cv: float = 1.0
+
+    @property
+    def short_tokens(self) -> int:
+        """The median prompt with the room that is kept for its answer: half of the turns are
+        short."""
+        prompts = sorted(turn.input_tokens for plan in self.plans for turn in plan.turns)
+        return int(percentile(prompts, 50)) + DispatchSettings().reserve_output_tokens
 
     def timed(self, load: float, seed: int) -> Iterator[ConversationPlan]:
         """The conversations with arrival times; the same for every policy."""

@@ -143,6 +143,28 @@ class Conversations:
                 found, most = idle, measure
         return found
 
+    def most_impatient(
+        self, patience_s: Callable[[Conversation], float], now: float
+    ) -> tuple[Conversation | None, float]:
+        """One that has been idle for longer than its own patience: of the tenant with the largest
+        share among those who have one, whose patience is outrun most. None while there is none,
+        and then the time at which there is one; of `MAX_IDLE_ASKED`, the longest idle of each."""
+        found: Conversation | None = None
+        best, due_at_s = (-inf, -inf), inf
+        most_asked = max(1, MAX_IDLE_ASKED // max(1, len(self._accounts)))
+        for account in self._accounts.values():
+            if account.longest_idle() is None:
+                continue
+            for idle in islice(account.idle.values(), most_asked):
+                patience, since_s = patience_s(idle), idle.last_active_at_s
+                if since_s + patience > now:
+                    due_at_s = min(due_at_s, since_s + patience)
+                    continue
+                rank = (account.share, (now - since_s) / patience if patience > 0 else inf)
+                if rank > best:
+                    found, best = idle, rank
+        return found, due_at_s
+
     def to_make_room(self, tenant: TenantAccount) -> Conversation | None:
         """Whom one more conversation of `tenant` may push out: the longest at rest of the tenant
         with the largest share, if that is more than the newcomer's would be, else its own."""

@@ -91,8 +91,8 @@ class Dispatcher:
         conversations, settings = self._conversations, self._settings
         if conversations.rest_floor_s < inf:
             due.append(conversations.rest_floor_s + settings.conversation_ttl_s)
-        if self._placer.wants_room and conversations.idle_floor_s < inf:
-            due.append(conversations.idle_floor_s + settings.reclaim_idle_s)
+        if (room_at_s := self._placer.room_at_s) < inf:
+            due.append(room_at_s)
         return min(due, default=None)
 
     @property

@@ -1,7 +1,9 @@
-"""How much room a conversation is kept, and when its KV may be let go: constants, or what this very
-conversation has shown so far. Nothing is learnt from one conversation for another."""
+"""How much room a conversation is kept, and when its KV may be let go: constants, what this very
+conversation has shown so far, or what it would cost to bring its KV back. Nothing is learnt from
+one conversation for another."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from conserve_sglang.policy.api import History
 
@@ -22,6 +24,24 @@ class Retention(Protocol):
 
     def overdue(self, history: History | None, rested_s: float) -> float:
         """Of those whose KV may be let go, the one for which this is largest goes first."""
+        ...
+
+
+class Idle(NamedTuple):
+    """What is observed of KV at rest: its `tokens`, the rate at which its worker prefills, how many
+    turns decode there, and how many wait for room, by the number of workers that might have it."""
+
+    tokens: int
+    prefill_s_per_token: float
+    num_running: int
+    num_waiting: float
+
+
+class PricedRetention(Retention, Protocol):
+    """A retention by which some KV is let go sooner than other KV."""
+
+    def patience_s(self, idle: Idle) -> float:
+        """How long KV is kept at rest although others wait for room."""
         ...
 
 
@@ -68,6 +88,26 @@ class ByHistory:
         if history is not None and history.num_gaps:
             mean_s = max(1.0, history.gaps_s / history.num_gaps)
         return rested_s / mean_s
+
+
+@dataclass(frozen=True, slots=True)
+class ByCost(Constant):
+    """KV is kept for as long as bringing it back would hold others up, and what has rested longest
+    by that measure is let go first.
+
+    While KV rests, a turn that waits for its room pays a second each second. Once it is let go, it
+    is prefilled again: that holds up its own conversation, each turn that its worker decodes, which
+    count `stall_weight` times, and those who wait for room by their worker's share. When as much
+    was paid as that costs, the KV goes. This is ski rental (Karlin, Manasse, Rudolph, Sleator,
+    1988): without knowing when the next turn comes, at most twice the least has been paid.
+    """
+
+    stall_weight: float
+
+    def patience_s(self, idle: Idle) -> float:
+        """The seconds of its prefill, for each who is held up."""
+        held_up = 1 + self.stall_weight * idle.num_running + idle.num_waiting
+        return idle.tokens * idle.prefill_s_per_token * held_up
 
 
 CONSTANT = Constant()

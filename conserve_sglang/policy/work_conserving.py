@@ -10,9 +10,14 @@ decode it, is a comparison of two times, both made of what was observed:
 
 A wait is prompt tokens not prefilled yet times the worker's observed seconds a token. While
 nothing was observed, nothing is spilled. An idle prefiller so gets every phase 1, and an idle
-decoder takes one as soon as the prefiller has any before it.
+decoder takes one as soon as the prefiller has any before it. On mixed workers a conversation stays
+where it begins: where that costs least.
+
+The same price says how long KV is kept at rest while others wait for room: until they have waited
+as long as prefilling it again would hold others up (`policy.retention`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -26,30 +31,32 @@ from conserve_sglang.policy.api import (
     PhaseOneCause,
     Placement,
     PlacementReason,
+    Reject,
     TurnView,
 )
 from conserve_sglang.policy.parts import (
-    backlog_s,
     fits,
     phase_one,
     prefill_rate,
     reason_of,
+    roomiest,
     tbt_with_one_more,
 )
-from conserve_sglang.policy.retention import BY_HISTORY, CONSTANT
+from conserve_sglang.policy.retention import BY_HISTORY, ByCost, Retention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkConservingParams:
     """`max_local_append_tokens`: shorter appends are always prefilled on the decoder.
-    `stall_weight`: how much more a second of stalled answers counts than a second waited for the
-    first token; at 1 a spill must save as much as it costs. `by_history`: each conversation is
-    kept the room, and for the time, that it has shown to need (`policy.retention`).
+    `stall_weight`: how much more a second of a stalled answer counts than a second waited for a
+    first token: 2, since a stall comes late twice, in the time between tokens and in that to the
+    conversation's first effective token, and a wait once. `by_history`: each conversation is kept
+    the room, and for the time, that it has shown to need (`policy.retention`).
     `late_after_s`: a turn 1 that has waited longer goes behind its tenant's others, which may still
     be in time; None: first come, first served."""
 
     max_local_append_tokens: int = 2048
-    stall_weight: float = 1.0
+    stall_weight: float = 2.0
     by_history: bool = False
     late_after_s: float | None = None
 
@@ -71,7 +78,7 @@ class WorkConserving:
         self._max_append = params.max_local_append_tokens
         self._stall_weight = params.stall_weight
         self.late_after_s = inf if params.late_after_s is None else params.late_after_s
-        self.retention = BY_HISTORY if params.by_history else CONSTANT
+        self.retention: Retention = BY_HISTORY if params.by_history else ByCost(params.stall_weight)
 
     def place(self, turn: TurnView, cluster: ClusterView) -> Answer:
         """Place one turn; see the class."""
@@ -80,15 +87,19 @@ class WorkConserving:
             if turn.new_tokens < self._max_append:
                 limit = self._max_append - 1
                 return Placement(pinned, None, PlacementReason.PINNED, True, limit)
-            if pinned in cluster.workers(Role.PREFILL):
+            if pinned in cluster.workers(Role.PREFILL) or pinned in cluster.workers(Role.MIXED):
                 return Placement(pinned, None, PlacementReason.PINNED, True)
             cause = PhaseOneCause.LARGE_APPEND
-        kept = self._kept(turn, cluster)
-        if kept is not None:
-            return kept
-        answer = phase_one(turn, cluster, reason_of(cause), keeps_kv=True)
+        reason = reason_of(cause)
+        if cluster.workers(Role.MIXED) and not _has_pair(cluster):
+            return self._whole(turn, cluster, reason)
+        return self._kept(turn, cluster, reason) or self._apart(turn, cluster, reason)
+
+    def _apart(self, turn: TurnView, cluster: ClusterView, reason: PlacementReason) -> Answer:
+        """The turn through a prefiller, unless it is spilled."""
+        answer = phase_one(turn, cluster, reason, keeps_kv=True)
         if isinstance(answer, Defer) and answer.reason is DeferReason.NO_KV_ROOM:
-            return self._squeezed(turn, cluster) or answer
+            return self._squeezed(turn, cluster, reason) or answer
         if isinstance(answer, Placement):
             where = answer.prefiller
         elif isinstance(answer, Defer) and answer.reason is DeferReason.PREFILL_BACKLOG:
@@ -98,13 +109,39 @@ class WorkConserving:
         spilled = None if where is None else self._spilled(turn, cluster, where)
         return answer if spilled is None else spilled
 
-    def _kept(self, turn: TurnView, cluster: ClusterView) -> Placement | None:
-        """The turn on a prefiller that prefills and decodes it: not on real servers."""
+    def _whole(self, turn: TurnView, cluster: ClusterView, reason: PlacementReason) -> Answer:
+        """The turn on a mixed worker, where its conversation stays: where it costs least."""
+        found = roomiest(turn, cluster, Role.MIXED)
+        if isinstance(found, Defer | Reject):
+            return found
+        able = [each for each in cluster.workers(Role.MIXED) if fits(turn, cluster, each)]
+        known = next((each for each in able if cluster.prefill_s_per_token(each)), None)
+        best = min(
+            able,
+            key=lambda each: (
+                self._cost(turn, cluster, each, _rate_or(cluster, each, known)),
+                -cluster.free_tokens(each),
+            ),
+        )
+        return Placement(best, None, reason, True)
+
+    def _kept(
+        self, turn: TurnView, cluster: ClusterView, reason: PlacementReason
+    ) -> Placement | None:
+        """The turn on a mixed worker, where its answers would come sooner than on a decoder."""
+        if turn.pinned_decoder is not None:
+            return None
+        for each in cluster.workers(Role.MIXED):
+            if _is_faster(turn, cluster, each):
+                return Placement(each, None, reason, True)
         return None
 
-    def _squeezed(self, turn: TurnView, cluster: ClusterView) -> Placement | None:
-        """The same, where no decoder has room."""
-        return None
+    def _squeezed(
+        self, turn: TurnView, cluster: ClusterView, reason: PlacementReason
+    ) -> Placement | None:
+        """The turn on a mixed worker, where no decoder has room."""
+        answer = self._whole(turn, cluster, reason)
+        return answer if isinstance(answer, Placement) else None
 
     def _spilled(
         self, turn: TurnView, cluster: ClusterView, prefiller: WorkerId
@@ -130,19 +167,23 @@ class WorkConserving:
         pinned conversation the pin, since any other decoder would have to begin at the front."""
         pinned = turn.pinned_decoder
         holds_it = pinned is not None and fits(turn, cluster, pinned)
-        candidates = (pinned,) if holds_it and pinned else cluster.workers(Role.DECODE)
+        candidates: Sequence[WorkerId] = (pinned,) if holds_it and pinned else ()
         best: WorkerId | None = None
         least_s = inf
-        for each in candidates:
-            if not fits(turn, cluster, each):
-                continue
-            tokens = turn.new_tokens if each == pinned else turn.input_tokens
-            stall_s = tokens * prefill_rate(cluster, each, prefiller)
-            num_stalled = cluster.num_running(each)
-            cost_s = backlog_s(cluster, each) + self._stall_weight * stall_s * num_stalled
-            if cost_s < least_s:
-                best, least_s = each, cost_s
+        for each in candidates or cluster.workers(Role.DECODE):
+            if fits(turn, cluster, each):
+                rate = prefill_rate(cluster, each, prefiller)
+                cost_s = self._cost(turn, cluster, each, rate)
+                if cost_s < least_s:
+                    best, least_s = each, cost_s
         return best, least_s
+
+    def _cost(self, turn: TurnView, cluster: ClusterView, worker: WorkerId, rate: float) -> float:
+        """What prefilling a turn where it is decoded costs, in seconds: its own wait for prefills
+        there, and a stall of each turn that is decoded there."""
+        tokens = turn.new_tokens if worker == turn.pinned_decoder else turn.input_tokens
+        stalled = self._stall_weight * tokens * cluster.num_running(worker)
+        return rate * (cluster.pending_tokens(worker) + stalled)
 
 
 class WorkConservingTails(WorkConserving):
@@ -156,22 +197,19 @@ class WorkConservingTails(WorkConserving):
 
     decodes_on_prefillers = True
 
-    def _kept(self, turn: TurnView, cluster: ClusterView) -> Placement | None:
+    def _kept(
+        self, turn: TurnView, cluster: ClusterView, reason: PlacementReason
+    ) -> Placement | None:
         prefiller = cluster.least_backlog_prefiller()
         if turn.pinned_decoder is not None or prefiller is None:
             return None
-        if cluster.pending_tokens(prefiller) or cluster.num_waiting():
-            return None
-        if turn.needed_tokens > cluster.free_tokens(prefiller):
-            return None
-        decoders = [each for each in cluster.workers(Role.DECODE) if fits(turn, cluster, each)]
-        there = min((tbt_with_one_more(cluster, each) for each in decoders), default=inf)
-        idle = cluster.num_running(prefiller) == 0 and all(map(cluster.num_running, decoders))
-        if not idle and tbt_with_one_more(cluster, prefiller) >= there:
-            return None
+        if not _is_faster(turn, cluster, prefiller):
+            return super()._kept(turn, cluster, reason)
         return Placement(prefiller, None, PlacementReason.KEPT_ON_PREFILLER, True)
 
-    def _squeezed(self, turn: TurnView, cluster: ClusterView) -> Placement | None:
+    def _squeezed(
+        self, turn: TurnView, cluster: ClusterView, reason: PlacementReason
+    ) -> Placement | None:
         able = [
             each
             for each in cluster.workers(Role.PREFILL)
@@ -179,9 +217,33 @@ class WorkConservingTails(WorkConserving):
             and cluster.pending_tokens(each) <= turn.input_tokens
         ]
         if not able:
-            return None
+            return super()._squeezed(turn, cluster, reason)
         least = min(able, key=cluster.pending_tokens)
         return Placement(least, None, PlacementReason.KEPT_ON_PREFILLER, True)
+
+
+def _has_pair(cluster: ClusterView) -> bool:
+    return bool(cluster.workers(Role.PREFILL) and cluster.workers(Role.DECODE))
+
+
+def _is_faster(turn: TurnView, cluster: ClusterView, worker: WorkerId) -> bool:
+    """Whether a worker that is no decoder has room for a turn and nothing to prefill, and by the
+    observed times between tokens would answer it faster than any decoder with room."""
+    if cluster.pending_tokens(worker) or cluster.num_waiting():
+        return False
+    if turn.needed_tokens > cluster.free_tokens(worker):
+        return False
+    decoders = [each for each in cluster.workers(Role.DECODE) if fits(turn, cluster, each)]
+    if cluster.num_running(worker) == 0 and all(map(cluster.num_running, decoders)):
+        return True
+    there = min((tbt_with_one_more(cluster, each) for each in decoders), default=inf)
+    return tbt_with_one_more(cluster, worker) < there
+
+
+def _rate_or(cluster: ClusterView, worker: WorkerId, known: WorkerId | None) -> float:
+    """A worker's prefill rate; else that of a worker that has one; else 1, the same for all."""
+    rate = prefill_rate(cluster, worker, known)
+    return 1.0 if rate == inf else rate
 
 
 def _num_helped(turn: TurnView, cluster: ClusterView) -> int:

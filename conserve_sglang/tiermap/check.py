@@ -12,6 +12,10 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})
 _BOTH = ((frozenset({Role.PREFILL}), "a prefill tier"), (frozenset({Role.DECODE}), "a decode tier"))
 _NEEDED: dict[str, tuple[tuple[frozenset[Role], str], ...]] = {
     **{name: _BOTH for name in POLICIES if name not in {"colocated", "round-robin"}},
+    "work-conserving": (
+        (frozenset({Role.PREFILL, Role.MIXED}), "a prefill or a mixed tier"),
+        (frozenset({Role.DECODE, Role.MIXED}), "a decode or a mixed tier"),
+    ),
     "colocated": ((frozenset({Role.MIXED, Role.DECODE}), "a mixed or a decode tier"),),
 }
 

@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 
 from bench.paper import findings, run, show
-from bench.paper.candidates import CANDIDATES, CAPS, deployment
+from bench.paper.candidates import CANDIDATES, CAPS, THREE_TIERS, deployment
 from bench.paper.measure import alone_of, figures_of, play, predictor_error, slo_of
 from bench.paper.workloads import Workload, bursty, rate_of_load_1
 from conserve_sglang.core.worker import Role
-from conserve_sglang.sim import A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W, ConversationRecord, Outcome
+from conserve_sglang.sim import (
+    A40_QWEN3_0_6B,
+    A40_QWEN3_0_6B_200W,
+    ConversationRecord,
+    Outcome,
+    Simulation,
+)
 from tests.sim.builders import a_plan
 
 PLANS = tuple(a_plan(f"c{n}", (12_000 + 400 * n, 60), (67, 90), (67, 40)) for n in range(24))
@@ -50,6 +56,36 @@ def test_caps_are_those_of_the_paper_for_every_candidate(caps: str) -> None:
         assert roles == expected
 
 
+SHORT_TOKENS = 16_000
+SERVES_TIERS = [each for each in CANDIDATES if each.name in {"work-conserving", "collocated"}]
+
+
+@pytest.mark.parametrize("candidate", SERVES_TIERS, ids=lambda each: each.name)
+def test_with_three_tiers_long_contexts_stay_off_the_one_for_short_ones(candidate: Any) -> None:
+    played = deployment(candidate, THREE_TIERS, SLO, short_tokens=SHORT_TOKENS)
+    bounds = [each.spec.max_context_tokens for each in played.workers]
+    assert bounds == [None, SHORT_TOKENS, None, None]
+    assert [each.perf for each in played.workers] == [
+        A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W, A40_QWEN3_0_6B, A40_QWEN3_0_6B,
+    ]  # fmt: skip
+    assert len({each.spec.tier for each in played.workers}) == (2 if candidate.is_mixed else 3)
+    records: list[ConversationRecord] = []
+    Simulation(played, records.append).run(SMALL.timed(0.2, 0))
+    short = played.workers[1].spec.worker_id
+    first = [record.turns[0] for record in records]
+    there = [turn.input_tokens for turn in first if turn.decoder == short]
+    elsewhere = [turn.input_tokens for turn in first if turn.decoder != short]
+    assert there
+    assert max(there) <= SHORT_TOKENS < max(elsewhere)
+
+
+def test_rows_that_are_played_again_take_the_place_of_the_saved_ones() -> None:
+    saved = [a_row(name, 4, 5) | {"seeds": 3} for name in ("conserve", "collocated")]
+    other = a_row("collocated", 9, 9) | {"caps_w": THREE_TIERS, "seeds": 1}
+    new = a_row("conserve", 3, 2) | {"seeds": 1}
+    assert run.merged(saved, [other, new]) == [saved[1], new, other]
+
+
 def test_a_conversation_that_was_not_answered_has_missed_its_targets() -> None:
     records = [
         ConversationRecord(plan=PLANS[0], outcome=Outcome.REJECTED, turns=(), last_turn_gaps=())
@@ -63,8 +99,6 @@ def test_a_conversation_that_was_not_answered_has_missed_its_targets() -> None:
 
 
 def play_into(records: list[ConversationRecord]) -> None:
-    from conserve_sglang.sim import Simulation
-
     Simulation(deployment(CANDIDATES[0], "300/300", SLO), records.append).run(PLANS[:4])
 
 
@@ -126,8 +160,7 @@ def test_runs_are_kept_and_averaged_over_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(run, "CANDIDATES", CANDIDATES[:1])
-    sweep = run.Sweep(SMALL, ALONE, range(2))
+    sweep = run.Sweep(SMALL, ALONE, range(2), CANDIDATES[:1])
     rows = list(sweep.rows(["300/300"], 4))
     assert [(row["load"], row["interval"]) for row in rows] == [
         (0.5, 0), (2.0, 0), (0.5, 4), (2.0, 4),
@@ -139,6 +172,24 @@ def test_runs_are_kept_and_averaged_over_seeds(
     record = {"workload": "made up"}
     text = run._compact(record, rows)
     assert json.loads(text) == record | {"rows": rows}
+
+
+def test_each_of_ours_is_set_beside_the_baseline_with_the_least_ttfet() -> None:
+    rows = [
+        row | {"energy": {"tokens_per_j": joules, "idle_share": 0.2}}
+        for row, joules in (
+            (a_row("a", 4, 5), 10.0),
+            (a_row("b", 6, 2), 20.0),
+            (a_row("mine", 3, 6, ours=True), 11.0),
+        )
+    ]
+    rival, ((mine, changes),) = findings.beside(rows, 1.634, "300/300")
+    assert (rival["policy"], mine["policy"]) == ("a", "mine")
+    assert changes == pytest.approx([-0.25, 0.2, 0.1])
+    found = findings.at_equal_slo(rows, 1.634, "300/300", "300/300")
+    assert found is not None
+    assert found[:3] == ("b", 20.0, "mine")
+    assert found[3:] == pytest.approx((-0.45, 0.25))
 
 
 def test_tables_are_written_from_what_was_saved() -> None:

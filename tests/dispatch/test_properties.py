@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conserve_sglang.core.ids import ConversationId, TenantId, TurnId, WorkerId
-from conserve_sglang.core.tier import PolicyChoice
+from conserve_sglang.core.tier import FlagValue, PolicyChoice
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch import (
     AbortTurn,
@@ -63,13 +63,12 @@ TENANTS = (TenantId("a"), TenantId("b"), TenantId("c"))
 
 
 def a_policy(name: str) -> PlacementPolicy:
-    """A policy whose turns may be late, where it has that."""
-    may_be_late = name.startswith("work-conserving")
-    return make_policy(
-        PolicyChoice(
-            name=name, params={"late_after_s": 20, "by_history": True} if may_be_late else {}
-        )
-    )
+    """A policy whose turns may be late, where it has that; one of them goes by history, one by
+    what bringing KV back costs."""
+    params: dict[str, FlagValue] = {}
+    if name.startswith("work-conserving"):
+        params = {"late_after_s": 20, "by_history": name == "work-conserving-tails"}
+    return make_policy(PolicyChoice(name=name, params=params))
 
 
 class Step(NamedTuple):

@@ -8,6 +8,7 @@ from conserve_sglang.dispatch import (
     FirstToken,
     ReleaseConversation,
     SendTurn,
+    Tick,
     TurnDone,
 )
 from tests.builders import D0, Desk, an_arrival
@@ -123,3 +124,66 @@ def test_room_that_was_kept_and_is_not_needed_goes_to_who_waits_for_it() -> None
     assert not desk.tell(an_arrival(3, "b", 3000)), "waits"
     sent = desk.tell(an_arrival(4, "a", 4020))
     assert [c.turn_id for c in sent if isinstance(c, SendTurn)] == [4, 3]
+
+
+def a_priced_desk() -> Desk:
+    """Two decoders of 10,000 tokens, both seen to prefill 1,000 tokens a second."""
+    desk = Desk("m0", "m1", policy="work-conserving", capacity=10_000, settings=SETTINGS)
+    for number, (name, prompt) in enumerate((("big", 6000), ("small", 2000)), 1):
+        desk.tell(an_arrival(number, name, prompt))
+        desk.now += prompt / 1000
+        desk.tell(FirstToken(turn_id=TurnId(number)))
+        desk.now += 5.0
+        done = TurnDone(
+            turn_id=TurnId(number), prompt_tokens=prompt, output_tokens=100, cached_tokens=0
+        )
+        desk.tell(done)
+    return desk
+
+
+def released(commands: list[Command]) -> list[str]:
+    return [c.conversation_id for c in commands if isinstance(c, ReleaseConversation)]
+
+
+def test_kv_is_let_go_when_others_have_waited_as_long_as_its_prefill_takes() -> None:
+    desk = a_priced_desk()  # big rests since 11.0, small since 18.0; 6.1 and 2.1 s to bring back
+    assert {each.num_conversations for each in desk.dispatcher.worker_loads()} == {1}
+    assert not released(desk.tell(an_arrival(3, "new", 9500)))
+    due_at_s = desk.dispatcher.next_deadline_at_s
+    assert due_at_s is not None
+    assert desk.now < due_at_s < desk.now + 10, "long before reclaim_idle_s"
+    desk.now = due_at_s - 0.01
+    assert not desk.tell(Tick())
+    desk.now = due_at_s
+    commands = desk.tell(Tick())
+    assert len(released(commands)) == 1
+    assert [c.turn_id for c in commands if isinstance(c, SendTurn)] == [3]
+
+
+def test_what_has_outrun_its_own_price_most_goes_first() -> None:
+    desk = a_priced_desk()
+    desk.now = 40.0  # both are due by now: big after 29 s of 6.1, small after 22 s of 2.1
+    assert released(desk.tell(an_arrival(3, "new", 9500))) == ["small"]
+
+
+def test_kv_beside_running_turns_is_spared() -> None:
+    desk = a_priced_desk()
+    desk.now = 21.0  # big after 10 s of 6.1, small after 3 s of 2.1
+    assert released(desk.tell(an_arrival(4, "new", 9000))) == ["big"]
+    desk = a_priced_desk()
+    desk.tell(an_arrival(3, "small", 2200))  # keeps the next one off its worker
+    desk.tell(an_arrival(4, "runs on", 1000))
+    runs_on = desk.dispatcher.conversation(ConversationId("runs on"))
+    assert runs_on is not None
+    assert runs_on.decoder == "m0"
+    answer(desk, 3, 2200, 100)
+    desk.now = 22.0  # to bring big back would stall it, which counts twice: 18.3 s; small 2.3 s
+    assert released(desk.tell(an_arrival(5, "new", 9000))) == ["small"]
+
+
+def test_before_any_prefill_was_seen_the_setting_holds() -> None:
+    desk = Desk("m0", policy="work-conserving", capacity=10_000, settings=SETTINGS)
+    desk.tell(an_arrival(1, "a", 6000))
+    answer(desk, 1, 6000, 1)  # nothing came that would tell of a speed
+    desk.tell(an_arrival(2, "b", 6000))
+    assert desk.dispatcher.next_deadline_at_s == 15.0

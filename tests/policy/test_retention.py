@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conserve_sglang.policy.api import History
-from conserve_sglang.policy.retention import BY_HISTORY, CONSTANT, SOON_S
+from conserve_sglang.policy.retention import BY_HISTORY, CONSTANT, SOON_S, ByCost, Idle
 
 histories = st.none() | st.builds(
     History,
@@ -42,3 +42,13 @@ def test_bounds(history: History | None, usual: int, rested_s: float) -> None:
     assert CONSTANT.output_room(history, usual) == usual
     assert CONSTANT.headroom(history, usual) == 0
     assert CONSTANT.overdue(history, rested_s) == rested_s
+
+
+def test_kv_is_kept_as_long_as_bringing_it_back_would_hold_others_up() -> None:
+    priced = ByCost(2.0)
+    assert priced.patience_s(Idle(20_000, 50e-6, 0, 0)) == 1.0, "its own prefill"
+    assert priced.patience_s(Idle(20_000, 50e-6, 3, 0)) == 7.0, "three stalls, late twice each"
+    assert priced.patience_s(Idle(20_000, 50e-6, 3, 1.5)) == 8.5, "and those who wait for room"
+    assert priced.patience_s(Idle(10_000, 50e-6, 3, 1.5)) == 4.25
+    assert priced.output_room(None, 512) == 512
+    assert priced.headroom(None, 512) == 0

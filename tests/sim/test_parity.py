@@ -2,6 +2,7 @@
 placements. What is studied is what serves."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -57,8 +58,8 @@ def plans_of(script: list[Turn]) -> list[ConversationPlan]:
     ]
 
 
-def simulated(policy: str, script: list[Turn]) -> list[Placed]:
-    deployment = a_deployment(*MODES, policy=policy, capacity=100_000)
+def simulated(policy: str, script: list[Turn], modes: Mapping[str, str] = MODES) -> list[Placed]:
+    deployment = a_deployment(*modes, policy=policy, capacity=100_000)
     records = play(replace(deployment, says_goodbye=False), plans_of(script))
     turns: list[tuple[str, TurnRecord]] = [
         (name, turn) for name, record in records.items() for turn in record.turns
@@ -82,7 +83,7 @@ async def routed(cluster: Cluster, script: list[Turn]) -> list[Placed]:
         assert answer.status == 200
         used = [w for w, fake in cluster.workers.items() if len(fake.turns) > before[w]]
         prefiller = next((worker for worker in used if worker.startswith("p")), None)
-        (decoder,) = [worker for worker in used if worker.startswith("d")]
+        (decoder,) = [worker for worker in used if not worker.startswith("p")]
         placed.append((name, prefiller, decoder))
         prompt += map(ord, ANSWER)
     return placed
@@ -102,3 +103,14 @@ async def test_router_and_simulator_place_alike(policy: str) -> None:
         assert any(prefiller is None for _, prefiller, _ in tails)
         assert any(prefiller is not None for _, prefiller, _ in tails)
         assert len({decoder for _, _, decoder in placed}) == 3
+
+
+async def test_on_mixed_workers_they_place_alike_too() -> None:
+    modes = {"m0": "null", "m1": "null", "m2": "null"}
+    script = a_script(20260601839)
+    async with a_cluster(modes, policy="work-conserving") as cluster:
+        placed = await routed(cluster, script)
+    assert placed == simulated("work-conserving", script, modes)
+    homes = {name: worker for name, _, worker in placed}
+    assert all(homes[name] == worker for name, _, worker in placed), "conversations stay"
+    assert set(homes.values()) == set(modes)

@@ -193,6 +193,9 @@ def test_all_broken_rules_are_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("policy", "role", "is_fine"),
     [
+        ("work-conserving", "mixed", True),
+        ("work-conserving", "decode", False),
+        ("work-conserving-tails", "mixed", False),
         ("colocated", "mixed", True),
         ("colocated", "decode", True),
         ("colocated", "prefill", False),
