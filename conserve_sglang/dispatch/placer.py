@@ -8,17 +8,16 @@ The dispatcher's handlers say what happened; here is what follows for turns and 
 Commands gather in `out`, in the order in which they are to be carried out.
 """
 
-from collections.abc import Callable
 from itertools import islice
 from math import inf
 
 from conserve_sglang.core.ids import TurnId
-from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.avoiding import Avoiding, Band
 from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.commands import Command, RejectTurn
 from conserve_sglang.dispatch.conversations import Conversations
 from conserve_sglang.dispatch.events import TurnArrived
+from conserve_sglang.dispatch.first_to_go import FirstToGo
 from conserve_sglang.dispatch.placing import local_limits, send_turn, turn_view
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import Conversation, Turn
@@ -33,7 +32,7 @@ from conserve_sglang.policy.api import (
     Reject,
     RejectReason,
 )
-from conserve_sglang.policy.retention import CONSTANT, Idle, Retention
+from conserve_sglang.policy.retention import CONSTANT, Retention
 
 MAX_HOLDERS_ASKED = 16
 NOBODY = (0, 0)
@@ -44,8 +43,7 @@ class Placer:
     """The dispatcher's hands: open turns, live conversations, the waiting line, the books."""
 
     __slots__ = (
-        "_patience_s",
-        "_room_at_s",
+        "_first_to_go",
         "_settings",
         "bookings",
         "conversations",
@@ -63,14 +61,14 @@ class Placer:
         self.policy = policy
         self.late_after_s: float = getattr(policy, "late_after_s", inf)
         self.retention: Retention = getattr(policy, "retention", CONSTANT)
-        self._patience_s: Callable[[Idle], float] | None
-        self._patience_s = getattr(self.retention, "patience_s", None)
-        self._room_at_s = inf
         self._settings = settings
         self.bookings = Bookings(settings.max_prefill_backlog_tokens)
         self.conversations = Conversations()
         self.turns: dict[TurnId, Turn] = {}
         self.line = WaitingLine(settings)
+        self._first_to_go = FirstToGo(
+            self.retention, settings, self.bookings, self.conversations, self.line
+        )
         self.out: list[Command] = []
         self.most_running: int | None = None
         self.wants_room = False  # the line was last left for lack of KV room
@@ -273,52 +271,21 @@ class Placer:
         self.reject(rejected, RejectReason.QUEUE_FULL, now, retry_after_s)
         return rejected is not turn
 
+    @property
+    def room_at_s(self) -> float:
+        """When KV may be let go for a turn that waits for room; infinite while none waits."""
+        return self._first_to_go.due_at_s if self.wants_room else inf
+
     def _reclaim_one(self, now: float) -> bool:
         """Let go of the KV of one idle conversation that has any, the longest idle or by what is
         expected of it; False if none is due."""
-        while (idle := self._first_to_go(now)) is not None:
+        while (idle := self._first_to_go.choose(now)) is not None:
             self.conversations.lapse(idle)
             if self.bookings.pin_of(idle) is not None:
                 self.release(idle)
                 idle.cause = PhaseOneCause.RECLAIMED
                 return True
         return False
-
-    def _first_to_go(self, now: float) -> Conversation | None:
-        idle_s, overdue = self._settings.reclaim_idle_s, self.retention.overdue
-        if self.retention is CONSTANT:
-            return self.conversations.idle_for(idle_s, now)
-        if self._patience_s is not None:
-            found, self._room_at_s = self.conversations.most_impatient(self._patience_of, now)
-            return found
-        return self.conversations.most_overdue(
-            lambda each, rested_s: overdue(each.history, rested_s), idle_s, now
-        )
-
-    def _patience_of(self, conversation: Conversation) -> float:
-        """How long the KV of an idle conversation is kept while others wait for room."""
-        pin = self.bookings.pin_of(conversation)
-        if pin is None or self._patience_s is None:
-            return 0.0
-        rate = pin.speeds.prefill_s_per_token
-        if rate is None:
-            return self._settings.reclaim_idle_s
-        ledger = self.bookings.ledger
-        num_workers = len(ledger.workers(Role.DECODE)) + len(ledger.workers(Role.MIXED))
-        num_waiting = self.line.order.num_waiting / max(1, num_workers)
-        return self._patience_s(
-            Idle(conversation.resident_tokens, rate, pin.num_running, num_waiting)
-        )
-
-    @property
-    def room_at_s(self) -> float:
-        """When KV may be let go for a turn that waits for room, if nothing happens before; infinite
-        while none waits or there is none."""
-        if not self.wants_room:
-            return inf
-        if self._patience_s is not None:
-            return self._room_at_s
-        return self.conversations.idle_floor_s + self._settings.reclaim_idle_s
 
     def keep_headroom(self, conversation: Conversation) -> None:
         """Keep room for the next turn of a conversation that comes to rest."""
