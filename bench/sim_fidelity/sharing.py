@@ -82,25 +82,23 @@ def _rising(ratios: Sequence[float]) -> tuple[float, ...]:
 
 async def _beside(talker: Talker, others: Sequence[Talker]) -> tuple[float, float]:
     """Seconds of a prefill and of a decode step while the others are kept busy."""
-    busy = [asyncio.create_task(_keep_busy(other)) for other in others]
+    is_over = asyncio.Event()
+    busy = [asyncio.create_task(_keep_busy(other, is_over)) for other in others]
     try:
         prefills, steps = [], []
         for _ in range(NUM_REPEATS):
             reply = await talker.stream(talker.prompt(NUM_PROMPT_TOKENS), NUM_TOKENS)
             prefills.append(_prefill_s(reply))
             steps.append(_step_s(reply))
-        for task in busy:
-            if task.done():
-                task.result()
     finally:
-        for task in busy:
-            task.cancel()
-        await asyncio.gather(*busy, return_exceptions=True)
+        is_over.set()
+        await asyncio.gather(*busy)
     return median(prefills), median(steps)
 
 
-async def _keep_busy(talker: Talker) -> None:
-    while True:
+async def _keep_busy(talker: Talker, is_over: asyncio.Event) -> None:
+    """One request after the other; the last one is ended."""
+    while not is_over.is_set():
         prompt = talker.prompt(NUM_PROMPT_TOKENS)
         if talker.role is Role.PREFILL:
             await talker.generate(prompt)
