@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class TurnTimes:
-    """When a turn arrived and when each of its output tokens (or chunks) came."""
+    """When a turn arrived and when each of its output tokens (or chunks) came. Frozen by agreement
+    only: many are made."""
 
     arrived_at_s: float
     token_at_s: tuple[float, ...]

@@ -79,15 +79,15 @@ class Bookings:
             left = self.unpin(conversation)
             conversation.decoder, conversation.decoder_epoch = decoder, decoder.epoch
             decoder.num_conversations += 1
-        is_pinned = self.pin_of(conversation) is decoder
-        resident = conversation.resident_tokens if is_pinned else 0
+        resident = conversation.resident_tokens if conversation.decoder is decoder else 0
         turn.decoder, turn.decoder_epoch = decoder, decoder.epoch
         turn.keeps_kv = placement.keeps_kv
         lacking = turn.needed_tokens - resident
         turn.reserved_tokens = lacking if lacking > 0 else 0
         turn.attempts += 1
         turn.sent_at_s, turn.first_token_at_s = now, 0.0
-        turn.pending_tokens = turn.prefill_tokens = max(1, turn.input_tokens - resident)
+        turn.prefill_tokens = max(1, turn.input_tokens - resident)
+        turn.pending_tokens = turn.prefill_tokens
         decoder.num_running += 1
         ledger.add_reserved(decoder, turn.reserved_tokens)
         ledger.take_in(decoder)

@@ -36,8 +36,8 @@ def alone(plan: ConversationPlan, perf: PerfModel) -> Alone:
 
 def prefill_alone_s(turn: TurnPlan, perf: PerfModel) -> float:
     """Prefill of a turn whose shared prefix is resident."""
-    cached = min(turn.shared_tokens, turn.input_tokens - 1)
-    return perf.prefill(cached, turn.input_tokens)
+    tokens, cached = turn.input_tokens, turn.shared_tokens
+    return perf.prefill(cached if cached < tokens else tokens - 1, tokens)
 
 
 def decode_alone_s(turn: TurnPlan, perf: PerfModel) -> float:

@@ -4,7 +4,7 @@ import math
 from heapq import heappop, heappush
 
 from conserve_sglang.sim.decode_log import DecodeLog, StepRun
-from conserve_sglang.sim.perf_model import PowerModel, run_length
+from conserve_sglang.sim.perf_model import PerfModel, PowerModel, run_length
 from conserve_sglang.sim.reach import Reach
 from conserve_sglang.sim.turn_run import TurnRun
 
@@ -46,11 +46,6 @@ class DecodeBatch:
         self._num_joined = 0
         self._log = DecodeLog()
         self._last_end_s = 0.0
-
-    @property
-    def steps_to_next(self) -> int:
-        """Steps until the next turn needs attention; the batch must not be empty."""
-        return self._heap[0][0] - self.num_steps
 
     def join(self, run: TurnRun) -> None:
         """Decode a turn, from its next token on, until it is answered or its room is full."""
@@ -102,9 +97,13 @@ class DecodeBatch:
         token_j = power.decode_j_per_kv_token
         return num_steps * (whole_j + token_j * (self.kv_tokens + requests * half))
 
-    def step_run(self, num_steps: int, start_s: float, step_s: float, growth_s: float) -> StepRun:
-        """A run of steps that follows those decoded so far."""
-        return StepRun(self.num_steps, num_steps, self._last_end_s, start_s, step_s, growth_s)
+    def begin(self, perf: PerfModel, now: float) -> StepRun:
+        """The steps from now on until the next turn needs attention; there must be one."""
+        first_step, num_running = self.num_steps, self.num_running
+        num_steps = self._heap[0][0] - first_step
+        step_s = perf.decode_step(num_running, self.kv_tokens)
+        growth_s = perf.decode_s_per_kv_token * num_running
+        return StepRun(first_step, num_steps, self._last_end_s, now, step_s, growth_s)
 
     def pop_due(self, now: float) -> list[TurnRun]:
         """Take out the turns that need attention now, in the order in which they joined."""

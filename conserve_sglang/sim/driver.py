@@ -84,10 +84,8 @@ class Simulation:
         """Play all conversations, which come in order of arrival; the time of the last event."""
         self._coming = iter(conversations)
         self._await_next()
-        step = self.kernel.step
-        while self._playing or self._next is not None:
-            if not step():
-                raise AssertionError(f"{len(self._playing)} conversations came to a standstill")
+        if not self.is_over and not self.kernel.run():
+            raise AssertionError(f"{len(self._playing)} conversations came to a standstill")
         return self.kernel.now
 
     def energy(self, window_s: float) -> tuple[WorkerEnergy, ...]:
@@ -148,6 +146,8 @@ class Simulation:
                 modelled_unanswered_j=unanswered_j,
             )
         )
+        if self.is_over:
+            self.kernel.stop()
 
     # the dispatcher
 

@@ -9,11 +9,12 @@ Action = Callable[[float], None]
 class Kernel:
     """A heap of actions by time; of two due at once, the one scheduled first goes first."""
 
-    __slots__ = ("_heap", "_number", "now")
+    __slots__ = ("_heap", "_is_stopped", "_number", "now")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Action]] = []
         self._number = 0
+        self._is_stopped = False
         self.now = 0.0
 
     def at(self, time_s: float, action: Action) -> None:
@@ -23,10 +24,15 @@ class Kernel:
         self._number += 1
         heappush(self._heap, (time_s, self._number, action))
 
-    def step(self) -> bool:
-        """Do what is due next; False when nothing is."""
-        if not self._heap:
-            return False
-        self.now, _, action = heappop(self._heap)
-        action(self.now)
-        return True
+    def run(self) -> bool:
+        """Do what is due next, one after the other; False when nothing is, before `stop`."""
+        heap, self._is_stopped = self._heap, False
+        while heap and not self._is_stopped:
+            now, _, action = heappop(heap)
+            self.now = now
+            action(now)
+        return self._is_stopped
+
+    def stop(self) -> None:
+        """Have `run` return after the action in progress."""
+        self._is_stopped = True

@@ -46,10 +46,7 @@ class TurnRecord:
     @property
     def times(self) -> TurnTimes:
         """Arrival, first and last token."""
-        return TurnTimes(
-            arrived_at_s=self.arrived_at_s,
-            token_at_s=(self.first_token_at_s, self.last_token_at_s),
-        )
+        return TurnTimes(self.arrived_at_s, (self.first_token_at_s, self.last_token_at_s))
 
     @property
     def ttft_s(self) -> float:

@@ -198,14 +198,11 @@ class SimWorker:
         self._power = perf.power
         if self._prefill.parts:
             self._be_busy(now, self._prefill.begin(perf))
-        elif num_running := batch.num_running:
-            step_s = perf.decode_step(num_running, batch.kv_tokens)
-            growth_s = perf.decode_s_per_kv_token * num_running
-            num_steps = batch.steps_to_next
+        elif batch.num_running:
+            steps = self._steps = batch.begin(perf, now)
             if is_due:
-                num_steps = min(num_steps, self._decode_due)
-            self._steps = batch.step_run(num_steps, now, step_s, growth_s)
-            self._be_busy(now, run_length(num_steps, step_s, growth_s))
+                steps.num_steps = min(steps.num_steps, self._decode_due)
+            self._be_busy(now, run_length(steps.num_steps, steps.step_s, steps.growth_s))
         self._is_planning = False
 
     def _be_busy(self, start_s: float, seconds: float) -> None:

@@ -1,13 +1,16 @@
-"""What a conversation is going to ask for, turn by turn. Lengths only, never text."""
+"""What a conversation is going to ask for, turn by turn. Lengths only, never text.
+
+`TurnPlan` and `ConversationPlan` are frozen by agreement only, see `policy.api`: a generated
+workload has millions of them.
+"""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TurnPlan:
     """One turn to be played.
 
@@ -35,7 +38,7 @@ class TurnPlan:
         return self.input_tokens - self.shared_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ConversationPlan:
     """One conversation of a tenant to be played: its turns come one after the other."""
 
@@ -49,8 +52,10 @@ class ConversationPlan:
             raise ValueError(f"conversation {self.conversation_id} has no turns")
         if self.turns[0].shared_tokens:
             raise ValueError(f"conversation {self.conversation_id}: turn 1 has nothing to share")
-        for turn, following in pairwise(self.turns):
-            if following.shared_tokens > turn.input_tokens + turn.output_tokens:
+        context = 0
+        for turn in self.turns:
+            if turn.shared_tokens > context:
                 raise ValueError(
                     f"conversation {self.conversation_id}: a turn shares more than there is"
                 )
+            context = turn.input_tokens + turn.output_tokens

@@ -28,9 +28,8 @@ class Quantiles:
 
     def draw_value(self, rng: Rng) -> float:
         """One value."""
-        level = rng.random()
-        right = min(max(1, bisect_right(self.levels, level)), len(self.levels) - 1)
-        low, high = self.levels[right - 1], self.levels[right]
-        share = (level - low) / (high - low)
-        left_value = self.values[right - 1]
-        return left_value + share * (self.values[right] - left_value)
+        level, levels, values = rng.random(), self.levels, self.values
+        right = bisect_right(levels, level, 1, len(levels) - 1)
+        low, left_value = levels[right - 1], values[right - 1]
+        share = (level - low) / (levels[right] - low)
+        return left_value + share * (values[right] - left_value)
