@@ -24,13 +24,13 @@ def alone(plan: ConversationPlan, perf: PerfModel) -> Alone:
     now = 0.0
     for turn in plan.turns:
         first_token_at_s = now + turn.gap_s + prefill_alone_s(turn, perf)
-        now = first_token_at_s + decode_alone_s(turn, perf)
-    last = plan.turns[-1]
-    num_gaps = last.output_tokens - 1
+        decode_s = decode_alone_s(turn, perf)
+        now = first_token_at_s + decode_s
+    num_gaps = plan.turns[-1].output_tokens - 1
     return Alone(
         ttfet_s=first_token_at_s - plan.turns[0].gap_s,
         e2e_s=now - plan.turns[0].gap_s,
-        last_turn_tbt_s=decode_alone_s(last, perf) / num_gaps if num_gaps else None,
+        last_turn_tbt_s=decode_s / num_gaps if num_gaps else None,
     )
 
 

@@ -20,6 +20,18 @@ class Cost(NamedTuple):
     joules: float
 
 
+class Piece(NamedTuple):
+    """A straight piece of a table: from where, how many tokens of it make it grow by `more_s` and
+    `more_j`, and what it is at its beginning."""
+
+    low_tokens: int
+    span_tokens: int
+    low_s: float
+    more_s: float
+    low_j: float
+    more_j: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerModel:
     """Joules of one worker, all of its GPUs together; modelled, whatever they come from.
@@ -80,6 +92,8 @@ class PerfModel:
     is_estimated: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
+    _prefill: tuple[Piece, ...] = field(init=False, repr=False, compare=False)
+    _append: tuple[Piece, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tables = {
@@ -96,6 +110,12 @@ class PerfModel:
                 raise ValueError(f"{self.name}: {what} lengths must ascend")
         if any(later < earlier for earlier, later in pairwise(self.prefill_s)):
             raise ValueError(f"{self.name}: prefill times must not fall")
+        prefill_j = self.power.prefill_j if self.power else (0.0,) * len(self.prefill_s)
+        append_j = self.power.append_floor_j if self.power else (0.0,) * len(self.append_floor_s)
+        prefill = _pieces(self.prefill_tokens, self.prefill_s, prefill_j)
+        append = _pieces(self.append_tokens, self.append_floor_s, append_j)
+        object.__setattr__(self, "_prefill", prefill)
+        object.__setattr__(self, "_append", append)
 
     def decode_step(self, num_requests: int, kv_tokens: int) -> float:
         """One step of a batch that holds `kv_tokens` in all."""
@@ -109,15 +129,11 @@ class PerfModel:
         """Prefill of the first `tokens` of a prompt, nothing cached."""
         if tokens <= 0:
             return 0.0
-        lengths, times = self.prefill_tokens, self.prefill_s
-        right = bisect_right(lengths, tokens)
-        if right == 0:
-            return times[0]
-        low = right - 1
-        if right == len(lengths):
-            return times[low] * (tokens / lengths[low]) ** 2
-        share = (tokens - lengths[low]) / (lengths[right] - lengths[low])
-        return times[low] + share * (times[right] - times[low])
+        lengths = self.prefill_tokens
+        if tokens >= lengths[-1]:
+            return self.prefill_s[-1] * (tokens / lengths[-1]) ** 2
+        low, span, low_s, more_s, _, _ = self._prefill[bisect_right(lengths, tokens)]
+        return low_s + (tokens - low) / span * more_s
 
     def append_floor(self, context_tokens: int) -> float:
         """The least that prefilling anything on top of a cached prefix costs."""
@@ -141,43 +157,23 @@ class PerfModel:
         power = self.power
         if power is None:
             return Cost(self.prefill(cached_tokens, tokens), 0.0)
-        seconds, joules = self._whole_cost(tokens, power.prefill_j)
+        seconds, joules = self._whole_cost(tokens, power)
         if cached_tokens > 0:
-            before_s, before_j = self._whole_cost(cached_tokens, power.prefill_j)
-            least_s, least_j = self._floor_cost(tokens, power.append_floor_j)
+            before_s, before_j = self._whole_cost(cached_tokens, power)
+            least_s, least_j = _at(self._append, self.append_tokens, tokens)
             seconds = _joined(seconds - before_s, least_s, self.append_share)
             joules = _joined(joules - before_j, least_j, self.append_share)
         return Cost(seconds, joules)
 
-    def _whole_cost(self, tokens: int, joules: Sequence[float]) -> tuple[float, float]:
+    def _whole_cost(self, tokens: int, power: PowerModel) -> tuple[float, float]:
         """`whole_prefill` in seconds and joules, the table looked at once."""
-        lengths, times = self.prefill_tokens, self.prefill_s
-        right = bisect_right(lengths, tokens)
-        if right == 0:
-            return (times[0], joules[0]) if tokens > 0 else (0.0, 0.0)
-        low = right - 1
-        if right == len(lengths):
-            factor = (tokens / lengths[low]) ** 2
-            return times[low] * factor, joules[low] * factor
-        share = (tokens - lengths[low]) / (lengths[right] - lengths[low])
-        return (
-            times[low] + share * (times[right] - times[low]),
-            joules[low] + share * (joules[right] - joules[low]),
-        )
-
-    def _floor_cost(self, tokens: int, joules: Sequence[float]) -> tuple[float, float]:
-        """`append_floor` in seconds and joules, the table looked at once."""
-        lengths, times = self.append_tokens, self.append_floor_s
-        right = bisect_right(lengths, tokens)
-        if right == 0 or len(lengths) == 1:
-            return times[0], joules[0]
-        right = min(right, len(lengths) - 1)
-        low = right - 1
-        share = (tokens - lengths[low]) / (lengths[right] - lengths[low])
-        return (
-            times[low] + share * (times[right] - times[low]),
-            joules[low] + share * (joules[right] - joules[low]),
-        )
+        if tokens <= 0:
+            return 0.0, 0.0
+        lengths = self.prefill_tokens
+        if tokens >= lengths[-1]:
+            factor = (tokens / lengths[-1]) ** 2
+            return self.prefill_s[-1] * factor, power.prefill_j[-1] * factor
+        return _at(self._prefill, lengths, tokens)
 
     def prefill_batch(self, costs: Sequence[float]) -> float:
         """One prefill step over parts of several prompts, from what each would cost by itself:
@@ -213,12 +209,28 @@ class PerfModel:
         return max(0.0, _line(self.handoff_tokens, self.handoff_times_s, prompt_tokens))
 
 
+def _pieces(
+    lengths: Sequence[int], seconds: Sequence[float], joules: Sequence[float]
+) -> tuple[Piece, ...]:
+    """One before each length, flat for the first, and one more that goes on beyond the last."""
+    points = list(zip(lengths, seconds, joules, strict=True))
+    pieces = [Piece(0, 1, seconds[0], 0.0, joules[0], 0.0)]
+    for (low, low_s, low_j), (high, high_s, high_j) in pairwise(points):
+        pieces.append(Piece(low, high - low, low_s, high_s - low_s, low_j, high_j - low_j))
+    return (*pieces, pieces[-1])
+
+
+def _at(pieces: Sequence[Piece], lengths: Sequence[int], tokens: int) -> tuple[float, float]:
+    low, span, low_s, more_s, low_j, more_j = pieces[bisect_right(lengths, tokens)]
+    share = (tokens - low) / span
+    return low_s + share * more_s, low_j + share * more_j
+
+
 def _line(lengths: Sequence[int], values: Sequence[float], tokens: int) -> float:
     """Straight between points, flat before the first, and on as it went beyond the last."""
-    right = bisect_right(lengths, tokens)
-    if right == 0 or len(lengths) == 1:
+    if tokens < lengths[0] or len(lengths) == 1:
         return values[0]
-    right = min(right, len(lengths) - 1)
+    right = min(bisect_right(lengths, tokens), len(lengths) - 1)
     low, start = lengths[right - 1], values[right - 1]
     return start + (tokens - low) * (values[right] - start) / (lengths[right] - low)
 
