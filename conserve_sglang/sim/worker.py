@@ -97,7 +97,7 @@ class SimWorker:
 
     def hold_copy(self, conversation_id: ConversationId, tokens: int) -> None:
         """A conversation's KV came from its decoder: kept as a cache, if there is room."""
-        if self.pool.take(conversation_id, tokens):
+        if not self.is_lost and self.pool.take(conversation_id, tokens):
             self.pool.give_back(conversation_id, tokens, tokens)
 
     def release(self, conversation_id: ConversationId) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conserve_sglang.core.ids import WorkerId
+from conserve_sglang.core.ids import ConversationId, WorkerId
 from conserve_sglang.policy import PlacementReason
 from conserve_sglang.sim import ConversationRecord, Deployment, Outcome, Simulation, WorkerLoss
 from conserve_sglang.workload import ConversationPlan
@@ -146,3 +146,12 @@ def joules(deployment: Deployment, plans: list[ConversationPlan]) -> tuple[float
         math.fsum(record.modelled_j for record in records),
         math.fsum(w.prefill_j + w.append_prefill_j + w.decode_j for w in workers),
     )
+
+
+def test_a_lost_prefiller_comes_back_without_what_was_on_its_way_to_it() -> None:
+    simulation = Simulation(a_deployment("p0", "d0"), lambda record: None)
+    prefiller = simulation.workers[WorkerId("p0")]
+    prefiller.lose(0.0)
+    prefiller.hold_copy(ConversationId("a"), 1000)
+    prefiller.come_back()
+    assert prefiller.pool.resident(ConversationId("a")) == 0

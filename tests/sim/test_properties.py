@@ -1,5 +1,6 @@
 """Random workloads on random deployments keep every promise."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.ids import ConversationId, WorkerId
+from conserve_sglang.core.tier import FlagValue, PolicyChoice
 from conserve_sglang.dispatch import DispatchSettings
-from conserve_sglang.policy import POLICIES
-from conserve_sglang.sim import Outcome
+from conserve_sglang.policy import POLICIES, make_policy
+from conserve_sglang.sim import Outcome, WorkerLoss
 from conserve_sglang.workload import ConversationPlan, TurnPlan
 from tests.sim.builders import a_deployment, play
 
@@ -94,3 +96,80 @@ def test_every_turn_is_answered_once_and_no_pool_overflows(
             assert previous_end_s <= turn.arrived_at_s < turn.first_token_at_s
             assert turn.first_token_at_s <= turn.last_token_at_s
             previous_end_s = turn.last_token_at_s
+
+
+VARIANTS: tuple[tuple[str, dict[str, FlagValue]], ...] = (
+    ("work-conserving", {"by_history": True, "late_after_s": 3.0}),
+    ("work-conserving-tails", {"by_history": True}),
+    ("conserve-pack", {"by_history": True}),
+    ("conserve", {"max_local_append_tokens": 100}),
+    ("stock-pd", {"sticky": True}),
+    ("colocated", {"choose": "least_backlog"}),
+    ("coin-flip", {"error_rate": 1.0}),
+    ("dynamo-like", {"max_prefill_queue": 2}),
+    ("ampd-like", {"tbt_target_s": 0.01}),
+)
+
+
+@given(
+    plans=plans(),
+    choice=st.sampled_from(VARIANTS),
+    names=st.sampled_from(
+        [("p0", "d0"), ("p0", "p1", "d0", "d1"), ("m0", "m1"), ("p0", "d0", "m0")]
+    ),
+    capacity=st.integers(2000, 30_000),
+    max_running=st.sampled_from([1, 2, 256]),
+    lump=st.sampled_from([1, 16, 512]),
+    interval=st.sampled_from([0, 1, 4]),
+    losses=st.lists(
+        st.tuples(st.integers(0, 3), st.floats(0, 40), st.sampled_from([0.0, 0.5, 5.0])),
+        max_size=3,
+        unique_by=lambda loss: loss[0],
+    ),
+    hasty=st.booleans(),
+)
+@settings(max_examples=120, deadline=None)
+def test_promises_hold_whatever_workers_policies_and_losses(
+    *,
+    plans: list[ConversationPlan],
+    choice: tuple[str, dict[str, FlagValue]],
+    names: tuple[str, ...],
+    capacity: int,
+    max_running: int,
+    lump: int,
+    interval: int,
+    losses: list[tuple[int, float, float]],
+    hasty: bool,
+) -> None:
+    deployment = a_deployment(*names, capacity=capacity, **({"settings": HASTY} if hasty else {}))  # type: ignore[arg-type]
+    workers = tuple(
+        replace(
+            worker,
+            max_running=max_running,
+            output_lump_tokens=lump,
+            prefill_decode_interval=interval,
+        )
+        for worker in deployment.workers
+    )
+    lost = tuple(
+        WorkerLoss(
+            worker_id=WorkerId(names[number % len(names)]),
+            at_s=at_s,
+            noticed_after_s=noticed_s,
+            back_after_s=1.0,
+        )
+        for number, at_s, noticed_s in losses
+        if number < len(names)
+    )
+    policy = make_policy(PolicyChoice(name=choice[0], params=choice[1]))
+    deployment = replace(deployment, workers=workers, policy=policy, losses=lost)
+    records = play(deployment, plans)  # checks the books and the pools after every event
+    assert set(records) == {plan.conversation_id for plan in plans}
+    for record in records.values():
+        if record.outcome is not Outcome.ANSWERED:
+            assert record.why
+            continue
+        last, gaps = record.turns[-1], record.last_turn_gaps
+        assert sum(run.num_gaps for run in gaps) == last.output_tokens - 1
+        seconds = last.last_token_at_s - last.first_token_at_s
+        assert math.fsum(run.total_s for run in gaps) == pytest.approx(seconds)
