@@ -5,6 +5,7 @@ from itertools import islice
 from math import inf
 
 from conserve_sglang.core.ids import ConversationId, TenantId
+from conserve_sglang.dispatch.kv_ledger import WorkerState
 from conserve_sglang.dispatch.state import Conversation, TenantAccount
 
 MAX_IDLE_ASKED = 256
@@ -144,11 +145,13 @@ class Conversations:
         return found
 
     def most_impatient(
-        self, patience_s: Callable[[Conversation], float], now: float
+        self, prices: Mapping[WorkerState, float], usual_s: float, now: float
     ) -> tuple[Conversation | None, float]:
-        """One that has been idle for longer than its own patience: of the tenant with the largest
-        share among those who have one, whose patience is outrun most. None while there is none,
-        and then the time at which there is one; of `MAX_IDLE_ASKED`, the longest idle of each."""
+        """One that has been idle for longer than its KV is worth in seconds: its tokens at its
+        worker's price of each, or `usual_s` where that has none. Of the tenant with the largest
+        share among those who have one, the one that has outrun its worth most. None while there is
+        none, and then the time at which there is one; of `MAX_IDLE_ASKED`, the longest idle of
+        each."""
         found: Conversation | None = None
         best, due_at_s = (-inf, -inf), inf
         most_asked = max(1, MAX_IDLE_ASKED // max(1, len(self._accounts)))
@@ -156,11 +159,14 @@ class Conversations:
             if account.longest_idle() is None:
                 continue
             for idle in islice(account.idle.values(), most_asked):
-                patience, since_s = patience_s(idle), idle.last_active_at_s
-                if since_s + patience > now:
-                    due_at_s = min(due_at_s, since_s + patience)
+                pin, worth_s, since_s = idle.decoder, 0.0, idle.last_active_at_s
+                if pin is not None and pin.epoch == idle.decoder_epoch:
+                    price = prices.get(pin)
+                    worth_s = usual_s if price is None else idle.resident_tokens * price
+                if since_s + worth_s > now:
+                    due_at_s = min(due_at_s, since_s + worth_s)
                     continue
-                rank = (account.share, (now - since_s) / patience if patience > 0 else inf)
+                rank = (account.share, (now - since_s) / worth_s if worth_s > 0 else inf)
                 if rank > best:
                     found, best = idle, rank
         return found, due_at_s

@@ -6,10 +6,11 @@ from math import inf
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.conversations import Conversations
+from conserve_sglang.dispatch.kv_ledger import WorkerState
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import Conversation
 from conserve_sglang.dispatch.waiting import WaitingLine
-from conserve_sglang.policy.retention import CONSTANT, Idle, Retention
+from conserve_sglang.policy.retention import CONSTANT, Retention
 
 
 class FirstToGo:
@@ -20,7 +21,7 @@ class FirstToGo:
         "_conversations",
         "_due_at_s",
         "_line",
-        "_patience_s",
+        "_patience",
         "_retention",
         "_settings",
     )
@@ -36,7 +37,9 @@ class FirstToGo:
         self._retention, self._settings = retention, settings
         self._bookings, self._conversations, self._line = bookings, conversations, line
         # of a retention that has prices
-        self._patience_s: Callable[[Idle], float] | None = getattr(retention, "patience_s", None)
+        self._patience: Callable[[float, int, float], float] | None = getattr(
+            retention, "patience_s_per_token", None
+        )
         self._due_at_s = inf
 
     def choose(self, now: float) -> Conversation | None:
@@ -45,8 +48,10 @@ class FirstToGo:
         conversations, idle_s = self._conversations, self._settings.reclaim_idle_s
         if self._retention is CONSTANT:
             return conversations.idle_for(idle_s, now)
-        if self._patience_s is not None:
-            found, self._due_at_s = conversations.most_impatient(self._patience_of, now)
+        if self._patience is not None:
+            found, self._due_at_s = conversations.most_impatient(
+                self._prices(self._patience), idle_s, now
+            )
             return found
         overdue = self._retention.overdue
         return conversations.most_overdue(
@@ -57,20 +62,17 @@ class FirstToGo:
     def due_at_s(self) -> float:
         """When one is due, if nothing happens before; it may come out too early. Infinite without
         one."""
-        if self._patience_s is not None:
+        if self._patience is not None:
             return self._due_at_s
         return self._conversations.idle_floor_s + self._settings.reclaim_idle_s
 
-    def _patience_of(self, conversation: Conversation) -> float:
-        pin = self._bookings.pin_of(conversation)
-        if pin is None or self._patience_s is None:
-            return 0.0
-        rate = pin.speeds.prefill_s_per_token
-        if rate is None:
-            return self._settings.reclaim_idle_s
+    def _prices(self, patience: Callable[[float, int, float], float]) -> dict[WorkerState, float]:
+        """Of each worker that was seen to prefill, what a token of KV there is worth in seconds."""
         ledger = self._bookings.ledger
         num_workers = len(ledger.workers(Role.DECODE)) + len(ledger.workers(Role.MIXED))
         num_waiting = self._line.order.num_waiting / max(1, num_workers)
-        return self._patience_s(
-            Idle(conversation.resident_tokens, rate, pin.num_running, num_waiting)
-        )
+        return {
+            state: patience(rate, state.num_running, num_waiting)
+            for state in ledger.states()
+            if (rate := state.speeds.prefill_s_per_token) is not None
+        }

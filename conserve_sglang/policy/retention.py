@@ -3,7 +3,7 @@ conversation has shown so far, or what it would cost to bring its KV back. Nothi
 one conversation for another."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from conserve_sglang.policy.api import History
 
@@ -27,21 +27,15 @@ class Retention(Protocol):
         ...
 
 
-class Idle(NamedTuple):
-    """What is observed of KV at rest: its `tokens`, the rate at which its worker prefills, how many
-    turns decode there, and how many wait for room, by the number of workers that might have it."""
-
-    tokens: int
-    prefill_s_per_token: float
-    num_running: int
-    num_waiting: float
-
-
 class PricedRetention(Retention, Protocol):
     """A retention by which some KV is let go sooner than other KV."""
 
-    def patience_s(self, idle: Idle) -> float:
-        """How long KV is kept at rest although others wait for room."""
+    def patience_s_per_token(
+        self, prefill_s_per_token: float, num_running: int, num_waiting: float
+    ) -> float:
+        """How long each token of KV is kept at rest although others wait for room, on a worker that
+        prefills at that rate and decodes so many turns. `num_waiting`: turns that wait for room, by
+        the number of workers that might have it."""
         ...
 
 
@@ -104,10 +98,11 @@ class ByCost(Constant):
 
     stall_weight: float
 
-    def patience_s(self, idle: Idle) -> float:
-        """The seconds of its prefill, for each who is held up."""
-        held_up = 1 + self.stall_weight * idle.num_running + idle.num_waiting
-        return idle.tokens * idle.prefill_s_per_token * held_up
+    def patience_s_per_token(
+        self, prefill_s_per_token: float, num_running: int, num_waiting: float
+    ) -> float:
+        """The seconds of a token's prefill, for each who is held up."""
+        return prefill_s_per_token * (1 + self.stall_weight * num_running + num_waiting)
 
 
 CONSTANT = Constant()

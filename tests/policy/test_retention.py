@@ -1,10 +1,11 @@
 """Room and patience from what a conversation has shown."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conserve_sglang.policy.api import History
-from conserve_sglang.policy.retention import BY_HISTORY, CONSTANT, SOON_S, ByCost, Idle
+from conserve_sglang.policy.retention import BY_HISTORY, CONSTANT, SOON_S, ByCost
 
 histories = st.none() | st.builds(
     History,
@@ -45,10 +46,10 @@ def test_bounds(history: History | None, usual: int, rested_s: float) -> None:
 
 
 def test_kv_is_kept_as_long_as_bringing_it_back_would_hold_others_up() -> None:
-    priced = ByCost(2.0)
-    assert priced.patience_s(Idle(20_000, 50e-6, 0, 0)) == 1.0, "its own prefill"
-    assert priced.patience_s(Idle(20_000, 50e-6, 3, 0)) == 7.0, "three stalls, late twice each"
-    assert priced.patience_s(Idle(20_000, 50e-6, 3, 1.5)) == 8.5, "and those who wait for room"
-    assert priced.patience_s(Idle(10_000, 50e-6, 3, 1.5)) == 4.25
-    assert priced.output_room(None, 512) == 512
-    assert priced.headroom(None, 512) == 0
+    worth = ByCost(2.0).patience_s_per_token
+    assert worth(50e-6, 0, 0) == 50e-6, "its own prefill"
+    assert worth(50e-6, 3, 0) == pytest.approx(350e-6), "three stalls, late twice each"
+    assert worth(50e-6, 3, 1.5) == pytest.approx(425e-6), "and those who wait for room"
+    assert ByCost(1.0).patience_s_per_token(50e-6, 3, 0) == pytest.approx(200e-6)
+    assert ByCost(2.0).output_room(None, 512) == 512
+    assert ByCost(2.0).headroom(None, 512) == 0
