@@ -58,7 +58,7 @@ def policies_for(variant: Variant, tbt_s: float | None) -> tuple[PolicyChoice, .
     real servers."""
     if variant.max_local_append_tokens is None:
         backlog = PolicyChoice(name="colocated", params={"choose": "least_backlog"})
-        return (variant.policy, backlog)
+        return (variant.policy, backlog, PolicyChoice(name="work-conserving", params={}))
     threshold = {"max_local_append_tokens": variant.max_local_append_tokens}
     spilling = PolicyChoice(name="work-conserving", params=dict(threshold))
     if tbt_s is None:
