@@ -2,13 +2,18 @@
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from conserve_sglang.planning import Infeasible, Objective, Option, Plan, Request, Score
+from conserve_sglang.planning.diagnosis import Change
+from conserve_sglang.planning.plan import is_within
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.profiles import Profile
 
@@ -76,8 +81,18 @@ def _profile_document(profile: Profile) -> dict[str, Any]:
 def _infeasible_document(plan: Infeasible) -> dict[str, Any]:
     return {
         "reason": plan.reason,
-        "changes": [[change.text for change in remedy] for remedy in plan.remedies],
+        "changes": [[_change_document(change) for change in remedy] for remedy in plan.remedies],
         "nearest": None if plan.nearest is None else _option_document(plan.nearest),
+    }
+
+
+def _change_document(change: Change) -> dict[str, Any]:
+    return {
+        "text": change.text,
+        "limit": change.limit.value,
+        "tier": change.tier or None,
+        "given": change.given,
+        "needed": change.enough,
     }
 
 
@@ -184,12 +199,16 @@ def _print_plan(result: Result, plan: Plan) -> None:
     for line in beyond_lines([plan.chosen.score.beyond]):
         console.print(line, markup=False)
     for score in plan.repeats:
+        is_kept = is_within(plan.request, replace(plan.chosen, score=score))
+        broken = "" if is_kept else ": breaks a limit"
         console.print(
-            f"another seed: {_latencies(score)}, {_short(score.tokens_per_joule)} tokens/J"
+            f"another seed: {_latencies(score)}, {_short(score.tokens_per_joule)} tokens/J{broken}"
         )
     for binding in plan.bindings:
         console.print(f"held back by {binding.text}")
-    if not plan.bindings:
+    if plan.is_rescued:
+        console.print("what holds it back is not known: the integer program found no choice")
+    elif not plan.bindings:
         console.print("held back by the demanded load alone")
     for comparison in plan.comparisons:
         console.print(_comparison(plan, comparison.label, comparison.option, comparison.why))
@@ -200,17 +219,22 @@ def _print_plan(result: Result, plan: Plan) -> None:
 
 def _options_table(plan: Plan) -> Table:
     request, level = plan.request, f"p{plan.request.targets.level * 100:g}"
-    table = Table(title=f"{request.objective.value} at {_load(plan)} (all of it modelled)")
-    for column in ("", "workers and policy"):
-        table.add_column(column, no_wrap=True)
+    table = Table(
+        title=f"{request.objective.value} at {_load(plan)} (all of it modelled)",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("workers and policies", no_wrap=True)
     heads = (f"TTFET {level} s", f"TBT {level} ms", f"E2E {level} s")
     for column in (*heads, "mean W", "peak W", "tokens/J"):
-        table.add_column(column, justify="right")
-    for mark, option in (("*", plan.chosen), *((" ", one) for one in plan.runner_ups[:4])):
-        score = option.score
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
+    for mark, alike in zip("*    ", grouped([plan.chosen, *plan.runner_ups]), strict=False):
+        option, score = alike[0], alike[0].score
+        policies = dict.fromkeys(f"[dim]{one.policy.name}[/dim]" for one in alike)
+        rows = [*map(_many, option.counts.items()), *policies]
         table.add_row(
-            mark,
-            "\n".join([*map(_many, option.counts.items()), f"[dim]{option.policy.name}[/dim]"]),
+            "\n".join(f"{mark if not number else ' '} {row}" for number, row in enumerate(rows)),
             _short(score.ttfet_s),
             _short(score.tbt_s * 1e3),
             _short(score.e2e_s),
@@ -219,6 +243,16 @@ def _options_table(plan: Plan) -> Table:
             _short(score.tokens_per_joule),
         )
     return table
+
+
+def grouped(options: Sequence[Option]) -> list[list[Option]]:
+    """Options that are the same fleet with the same figures, whatever the policy, together."""
+    found: dict[object, list[Option]] = {}
+    for option in options:
+        score = option.score
+        figures = (score.ttfet_s, score.tbt_s, score.e2e_s, score.mean_w, score.load_per_s)
+        found.setdefault((*figures, *option.counts.items()), []).append(option)
+    return list(found.values())
 
 
 def _many(pool: tuple[Config, int]) -> str:
@@ -285,11 +319,11 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
     console = Console(stderr=True)
     console.print(f"infeasible: {plan.reason}")
     for number, remedy in enumerate(plan.remedies):
-        words = "the smallest change that would help" if number == 0 else "or"
+        words = "the smallest change found that would help" if number == 0 else "or"
         console.print(f"{words}: {' and '.join(change.text for change in remedy)}")
     if plan.nearest is not None:
         workers = " + ".join(map(_many, plan.nearest.counts.items()))
-        console.print(f"that is {workers}, {plan.nearest.policy.name}")
+        console.print(f"the nearest fleet is {workers}, {plan.nearest.policy.name}")
     if not plan.remedies:
         console.print("no change of a single limit helps: other GPUs or another model are needed")
     for tier in result.left_out:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from conserve_sglang.planning.demand import Variant
 from conserve_sglang.planning.problem import Answer, Limits, Objective, Problem
 from conserve_sglang.planning.program import Solved, bound, is_large, solve
 from conserve_sglang.planning.rows import Limit
@@ -25,6 +26,11 @@ _SPELLED = {
     Limit.LOAD: "a load",
 }
 LEAST_GAIN = 0.001
+_BETTER = {
+    Objective.TOKENS_PER_JOULE: "there would be {} more tokens/J",
+    Objective.LOAD: "{} more load would be carried",
+    Objective.WATTS: "{} less could be drawn at most",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +52,19 @@ class Change:
             return f"{more:.0f} more GPU{'s' if more > 1.5 else ''} in tier {self.tier}"
         unit = UNITS[self.limit]
         return (
-            f"{_SPELLED[self.limit]} of {self.needed:.4g} {unit} instead of {self.given:.4g}"
+            f"{_SPELLED[self.limit]} of {self.enough:.4g} {unit} instead of {self.given:.4g}"
             f" ({self.relative:+.1%})"
         )
+
+    @property
+    def enough(self) -> float:
+        """What is needed, to four digits, and not less than that."""
+        if self.needed <= 0 or self.limit is Limit.GPUS:
+            return self.needed
+        step = 10.0 ** (math.floor(math.log10(self.needed)) - 3)
+        whole = self.needed / step
+        less, more = math.floor(whole + 1e-9), math.ceil(whole - 1e-9)
+        return (less if self.limit is Limit.LOAD else more) * step
 
     @property
     def size(self) -> float:
@@ -60,25 +76,27 @@ Remedy = tuple[Change, ...]
 """Changes that together are enough."""
 
 
-def remedies(problems: Sequence[Problem]) -> tuple[Remedy, ...]:
-    """What would make a request feasible, the smallest change first: each limit alone; if none is
-    enough by itself, all together as little as possible. Empty if not even that helps."""
-    found = [remedy for limit in Limit if (remedy := _least(problems, frozenset({limit})))]
-    if not found:
-        everything = _least(problems, frozenset(Limit))
-        return (everything,) if everything else ()
-    return tuple(sorted(found, key=_size))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Least:
+    """The variant that needs the smallest change, its fleet, and the change (empty: none)."""
+
+    variant: Variant
+    problem: Problem
+    solved: Solved
+    remedy: Remedy
 
 
-def _least(problems: Sequence[Problem], elastic: frozenset[Limit]) -> Remedy:
-    """The smallest change over all variants."""
-    found: list[Remedy] = []
-    for problem in problems:
-        used = frozenset(limit for limit in elastic if _given(problem.limits, limit) is not None)
+def least(problems: Sequence[tuple[Variant, Problem]], elastic: frozenset[Limit]) -> Least | None:
+    """What would make a request feasible with the smallest change of some limits, by the program's
+    approximations; None if nothing does."""
+    found: list[Least] = []
+    for variant, problem in problems:
+        used = frozenset(limit for limit in elastic if given(problem.limits, limit) is not None)
         solved = solve(_with_some_load(problem), elastic=used) if used else None
         if solved is not None:
-            found.append(tuple(_changes(problem.limits, solved)))
-    return min((remedy for remedy in found if remedy), key=_size, default=())
+            remedy = tuple(_changes(problem.limits, solved))
+            found.append(Least(variant=variant, problem=problem, solved=solved, remedy=remedy))
+    return min(found, key=lambda one: size_of(one.remedy), default=None)
 
 
 def _with_some_load(problem: Problem) -> Problem:
@@ -89,7 +107,8 @@ def _with_some_load(problem: Problem) -> Problem:
     return replace(problem, limits=replace(problem.limits, load_per_s=least))
 
 
-def _size(remedy: Remedy) -> float:
+def size_of(remedy: Remedy) -> float:
+    """How large a change is in all."""
     return sum(change.size for change in remedy)
 
 
@@ -97,15 +116,16 @@ def _changes(limits: Limits, solved: Solved) -> Iterator[Change]:
     for (limit, tier), slack in solved.slack.items():
         if slack <= 1e-6:
             continue
-        given = _given(limits, limit, tier)
-        assert given is not None
-        needed = given * (1 - slack) if limit is Limit.LOAD else given + slack
-        whole = _given(limits, limit)
-        relative = slack / whole if limit is Limit.GPUS and whole else (needed - given) / given
-        yield Change(limit=limit, tier=tier, given=given, needed=needed, relative=relative)
+        now = given(limits, limit, tier)
+        assert now is not None
+        needed = now * (1 - slack) if limit is Limit.LOAD else now + slack
+        whole = given(limits, limit)
+        relative = slack / whole if limit is Limit.GPUS and whole else (needed - now) / now
+        yield Change(limit=limit, tier=tier, given=now, needed=needed, relative=relative)
 
 
-def _given(limits: Limits, limit: Limit, tier: str = "") -> float | None:
+def given(limits: Limits, limit: Limit, tier: str = "") -> float | None:
+    """What a limit is now; None: there is no such limit."""
     if limit is Limit.GPUS:
         return float(
             sum(
@@ -126,25 +146,29 @@ def _given(limits: Limits, limit: Limit, tier: str = "") -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """A limit that costs something: without it the objective would be better by `gain`, a share of
-    it. For GPUs: with twice as many of `tier`."""
+    """A limit that costs something: without it (GPUs: with twice as many of `tier`) the objective
+    would be better by `gain`, a share of it, by the program's approximations: more tokens per
+    joule, more load, or less peak power."""
 
     limit: Limit
     tier: str
     gain: float
+    objective: Objective
 
     @property
     def text(self) -> str:
         """In words."""
+        better = f"{_BETTER[self.objective]}, by the integer program's approximations"
+        better = better.format(f"{self.gain:.1%}")
         if self.limit is Limit.GPUS:
-            return f"GPUs of tier {self.tier}: twice as many would gain {self.gain:.1%}"
+            return f"GPUs of tier {self.tier}: with twice as many {better}"
         names = {
             Limit.TTFET: "the TTFET target",
             Limit.TBT: "the last-turn TBT target",
             Limit.E2E: "the E2E target",
         }
         what = names.get(self.limit, f"the {self.limit.value}")
-        return f"{what}: without it {self.gain:.1%} would be gained"
+        return f"{what}: without it {better}"
 
 
 def bindings(problem: Problem, answer: Answer) -> tuple[Binding, ...]:
@@ -156,10 +180,17 @@ def bindings(problem: Problem, answer: Answer) -> tuple[Binding, ...]:
         best = bound(relaxed)
         if best is None or not value:
             continue
-        gain = (value - best) / abs(value)
+        gain = _gain(problem.objective, value, best)
         if gain > LEAST_GAIN:
-            found.append(Binding(limit=limit, tier=tier, gain=gain))
+            found.append(Binding(limit=limit, tier=tier, gain=gain, objective=problem.objective))
     return tuple(sorted(found, key=lambda one: -one.gain))
+
+
+def _gain(objective: Objective, value: float, best: float) -> float:
+    """What a limit costs: tokens per joule grow as mean watts fall."""
+    if objective is Objective.TOKENS_PER_JOULE:
+        return value / best - 1 if best > 0 else 0.0
+    return (value - best) / abs(value)
 
 
 def _relaxed(problem: Problem) -> Iterator[tuple[Limit, str, Problem]]:

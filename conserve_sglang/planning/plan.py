@@ -85,7 +85,8 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The answer to a request. `repeats`: the chosen fleet with other seeds."""
+    """The answer to a request. `repeats`: the chosen fleet with other seeds. `is_rescued`: by the
+    integer program's approximations nothing keeps all limits, in the simulator this fleet does."""
 
     request: Request
     chosen: Option
@@ -96,6 +97,7 @@ class Plan:
     load_sweep: tuple[Score, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     gap: float = 0.0
+    is_rescued: bool = False
     num_columns: int = 0
     optimizer_s: float = 0.0
     simulation_s: float = 0.0
@@ -109,6 +111,11 @@ class Plan:
     def proven(self) -> str:
         """How good the integer program's first choice is known to be, in words."""
         num_gpus = self.request.inventory.num_gpus
+        if self.is_rescued:
+            return (
+                "by the integer program's approximations nothing keeps all limits, so a better"
+                " choice than this one may exist"
+            )
         if num_gpus <= SMALL_FLEET:
             return "no choice is better than the integer program's first one, by its approximations"
         return (
@@ -147,15 +154,20 @@ class Infeasible:
     @property
     def reason(self) -> str:
         """In a sentence."""
+        none = "no choice of these GPUs keeps all limits"
         if self.nearest is None:
-            return "no choice of these GPUs keeps all limits"
+            return none
         broken = [
-            f"{margin.name} {margin.value:.4g} {margin.unit} against {margin.limit:.4g}"
+            f"{margin.name} {_said(margin)} against {margin.limit:.4g}"
             for margin in margins_of(self.request, self.nearest)
             if margin.share < 0
         ]
         said = ", ".join(broken) or f"only {self.nearest.score.answered:.1%} answered"
-        return f"no fleet keeps all limits in the simulator; the nearest has {said}"
+        return f"{none}; the nearest that was simulated has {said}"
+
+
+def _said(margin: Margin) -> str:
+    return f"{margin.value:.4g} {margin.unit}" if math.isfinite(margin.value) else "without end"
 
 
 def margins_of(request: Request, option: Option) -> tuple[Margin, ...]:
@@ -192,12 +204,13 @@ def concessions(request: Request, options: Iterable[Option]) -> tuple[Remedy, ..
         broken = [margin for margin in margins_of(request, option) if margin.share < 0]
         is_finite = all(math.isfinite(margin.value) for margin in broken)
         if broken and is_finite and answers_enough(option.score, request.targets):
-            remedy = tuple(_concession(margin) for margin in broken)
+            remedy = tuple(concession(margin) for margin in broken)
             found.setdefault(tuple((one.limit, one.needed) for one in remedy), remedy)
     return tuple(sorted(found.values(), key=lambda remedy: sum(one.size for one in remedy))[:3])
 
 
-def _concession(margin: Margin) -> Change:
+def concession(margin: Margin) -> Change:
+    """A limit that is broken, as wide as it would have to be."""
     limit = next(limit for name, limit in _LIMITS.items() if margin.name.startswith(name))
     return Change(
         limit=limit,

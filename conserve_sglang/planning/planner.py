@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role
-from conserve_sglang.planning.diagnosis import bindings, remedies
+from conserve_sglang.planning.diagnosis import Binding, bindings
+from conserve_sglang.planning.giving_way import GivingWay, fits, smallest
 from conserve_sglang.planning.hardware import Hardware
 from conserve_sglang.planning.plan import (
     Infeasible,
@@ -103,34 +104,42 @@ def make_plan(request: Request, told: Told = lambda _: None) -> Plan | Infeasibl
     """The best fleet for a request, or why there is none."""
     told("computing operating points, solving integer programs")
     found = shortlist(request)
-    if not found.candidates:
-        return Infeasible(
-            request=request, remedies=remedies([problem for _, problem in found.problems])
-        )
     started = time.perf_counter()
-    options = tuple(_tried(request, found, told))
+    options = tuple(_tried(request, found, told)) if found.candidates else ()
     kept = [option for option in options if is_within(request, option)]
+    is_rescued = not kept
     if not kept:
-        nearest = min(options, key=lambda option: _excess(request, option))
-        return Infeasible(request=request, remedies=concessions(request, options), nearest=nearest)
+        told("looking for limits that would have to give way")
+        way = GivingWay(request, found.problems, Bench(request)).tried()
+        options += tuple(option for option in way.options if fits(request, option))
+        kept = [option for option in options if is_within(request, option)]
+        if not kept:
+            nearest = min(options, key=lambda option: _excess(request, option), default=None)
+            all_remedies = smallest([*way.remedies, *concessions(request, options)])
+            return Infeasible(request=request, remedies=all_remedies, nearest=nearest)
     chosen, repeats = _lasting(request, kept, told)
     simulation_s = time.perf_counter() - started
-    best = found.candidates[0]
-    problem = found.problem_of(best)
     told("looking for what holds it back")
     started = time.perf_counter()
-    held_back = bindings(problem, best.answer)
+    held_back, gap = ((), 0.0) if is_rescued else _held_back(found)
     return Plan(
         request=request,
         chosen=chosen,
         options=options,
         bindings=held_back,
         repeats=repeats,
-        gap=best.answer.gap,
+        gap=gap,
+        is_rescued=is_rescued,
         num_columns=found.num_columns,
         optimizer_s=found.columns_s + found.solve_s + time.perf_counter() - started,
         simulation_s=simulation_s,
     )
+
+
+def _held_back(found: Shortlist) -> tuple[tuple[Binding, ...], float]:
+    """What costs the program's first choice something, and how far that is from the best."""
+    best = found.candidates[0]
+    return bindings(found.problem_of(best), best.answer), best.answer.gap
 
 
 def _lasting(request: Request, kept: list[Option], told: Told) -> tuple[Option, tuple[Score, ...]]:

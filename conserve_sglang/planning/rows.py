@@ -56,7 +56,7 @@ class Rows:
         for limit in sorted(self.elastic, key=lambda limit: limit.value):
             tiers = sorted({one.tier for one in self.problem.limits.gpus})
             for name in tiers if limit is Limit.GPUS else ("",):
-                most = 1.0 if limit is Limit.LOAD else INFINITY
+                most = 0.999 if limit is Limit.LOAD else INFINITY  # some load is left
                 self.slacks[limit, name] = self._variable(
                     1.0 / self._scale(limit), most, is_integer=limit is Limit.GPUS
                 )

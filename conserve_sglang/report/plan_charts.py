@@ -21,7 +21,9 @@ def brief(option: Option) -> str:
     """A fleet in one line."""
     workers = " + ".join(
         f"{count} {config.tier} {config.role.value}"
+        + (f" tp {config.tp}" if config.tp > 1 else "")
         + (f" {config.power_cap_w:g} W" if config.power_cap_w is not None else "")
+        + (f" {config.sm_clock_mhz} MHz" if config.sm_clock_mhz is not None else "")
         for config, count in option.counts.items()
     )
     return f"{workers}, {option.policy.name}"

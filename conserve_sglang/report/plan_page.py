@@ -111,6 +111,8 @@ def _margins(plan: Plan) -> str:
     columns = [("limit", False), ("value", True), ("limit", True), ("left", True)]
     columns += [(f"seed {number + 2}", True) for number in range(len(plan.repeats))]
     held = [f"Held back by {one.text}." for one in plan.bindings]
+    if plan.is_rescued:
+        held = ["What holds it back is not known: the integer program found no choice."]
     said = listing(held or ["Held back by the demanded load alone: no limit costs anything."])
     shown = table(columns, rows) if rows else paragraph("No limit was set.")
     return section("Margins, and what binds", shown, said)

@@ -46,6 +46,7 @@ def test_a_plan_writes_a_map_that_launch_reads_and_a_report(
     ran = run_cli("plan", *files, *slo, "-o", out, "--report", report, "--quick")
     assert (ran.code, ran.err) == (0, "")
     assert "tokens-per-joule at 1 conversations/s (all of it modelled)" in ran.out
+    assert "tokens/J" in ran.out.splitlines()[3], "the table does not fit 80 columns"
     tier_map = load_tier_map(out)
     assert tier_map.power_budget_w == 900
     assert tier_map.slo.ttfet_s == 20
@@ -120,12 +121,15 @@ def test_what_cannot_be_is_exit_code_3_and_the_least_change(
     out = tmp_path / "map.yaml"
     ran = infeasible(run_cli, files, "-o", out)
     assert ran.code == 3
-    assert "infeasible: no choice of these GPUs keeps all limits" in ran.err
-    assert "the smallest change that would help: " in ran.err
+    said = " ".join(ran.err.split())
+    assert "infeasible: no choice of these GPUs keeps all limits; the nearest" in said
+    assert "the smallest change found that would help: " in said
     assert not out.exists()
     document = json.loads(infeasible(run_cli, files, "--json").out)
     assert document["feasible"] is False
-    assert document["changes"]
+    ((change, *_), *_) = document["changes"]
+    assert change["needed"] != change["given"]
+    assert f"{change['needed']:.4g}" in change["text"]
 
 
 @pytest.mark.parametrize(
