@@ -79,8 +79,8 @@ class DecodeBatch:
         whole_j = power.decode_step_j + power.decode_j_per_request * requests
         token_j = power.decode_j_per_kv_token
         half = (num_steps - 1) / 2
-        joules = self._unbounded_j(power, num_steps)
-        share = _share(power, steps, joules)
+        joules = num_steps * (whole_j + token_j * (self.kv_tokens + requests * half))
+        share = 1.0 if power.most_w == math.inf else _share(power, steps, joules)
         self._request_j += share * num_steps * whole_j / requests
         self._token_j += share * num_steps * token_j
         self._numbered_j += share * token_j * num_steps * (self.num_steps + half)
@@ -88,14 +88,11 @@ class DecodeBatch:
 
     def joules_of(self, power: PowerModel, steps: StepRun) -> float:
         """Joules of steps that begin with the present batch."""
-        joules = self._unbounded_j(power, steps.num_steps)
-        return _share(power, steps, joules) * joules
-
-    def _unbounded_j(self, power: PowerModel, num_steps: int) -> float:
-        requests, half = self.num_running, (num_steps - 1) / 2
+        num_steps, requests = steps.num_steps, self.num_running
         whole_j = power.decode_step_j + power.decode_j_per_request * requests
-        token_j = power.decode_j_per_kv_token
-        return num_steps * (whole_j + token_j * (self.kv_tokens + requests * half))
+        kv_tokens = self.kv_tokens + requests * ((num_steps - 1) / 2)
+        joules = num_steps * (whole_j + power.decode_j_per_kv_token * kv_tokens)
+        return _share(power, steps, joules) * joules
 
     def begin(self, perf: PerfModel, now: float) -> StepRun:
         """The steps from now on until the next turn needs attention; there must be one."""
@@ -143,7 +140,5 @@ class DecodeBatch:
 
 def _share(power: PowerModel, steps: StepRun, joules: float) -> float:
     """How much of the joules that the closed form says may be drawn."""
-    if power.most_w == math.inf or joules <= 0:
-        return 1.0
     seconds = run_length(steps.num_steps, steps.step_s, steps.growth_s)
-    return min(1.0, power.most_w * seconds / joules)
+    return min(1.0, power.most_w * seconds / joules) if joules > 0 else 1.0

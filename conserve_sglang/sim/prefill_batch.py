@@ -1,5 +1,7 @@
 """The prompts a worker prefills together."""
 
+import math
+
 from conserve_sglang.sim.perf_model import PerfModel, PowerModel
 from conserve_sglang.sim.turn_run import TurnRun
 
@@ -32,7 +34,7 @@ class PrefillBatch:
         return parts
 
     def _book(self, power: PowerModel, seconds: float) -> None:
-        for (run, _), joules in zip(self.parts, self._joules(power, seconds), strict=True):
+        for run, joules in self._joules(power, seconds):
             run.book_prefill(joules)
             if run.prefill_from:
                 self.append_j += joules
@@ -41,20 +43,23 @@ class PrefillBatch:
 
     def joules_of(self, power: PowerModel, seconds: float) -> float:
         """Joules of the step, or of a part of it."""
-        return sum(self._joules(power, seconds))
+        return sum(joules for _, joules in self._joules(power, seconds))
 
-    def _joules(self, power: PowerModel, seconds: float) -> list[float]:
+    def _joules(self, power: PowerModel, seconds: float) -> list[tuple[TurnRun, float]]:
         """Of each part of the step."""
-        costs_s = self._costs_s
-        whole_cost_s = costs_s[0] if len(costs_s) == 1 else sum(costs_s)
-        if whole_cost_s <= 0:
-            return [0.0] * len(costs_s)
-        found = []
-        for (run, _), cost_s in zip(self.parts, costs_s, strict=True):
-            whole_s, whole_j = run.prefill_cost
-            share_s = cost_s / whole_cost_s * seconds
-            joules = (
-                min(share_s * whole_j / whole_s, power.most_w * share_s) if share_s > 0 else 0.0
-            )
-            found.append(joules)
-        return found
+        if len(self.parts) == 1:  # the usual
+            run = self.parts[0][0]
+            return [(run, _part_j(run, seconds if self._costs_s[0] > 0 else 0.0, power))]
+        whole_cost_s = sum(self._costs_s) or math.inf
+        return [
+            (run, _part_j(run, cost_s / whole_cost_s * seconds, power))
+            for (run, _), cost_s in zip(self.parts, self._costs_s, strict=True)
+        ]
+
+
+def _part_j(run: TurnRun, share_s: float, power: PowerModel) -> float:
+    if share_s <= 0:
+        return 0.0
+    whole_s, whole_j = run.prefill_cost
+    joules, most_j = share_s * whole_j / whole_s, power.most_w * share_s
+    return joules if joules < most_j else most_j

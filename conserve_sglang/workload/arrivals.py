@@ -73,8 +73,13 @@ def with_arrivals(
     conversations: Iterable[ConversationPlan], times: Iterator[float]
 ) -> Iterator[ConversationPlan]:
     """The same conversations, arriving at `times` in the order they are given."""
-    for conversation in conversations:
-        yield replace(conversation, arrived_at_s=next(times))
+    for each in conversations:
+        yield ConversationPlan(
+            conversation_id=each.conversation_id,
+            turns=each.turns,
+            arrived_at_s=next(times),
+            tenant=each.tenant,
+        )
 
 
 def _check_rate(rate_per_s: float) -> None:
