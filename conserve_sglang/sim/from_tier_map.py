@@ -65,7 +65,7 @@ def deployment_of(
 def profiles_of(
     tier_map: TierMap, given: Iterable[Profile] = ()
 ) -> tuple[dict[str, Profile], tuple[str, ...]]:
-    """The profile of each tier by its name, and what had to be taken instead, in words.
+    """The profile of each tier by its name, and what is played otherwise than it is, in words.
 
     Of the given profiles, then of the shipped ones, that of the tier's GPU, model and parallelism
     under its cap and clock; where that is none, one under the nearest higher cap with the knobs
@@ -85,6 +85,12 @@ def profiles_of(
                 f" (tp {tier.tp}); played as {profile.name}"
             )
         found[tier.name] = profile
+    sharing = [tier.name for tier in tier_map.tiers if tier.share_gpus]
+    if sharing:
+        notes.append(
+            f"tier {', '.join(sharing)}: share_gpus is not simulated; every worker is played as if"
+            " its GPUs were its own"
+        )
     return found, tuple(notes)
 
 

@@ -55,6 +55,13 @@ def test_an_unknown_gpu_is_played_as_the_published_one_and_said_to_be() -> None:
     )
 
 
+def test_shared_gpus_are_told_to_be_played_as_if_each_worker_had_its_own() -> None:
+    _, notes = profiles_of(with_tier("decode", share_gpus=True))
+    (note,) = notes
+    assert "tier decode" in note
+    assert "share_gpus is not simulated" in note
+
+
 def test_a_pool_is_the_options_else_the_profiles() -> None:
     tier_map = with_tier("decode", gpu="L4", power_cap_w=None)
     choice = replace(MAP.policy, name=next(iter(POLICIES)), params={})
