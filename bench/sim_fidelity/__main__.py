@@ -10,6 +10,7 @@ and saves nothing.
 import argparse
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -61,6 +62,7 @@ class Way:
 def main() -> None:
     """Run it all, print the tables, and say whether they are a result."""
     arguments = parsed()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # take the servers down, too
     console, watch = Console(width=130), LoadWatch()
     if arguments.profile is None:
         console.print(f"profiling (load {os.getloadavg()[0]:.1f}) ...")
