@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -17,7 +17,7 @@ from conserve_sglang.planning.inventory import ALL_ROLES, GpuTier, Host, Invento
 from conserve_sglang.planning.load import Load
 from conserve_sglang.profiles.hardware import least_cap_w
 from conserve_sglang.tiermap.strict import Parts, explain, read_text, read_yaml
-from conserve_sglang.traces import read_trace
+from conserve_sglang.traces import BadLine, read_trace
 from conserve_sglang.workload import (
     ConversationPlan,
     TurnPlan,
@@ -33,6 +33,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=32)]
 T = TypeVar("T")
 MOST_GENERATED = 600
+MOST_NUMBERS_TOLD = 5
 
 
 _GENERATORS: Mapping[str, Callable[[int, random.Random], Iterator[ConversationPlan]]] = {
@@ -192,12 +193,13 @@ def load_workload(path: Path, rate_per_s: float | None = None) -> Load:
         generate = _GENERATORS[decoded.generator]
         plans = list(generate(MOST_GENERATED, random.Random(decoded.seed)))
         what = f"generator {decoded.generator}"
+    cut, told = _cut(path, plans, decoded)
     return Load(
-        conversations=_cut(path, plans, decoded),
+        conversations=cut,
         rate_per_s=rate,
         has_own_times=False,
         seed=decoded.seed,
-        source=f"{path.name}: {what}",
+        source=f"{path.name}: {what}{told}",
     )
 
 
@@ -213,25 +215,36 @@ def _from_trace(path: Path, workload: WorkloadFile, rate_per_s: float | None) ->
     rate = rate_per_s or workload.conversations_per_s or own
     if rate is None:
         raise PlanError(f"{file}: all its conversations arrive at once; say how fast with --rate")
-    bad = f", {len(trace.bad_lines)} lines not used" if trace.bad_lines else ""
+    cut, told = _cut(path, plans, workload)
     return Load(
-        conversations=_cut(path, plans, workload),
+        conversations=cut,
         rate_per_s=rate,
         has_own_times=own is not None,
         seed=workload.seed,
-        source=f"{file.name}: {len(plans)} conversations{bad}",
+        source=f"{file.name}: {len(plans)} conversations{_not_used(trace.bad_lines)}{told}",
     )
+
+
+def _not_used(lines: Sequence[BadLine]) -> str:
+    """How many lines of a trace are bad, and the first of their numbers."""
+    if not lines:
+        return ""
+    numbers = ", ".join(str(line.number) for line in lines[:MOST_NUMBERS_TOLD])
+    more = ", ..." if len(lines) > MOST_NUMBERS_TOLD else ""
+    return f", {len(lines)} lines not used (line {numbers}{more})"
 
 
 def _cut(
     path: Path, plans: list[ConversationPlan], workload: WorkloadFile
-) -> tuple[ConversationPlan, ...]:
+) -> tuple[tuple[ConversationPlan, ...], str]:
+    """The conversations that are played, and in words what was done to get them."""
     kept: Iterator[ConversationPlan] = iter(plans)
+    told = ""
     if workload.fitting is not None:
         if workload.window_tokens is None:
             raise PlanError(f"{path}: fitting: it needs window_tokens, which lengths are scaled to")
         scaling = scaled_to_window(plans, workload.window_tokens, fitting=workload.fitting)
-        kept = iter(scaling.conversations)
+        kept, told = iter(scaling.conversations), f"; {scaling.statement()}"
     elif workload.window_tokens is not None:
         kept = cut_to_window(kept, workload.window_tokens)
     if workload.max_turns is not None:
@@ -239,7 +252,10 @@ def _cut(
     cut = tuple(kept)
     if not cut:
         raise PlanError(f"{path}: no conversation fits a window of {workload.window_tokens} tokens")
-    return cut
+    window, num_left_out = workload.window_tokens, len(plans) - len(cut)
+    if window is not None and num_left_out and not told:
+        told = f"; {num_left_out} that do not fit {window:,} tokens left out"
+    return cut, told
 
 
 def _alike(shape: ShapeFile) -> ConversationPlan:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -73,12 +73,13 @@ def draw(source: Source) -> Drawn:
     try:
         given, bad_lines = _conversations(source, rng)
         plans, scaling = _sized(given, source)
-        timed = list(_timed(plans, source, rng))
+        recorded, more_bad_lines = _recorded(source)
+        timed = list(_timed(plans, source, rng, recorded))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Drawn(
         conversations=timed,
-        bad_lines=bad_lines,
+        bad_lines=(*bad_lines, *more_bad_lines),
         num_left_out=len(given) - len(timed),
         scaling=scaling,
     )
@@ -132,8 +133,21 @@ def _sized(
     return list(plans), scaling
 
 
+def _recorded(source: Source) -> tuple[Sequence[float], tuple[BadLine, ...]]:
+    """The arrival times of another trace, if they are asked for, and its bad lines."""
+    path = source.arrivals_of
+    if path is None:
+        return (), ()
+    trace = read_trace(path, tokenizer=source.tokenizer)
+    bad = tuple(replace(line, file=line.file or path.name) for line in trace.bad_lines)
+    return [plan.arrived_at_s for plan in trace.conversations], bad
+
+
 def _timed(
-    plans: Sequence[ConversationPlan], source: Source, rng: random.Random
+    plans: Sequence[ConversationPlan],
+    source: Source,
+    rng: random.Random,
+    recorded: Sequence[float],
 ) -> Iterable[ConversationPlan]:
     if source.rate_per_s is not None and source.rate_per_s <= 0:
         raise ConfigError("--rate must be positive")
@@ -142,9 +156,8 @@ def _timed(
     if source.cv is not None and (source.rate_per_s is None or source.arrivals_of is not None):
         raise ConfigError("--cv shapes the arrivals of --rate, and of no --arrivals-of")
     if source.arrivals_of is not None:
-        trace = read_trace(source.arrivals_of, tokenizer=source.tokenizer)
-        times = [plan.arrived_at_s for plan in trace.conversations]
-        return at_load(with_arrivals(plans, trace_arrivals(times, source.rate_per_s)), source.load)
+        times = trace_arrivals(recorded, source.rate_per_s)
+        return at_load(with_arrivals(plans, times), source.load)
     if source.rate_per_s is not None:
         rate = source.rate_per_s * source.load
         times_of = (

@@ -89,7 +89,7 @@ def test_a_trace_keeps_its_rhythm_at_another_rate() -> None:
     first, *_, last = load.sample(len(load.conversations), 2.0, seed=0)
     span = last.arrived_at_s - first.arrived_at_s
     assert span == pytest.approx((len(load.conversations) - 1) / 2.0)
-    assert "lines not used" in load.source
+    assert load.source.endswith("2 conversations, 5 lines not used (line 4, 5, 6, 7, 8)")
 
 
 def test_the_lowest_cap_is_the_cards_own_or_what_the_inventory_says(tmp_path: Path) -> None:
@@ -136,3 +136,17 @@ def test_a_window_cuts_conversations(tmp_path: Path) -> None:
 def test_a_wrong_workload_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         load_workload(written(tmp_path, text))
+
+
+def test_what_was_scaled_and_left_out_is_told(tmp_path: Path) -> None:
+    for size, told in {
+        "window_tokens: 8192, fitting: 0.9": "generator mini-swe; all lengths times 0.",
+        "window_tokens: 12000": "that do not fit 12,000 tokens left out",
+        "window_tokens: 1000000": "generator mini-swe",
+    }.items():
+        path = tmp_path / "w.yaml"
+        path.write_text(
+            f"{{schema_version: 1, generator: mini-swe, conversations_per_s: 1, {size}}}\n"
+        )
+        assert told in load_workload(path).source
+    assert load_workload(path).source == "w.yaml: generator mini-swe"

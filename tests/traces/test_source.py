@@ -67,3 +67,12 @@ def test_those_that_do_not_fit_are_counted() -> None:
 def test_a_trace_of_single_arrivals_has_no_gaps_to_take() -> None:
     with pytest.raises(ConfigError, match="need some spread"):
         draw(Source(synthetic=4, arrivals_of=SAMPLES / "conserve_lengths.csv"))
+
+
+def test_bad_lines_of_the_trace_that_arrivals_come_from_are_named(tmp_path: Path) -> None:
+    arrivals = tmp_path / "arrivals.csv"
+    arrivals.write_text((SAMPLES / "azure.csv").read_text() + "gibberish\n")
+    num_known = len(draw(Source(synthetic=4, arrivals_of=SAMPLES / "azure.csv")).bad_lines)
+    drawn = draw(Source(synthetic=4, arrivals_of=arrivals))
+    assert len(drawn.bad_lines) == num_known + 1
+    assert {line.file for line in drawn.bad_lines} == {"arrivals.csv"}
