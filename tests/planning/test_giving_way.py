@@ -6,12 +6,13 @@ from functools import cache
 import pytest
 
 from conserve_sglang.planning import Infeasible, Objective, Plan, Request, make_plan
-from conserve_sglang.planning.diagnosis import Change, Remedy
+from conserve_sglang.planning.diagnosis import Change, Remedy, least
 from conserve_sglang.planning.giving_way import fits, smallest
 from conserve_sglang.planning.inventory import Host
 from conserve_sglang.planning.plan import is_within
 from conserve_sglang.planning.request import Targets
 from conserve_sglang.planning.rows import Limit
+from conserve_sglang.planning.shortlist import problems_of, shortlist
 from tests.planning.builders import a_request
 
 TARGETS = {Limit.TTFET: "ttfet_s", Limit.TBT: "tbt_s", Limit.E2E: "e2e_s"}
@@ -66,6 +67,23 @@ def test_with_much_less_of_it_there_is_none() -> None:
     (change,) = refused("e2e").remedies[0]
     less = replace(change, needed=change.given + (change.needed - change.given) * 0.8)
     assert isinstance(make_plan(eased(REQUESTS["e2e"], (less,))), Infeasible)
+
+
+def test_a_fleet_that_the_approximations_rule_out_may_do_in_the_simulator() -> None:
+    request = a_request(targets=Targets(ttfet_s=8.0))
+    thought = least(problems_of(request), frozenset({Limit.TTFET}))
+    assert thought is not None
+    plan = make_plan(request)
+    assert isinstance(plan, Infeasible)
+    (needed,) = (change.needed for change in plan.remedies[0])
+    assert needed < thought.remedy[0].needed
+    between = replace(request, targets=Targets(ttfet_s=(needed + thought.remedy[0].needed) / 2))
+    assert not shortlist(between).candidates
+    rescued = make_plan(between)
+    assert isinstance(rescued, Plan)
+    assert rescued.is_rescued
+    assert is_within(between, rescued.chosen)
+    assert "nothing keeps all limits" in rescued.proven
 
 
 def test_limits_that_only_help_together_are_told_together() -> None:

@@ -10,6 +10,7 @@ import pytest
 from conserve_sglang.core.errors import PlanError
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Infeasible, Objective, Plan, hardware_of, make_plan
+from conserve_sglang.planning.inventory import Host
 from conserve_sglang.planning.plan import Option, concessions, is_within
 from conserve_sglang.planning.request import Targets
 from conserve_sglang.planning.rows import Limit
@@ -75,6 +76,30 @@ def test_the_most_load_is_more_than_a_load_that_is_easily_kept() -> None:
     plan = planned(Objective.LOAD)
     assert plan.chosen.score.load_per_s > 0.5
     assert is_within(plan.request, plan.chosen)
+
+
+def test_how_good_the_first_choice_is_known_to_be_is_said() -> None:
+    plan = planned()
+    assert plan.proven.startswith("no choice is better than the integer program's first one")
+    (tier, *rest) = INVENTORY.tiers
+    hosts = tuple(Host(name=f"h{number}", gpu_ids=tuple(range(8))) for number in range(9))
+    large = replace(INVENTORY, tiers=(replace(tier, hosts=hosts), *rest))
+    told = replace(plan, request=replace(plan.request, inventory=large), gap=0.0123).proven
+    assert told.startswith("76 GPUs are more than the 64 that are planned exactly")
+    assert "the best choice is at most 1.23% better" in told
+
+
+def test_a_limit_that_binds_costs_what_is_said() -> None:
+    request = a_request(targets=Targets(ttfet_s=60.0, tbt_s=0.03))
+    plan = make_plan(request)
+    assert isinstance(plan, Plan)
+    (tbt,) = (one for one in plan.bindings if one.limit is Limit.TBT)
+    bound, free = (
+        min(one.answer.mean_w for one in shortlist(each).candidates if one.headroom == 1.0)
+        for each in (request, replace(request, targets=Targets(ttfet_s=60.0)))
+    )
+    assert tbt.gain == pytest.approx(bound / free - 1, rel=0.02)
+    assert f"{tbt.gain:.1%} more tokens/J" in tbt.text
 
 
 def test_a_planned_map_is_one_that_launch_reads() -> None:
