@@ -130,6 +130,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
             }
             for one in plan.doubts
         ],
+        "fragile": [_option_document(option) for option in plan.fragile],
         "caps_of_unknown_range": list(plan.doubtful_caps),
         "optimality_gap": plan.gap,
         "optimality": plan.proven,
@@ -196,14 +197,14 @@ def _print_plan(result: Result, plan: Plan) -> None:
         for one in plan.margins
     )
     console.print(f"margins: {margins or 'no limits were set'}")
+    if plan.fragile:
+        console.print("! keeps the limits with these arrivals, but breaks one with another seed")
     for line in beyond_lines([plan.chosen.score.beyond]):
         console.print(line, markup=False)
     for score in plan.repeats:
         is_kept = is_within(plan.request, replace(plan.chosen, score=score))
-        broken = "" if is_kept else ": breaks a limit"
-        console.print(
-            f"another seed: {_latencies(score)}, {_short(score.tokens_per_joule)} tokens/J{broken}"
-        )
+        figures = f"{_latencies(score)}, {_short(score.tokens_per_joule)} tokens/J"
+        console.print(f"another seed: {figures}{'' if is_kept else ': breaks a limit'}")
     for binding in plan.bindings:
         console.print(f"held back by {binding.text}")
     if plan.is_rescued:
@@ -229,7 +230,8 @@ def _options_table(plan: Plan) -> Table:
     heads = (f"TTFET {level} s", f"TBT {level} ms", f"E2E {level} s")
     for column in (*heads, "mean W", "peak W", "tokens/J"):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))
-    for mark, alike in zip("*    ", grouped([plan.chosen, *plan.runner_ups]), strict=False):
+    for alike in grouped([plan.chosen, *plan.runner_ups])[:5]:
+        mark = "*" if plan.chosen in alike else "!" if alike[0] in plan.fragile else " "
         option, score = alike[0], alike[0].score
         policies = dict.fromkeys(f"[dim]{one.policy.name}[/dim]" for one in alike)
         rows = [*map(_many, option.counts.items()), *policies]
@@ -343,4 +345,5 @@ def _latencies(score: Score) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "never"
+    number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return number if math.isfinite(value) else "never"

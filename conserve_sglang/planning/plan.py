@@ -86,7 +86,8 @@ class Doubt:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The answer to a request. `repeats`: the chosen fleet with other seeds. `is_rescued`: by the
-    integer program's approximations nothing keeps all limits, in the simulator this fleet does."""
+    integer program's approximations nothing keeps all limits, in the simulator this fleet does.
+    `fragile`: better ones that break a limit with other seeds."""
 
     request: Request
     chosen: Option
@@ -98,6 +99,7 @@ class Plan:
     doubts: tuple[Doubt, ...] = ()
     gap: float = 0.0
     is_rescued: bool = False
+    fragile: tuple[Option, ...] = ()
     num_columns: int = 0
     optimizer_s: float = 0.0
     simulation_s: float = 0.0

@@ -117,7 +117,7 @@ def make_plan(request: Request, told: Told = lambda _: None) -> Plan | Infeasibl
             nearest = min(options, key=lambda option: _excess(request, option), default=None)
             all_remedies = smallest([*way.remedies, *concessions(request, options)])
             return Infeasible(request=request, remedies=all_remedies, nearest=nearest)
-    chosen, repeats = _lasting(request, kept, told)
+    chosen, repeats, fragile = _lasting(request, kept, told)
     simulation_s = time.perf_counter() - started
     told("looking for what holds it back")
     started = time.perf_counter()
@@ -130,6 +130,7 @@ def make_plan(request: Request, told: Told = lambda _: None) -> Plan | Infeasibl
         repeats=repeats,
         gap=gap,
         is_rescued=is_rescued,
+        fragile=fragile,
         num_columns=found.num_columns,
         optimizer_s=found.columns_s + found.solve_s + time.perf_counter() - started,
         simulation_s=simulation_s,
@@ -142,12 +143,15 @@ def _held_back(found: Shortlist) -> tuple[tuple[Binding, ...], float]:
     return bindings(found.problem_of(best), best.answer), best.answer.gap
 
 
-def _lasting(request: Request, kept: list[Option], told: Told) -> tuple[Option, tuple[Score, ...]]:
-    """The best option that keeps the limits with other arrivals too, and its figures there; the
-    best of all if the first few all break one."""
+def _lasting(
+    request: Request, kept: list[Option], told: Told
+) -> tuple[Option, tuple[Score, ...], tuple[Option, ...]]:
+    """The best option that keeps the limits with other arrivals too, its figures there, and those
+    before it that do not; the best of all if the first few all break one."""
     bench = Bench(request)
     ranked = sorted(kept, key=lambda option: option.value(request.objective))
     first: tuple[Option, tuple[Score, ...]] | None = None
+    fragile: list[Option] = []
     for option in ranked[:MOST_REPEATED]:
         told(f"simulating other seeds of {_brief(dict(option.counts))}")
         rate = option.score.load_per_s
@@ -157,9 +161,10 @@ def _lasting(request: Request, kept: list[Option], told: Told) -> tuple[Option, 
         )
         first = first or (option, scores)
         if all(is_within(request, replace(option, score=score)) for score in scores):
-            return option, scores
+            return option, scores, tuple(fragile)
+        fragile.append(option)
     assert first is not None
-    return first
+    return *first, ()
 
 
 def _tried(request: Request, found: Shortlist, told: Told) -> Iterator[Option]:

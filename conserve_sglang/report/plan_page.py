@@ -148,7 +148,7 @@ def _choices(plan: Plan) -> str:
         ("peak W", True), ("tokens/J", True),
     ]  # fmt: skip
     options = [plan.chosen, *plan.runner_ups[:6]]
-    rows = [_option_row(option) for option in options]
+    rows = [_option_row(option, option in plan.fragile) for option in options]
     return section(
         "The choice, and the runners-up",
         fitting(lambda width: charts.pareto(plan, width)),
@@ -156,11 +156,12 @@ def _choices(plan: Plan) -> str:
     )
 
 
-def _option_row(option: Option) -> list[str]:
+def _option_row(option: Option, is_fragile: bool) -> list[str]:
     score = option.score
+    mark = "<br>" + badge("breaks a limit with another seed", "warn") if is_fragile else ""
     fleet = charts.brief(option).rsplit(",", 1)[0]
     return [
-        escape(fleet),
+        escape(fleet) + mark,
         escape(option.policy.name),
         short(score.ttfet_s),
         short(score.tbt_s * 1e3),

@@ -12,6 +12,7 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Infeasible, Objective, Plan, hardware_of, make_plan
 from conserve_sglang.planning.inventory import Host
 from conserve_sglang.planning.plan import Option, concessions, is_within
+from conserve_sglang.planning.planner import Bench
 from conserve_sglang.planning.request import Targets
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.shortlist import shortlist
@@ -36,7 +37,11 @@ def test_the_choice_keeps_every_limit_and_no_other_that_does_is_better() -> None
         assert is_within(plan.request, replace(plan.chosen, score=score))
     best = plan.chosen.value(plan.request.objective)
     better = [one for one in plan.runner_ups if one.value(plan.request.objective) < best]
-    assert len(better) < 6  # those that other arrivals would break
+    assert list(plan.fragile) == better
+    for option in better:
+        rate, bench = option.score.load_per_s, Bench(plan.request)
+        others = [bench.at_load(option, rate, seed=seed) for seed in (1, 2)]
+        assert not all(is_within(plan.request, replace(option, score=one)) for one in others)
     assert len(plan.options) > 3
 
 
