@@ -82,8 +82,10 @@ class GivingWay:
         if best is None:
             return
         headrooms: Sequence[float] = FEW_HEADROOMS if is_large(best.problem) else HEADROOMS
-        if best.problem.objective is Objective.LOAD or len(elastic) > 1 or elastic == {Limit.LOAD}:
+        if best.problem.objective is Objective.LOAD or len(elastic) > 1:
             headrooms = (1.0,)
+        elif elastic == {Limit.LOAD}:
+            headrooms = (1.0, HEADROOMS[-1])  # the last is the fleet that carries most
         for headroom in headrooms:
             found = least([(best.variant, scaled_load(best.problem, headroom))], elastic)
             if found is not None and found.solved.answer.counts:
