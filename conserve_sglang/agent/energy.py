@@ -22,6 +22,7 @@ from conserve_sglang.agent.tail import PhaseTail
 from conserve_sglang.core.errors import MeterError
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.energy.meter import Reading, windows
+from conserve_sglang.serving.ending import ended
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,7 @@ class EnergyPart:
         self._task = loop.create_task(self._watch())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
         loop = asyncio.get_running_loop()
         if self._metered is not None:
             await loop.run_in_executor(self._thread, self._metered.meter.close)

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.serving.ending import ended
 from conserve_sglang.telemetry.energy import Books, DeviceReading, EnergyLabels, EnergyReading
 from conserve_sglang.workers.access import WorkerAccess
 from conserve_sglang.workers.fetch import fetch
@@ -125,10 +125,7 @@ class EnergyWatch:
     async def stop(self) -> None:
         """Ask no more."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await ended(task)
         for agent in self._agents:
             agent.pool.close()
 

@@ -21,6 +21,7 @@ from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.history import FiledAt
+from conserve_sglang.serving.ending import ended
 from conserve_sglang.state import MetWorker, Reconciled, SavedConversation, StateStore, reconcile
 
 logger = logging.getLogger(__name__)
@@ -143,8 +144,7 @@ class Memory:
     async def stop(self) -> None:
         """Write what is left, and let go of the store."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await ended(self._task)
             while self._changed and await self._write_some():
                 pass
         loop = asyncio.get_running_loop()

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -30,6 +29,7 @@ from conserve_sglang.power.observation import (
     TierReading,
 )
 from conserve_sglang.router.agents import AgentLink, Drawn, HeldCap, ask_all, links
+from conserve_sglang.serving.ending import ended
 from conserve_sglang.telemetry.logs import told
 from conserve_sglang.telemetry.metrics import RouterMetrics, Sample
 from conserve_sglang.telemetry.power import PowerReading
@@ -92,12 +92,9 @@ class PowerTask:
     async def stop(self) -> None:
         """Stop, and give the caps back at once."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            if self._seen is not None:
-                await self._give_back(self._seen)
+        await ended(task)
+        if task is not None and self._seen is not None:
+            await self._give_back(self._seen)
         for agent in self._agents:
             agent.close()
         if self._file is not None:

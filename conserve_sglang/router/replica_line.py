@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from conserve_sglang.serving.ending import ended
 from conserve_sglang.state.shared import Call, Session, SharedError, SharedStore
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,7 @@ class Line(ABC):
         """Say what is left to say, and hang up."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await ended(self._task)
         if self.problem is None:
             with suppress(*SharedError):
                 session = await self._store.connect()

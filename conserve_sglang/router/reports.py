@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import WorkerReport
 from conserve_sglang.router.fleet import Fleet, Worker
+from conserve_sglang.serving.ending import ended
 from conserve_sglang.workers.probe import read_report
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,7 @@ class Reports:
     async def stop(self) -> None:
         """Ask no more."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await ended(task)
 
     def latest(self) -> dict[WorkerId, WorkerReport]:
         """Of the workers that are up and told theirs."""

@@ -1,1 +1,1 @@
-"""How our own processes listen: ports, and small HTTP servers beside their loops."""
+"""How our own processes listen and end: ports, and small HTTP servers beside their loops."""
