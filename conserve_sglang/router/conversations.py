@@ -10,15 +10,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.history import FiledAt, HistoryIndex, Trail
-
-if TYPE_CHECKING:
-    from conserve_sglang.router.energy import Used
+from conserve_sglang.router.used import Used
 
 MAX_NAME_BYTES = 256
 _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")

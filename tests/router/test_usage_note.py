@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.router.conversations import Conversation
-from conserve_sglang.router.energy import Used
 from conserve_sglang.router.usage_note import UsageNote
+from conserve_sglang.router.used import Used
 from tests.fakes.router_cluster import Cluster, a_cluster
 from tests.router.test_energy import a_site, described
 
