@@ -10,7 +10,7 @@ from conserve_sglang.dispatch.kv_ledger import WorkerState
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import Conversation
 from conserve_sglang.dispatch.waiting import WaitingLine
-from conserve_sglang.policy.retention import CONSTANT, Retention
+from conserve_sglang.policy.retention import CONSTANT, PricedRetention, Retention
 
 
 class FirstToGo:
@@ -37,8 +37,8 @@ class FirstToGo:
         self._retention, self._settings = retention, settings
         self._bookings, self._conversations, self._line = bookings, conversations, line
         # of a retention that has prices
-        self._patience: Callable[[float, int, float], float] | None = getattr(
-            retention, "patience_s_per_token", None
+        self._patience = (
+            retention.patience_s_per_token if isinstance(retention, PricedRetention) else None
         )
         self._due_at_s = inf
 

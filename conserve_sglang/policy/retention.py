@@ -3,7 +3,7 @@ conversation has shown so far, or what it would cost to bring its KV back. Nothi
 one conversation for another."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from conserve_sglang.policy.api import History
 
@@ -27,6 +27,7 @@ class Retention(Protocol):
         ...
 
 
+@runtime_checkable
 class PricedRetention(Retention, Protocol):
     """A retention by which some KV is let go sooner than other KV."""
 
