@@ -101,8 +101,6 @@ def _on_terminal(live: Live) -> Report:
     assert isinstance(table, _Table)
 
     def report(progress: Progress) -> None:
-        if progress.step is Step.SERVING:
-            table.is_serving = True
         if progress.process is not None:
             table.note(progress)
         if progress.step is not Step.STARTING:
@@ -117,7 +115,6 @@ class _Table:
 
     def __init__(self) -> None:
         self._latest: dict[str, tuple[Progress, float]] = {}
-        self.is_serving = False
 
     def note(self, progress: Progress) -> None:
         """Take over what is newest of a process."""

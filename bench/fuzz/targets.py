@@ -1,7 +1,6 @@
 """What the inputs are fed to: everything that reads bytes before they are known to be sound."""
 
 import json
-from collections import Counter
 from collections.abc import Callable
 
 from bench.fuzz.seeds import ANSWERS, BODIES, MESSAGES, REQUESTS
@@ -24,7 +23,6 @@ _ENDPOINTS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _WHOLE = b'{"model":"tiny","max_tokens":1,"messages":[]}'
 _STREAMED = b'{"stream":true,' + _WHOLE[1:]
 _HASH = HistoryHash(b"secret")
-Outcomes = Counter[str]
 
 
 def _refusal(problem: Problem) -> str:

@@ -5,9 +5,6 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-ABSTRACT_TTFET = -0.5108
-ABSTRACT_ENERGY = 0.0751
-ABSTRACT_TIERS = 0.2275
 SATURATION = 1.634
 
 

@@ -1,4 +1,4 @@
-"""The one definition of TTFT, ITL, TPOT, TTFET and E2E, from the times tokens arrived.
+"""The one definition of TTFT, TTFET and E2E, from the times tokens arrived.
 
 Times are seconds on one monotonic clock. Definitions of the conversation metrics are those of
 arXiv 2606.01839; GLOSSARY.md quotes them.
@@ -6,7 +6,6 @@ arXiv 2606.01839; GLOSSARY.md quotes them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 
 @dataclass(slots=True)
@@ -25,17 +24,6 @@ class TurnTimes:
     def ttft_s(self) -> float:
         """Time to first token: first output token less the turn's arrival."""
         return self.token_at_s[0] - self.arrived_at_s
-
-    @property
-    def itl_s(self) -> tuple[float, ...]:
-        """Inter-token latencies (the paper's TBT): the gaps between consecutive tokens."""
-        return tuple(later - earlier for earlier, later in pairwise(self.token_at_s))
-
-    @property
-    def tpot_s(self) -> float | None:
-        """Time per output token after the first; None for a single token."""
-        times = self.token_at_s
-        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
 
     @property
     def e2e_s(self) -> float:

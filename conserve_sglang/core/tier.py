@@ -200,11 +200,6 @@ class RouterSettings:
     stored_responses_mb: int = 64
 
 
-METERS = ("auto", "zeus", "nvml", "replay", "model")
-"""What energy is read with. `auto`: zeus where it is installed, else NVML; on the CPU RAPL; never
-a model, which has to be asked for."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergySettings:
     """How energy is read and told; a tier map without it reads none.

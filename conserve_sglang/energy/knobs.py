@@ -5,7 +5,6 @@ back. nvmlDeviceSetPowerManagementLimit is used in its first version: of nvidia-
 second does not look at what NVML answers. Persistence mode, memory clocks and MIG are never set.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,11 @@ _NOT_PERMITTED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InForce:
-    """A GPU's limit as set and as enforced, in watts, and what holds its clocks down now."""
+    """A GPU's limit as set and as enforced, in watts, and its SM clock now."""
 
     set_w: float | None
     enforced_w: float | None
     sm_clock_mhz: int | None
-    bound_by: tuple[str, ...]
 
 
 class Knobs:
@@ -52,7 +50,6 @@ class Knobs:
             set_w=self._watts(nvml.nvmlDeviceGetPowerManagementLimit, handle),
             enforced_w=self._watts(nvml.nvmlDeviceGetEnforcedPowerLimit, handle),
             sm_clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-            bound_by=self._bound_by(handle),
         )
 
     def set_cap(self, uuid: str, watts: float) -> None:
@@ -149,20 +146,3 @@ class Knobs:
             return ()
         found = self._ask(nvml.nvmlDeviceGetSupportedGraphicsClocks, handle, max(memory))
         return tuple(sorted(found or (), reverse=True))
-
-    def _bound_by(self, handle: Any) -> tuple[str, ...]:
-        read = getattr(self._nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-        bits = None if read is None else self._ask(read, handle)
-        return tuple(name for bit, name in _REASONS.items() if (bits or 0) & bit)
-
-
-# nvml.h: nvmlClocksEventReason*. What is set by us stands apart from heat and other causes.
-_REASONS: Mapping[int, str] = {
-    0x2: "clock setting",
-    0x4: "power cap",
-    0x8: "hardware slowdown",
-    0x10: "sync boost",
-    0x20: "heat",
-    0x40: "heat (hardware)",
-    0x80: "power brake",
-}

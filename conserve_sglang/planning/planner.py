@@ -190,12 +190,12 @@ def _tried(request: Request, found: Shortlist, told: Told) -> Iterator[Option]:
             yield attempt(candidate, policy)
     option, candidate = min(options, key=lambda pair: _rank(request, pair[0]))
     if is_within(request, option) and request.objective is not Objective.LOAD:
-        for counts in _trims(request, option):
+        for counts in _trims(option):
             tried = attempt(candidate, option.policy, counts=counts)
             yield tried
 
 
-def _trims(request: Request, option: Option) -> Iterator[dict[Config, int]]:
+def _trims(option: Option) -> Iterator[dict[Config, int]]:
     """One worker fewer of each kind."""
     for config, count in list(option.counts.items())[:MOST_TRIMS]:
         fewer = {one: num - (one == config) for one, num in option.counts.items()}

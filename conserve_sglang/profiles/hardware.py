@@ -126,12 +126,3 @@ def least_cap_w(gpu: str) -> float | None:
     """The lowest power cap a GPU accepts; None where that, or the GPU, is not known."""
     found = {known.lower(): one for known, one in GPUS.items()}.get(gpu.lower())
     return None if found is None else found.least_cap_w
-
-
-def model_named(name: str) -> ModelShape:
-    """A model by its hub name, or that name's last part. ProfileError lists the known ones."""
-    short = {known.rsplit("/", 1)[-1].lower(): model for known, model in MODELS.items()}
-    found = short.get(name.rsplit("/", 1)[-1].lower())
-    if found is None:
-        raise ProfileError(f"nothing is known of a model {name!r}; known: {', '.join(MODELS)}")
-    return found

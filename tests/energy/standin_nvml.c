@@ -302,11 +302,6 @@ int nvmlDeviceGetSupportedGraphicsClocks(void *device, unsigned memory, unsigned
     memcpy(found, clocks, num_clocks * sizeof *clocks);
     return SUCCESS;
 }
-int nvmlDeviceGetCurrentClocksEventReasons(void *device, unsigned long long *reasons) {
-    unsigned gpu = number(device);
-    *reasons = power_w(gpu, now_s()) >= limit_w(gpu, now_s()) ? 0x4 : 0x0; /* SW power cap */
-    return SUCCESS;
-}
 int nvmlDeviceGetPersistenceMode(void *device, unsigned *mode) {
     (void)device;
     *mode = 1;

@@ -14,7 +14,7 @@ from conserve_sglang.serving.control_server import ControlServer
 
 
 class FakeAgent:
-    """Settlings and counters as the test sets them; counts how often it was asked."""
+    """Settlings and counters as the test sets them."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -24,7 +24,6 @@ class FakeAgent:
         self.counters: list[list[Any]] = []
         self.billed: list[list[list[Any]]] = []  # by settling
         self.more: dict[str, Any] = {}  # further members of its answer
-        self.num_asked = 0
         self.keys: list[str | None] = []
 
     def bill(self, conversation: str, turn: int, phase: str, joules: float, **more: str) -> None:
@@ -34,7 +33,6 @@ class FakeAgent:
 
     async def energy(self, request: Request) -> Response:
         """GET /energy."""
-        self.num_asked += 1
         self.keys.append(request.headers.get("authorization"))
         since = int(request.query_params["since"])
         rows = [row for settling in self.billed[since:] for row in settling]

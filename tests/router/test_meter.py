@@ -8,8 +8,6 @@ from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.telemetry.metrics import RecentLatencies
 from tests.fakes.router_cluster import Cluster, a_cluster
 
-TOOL_CALL = '"finish_reason":"tool_calls"'
-
 
 def histogram(cluster: Cluster, name: str, role: str) -> tuple[int, float]:
     """Count and sum over all tiers."""
