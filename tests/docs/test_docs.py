@@ -29,7 +29,7 @@ def make_targets(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("command", sorted({c for d in DOCUMENTS for c in commands(d)}))
-def test_every_command_shown_is_accepted(command: str, tmp_path: Path) -> None:
+def test_every_command_shown_is_accepted(command: str) -> None:
     argv = shlex.split(command)[1:]
     if argv[0] == "launch" and "--dry-run" not in argv:
         argv.append("--dry-run")

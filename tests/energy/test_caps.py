@@ -150,7 +150,7 @@ def test_held_caps_are_in_force_and_put_back_at_the_end(
     assert not any(line.startswith(("0", "3")) for line in machine.writes())
 
 
-def test_the_record_is_on_disk_before_the_first_write(machine: Machine, tmp_path: Path) -> None:
+def test_the_record_is_on_disk_before_the_first_write(machine: Machine) -> None:
     """A GPU whose setter fails without a reason: what was found is known all the same."""
     machine.settings["deny"] = "1"
     done = machine.run("-c", HOLD, "1:200")

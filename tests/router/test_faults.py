@@ -77,7 +77,7 @@ async def test_no_prefiller_is_waited_for_and_then_a_503() -> None:
         assert answer.json()["error"]["code"] == "queue_timeout"
 
 
-async def test_full_queue_is_a_429(cluster: Cluster) -> None:
+async def test_full_queue_is_a_429() -> None:
     async with a_cluster(overload=Overload(max_phase_one_turns=0)) as small:
         await small["p0"].stop()
         await small.until(lambda: small.state_of("p0") is WorkerState.LOST)

@@ -96,7 +96,7 @@ def test_bad_tier_map_is_said_and_nothing_started(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: ")
 
 
-def test_unknown_log_level_is_said_without_a_traceback(tmp_path: Path) -> None:
+def test_unknown_log_level_is_said_without_a_traceback() -> None:
     argv = [
         sys.executable,
         "-m",

@@ -165,9 +165,7 @@ async def test_an_ended_conversation_is_not_restored(tmp_path: Path) -> None:
             assert (await cluster.request("GET", "/v1/conversations/c")).status == 404
 
 
-async def test_a_worker_that_comes_late_gets_its_conversations_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_comes_late_gets_its_conversations_back(tmp_path: Path) -> None:
     async with fakes() as workers:
         async with a_life(workers, tmp_path / "s") as cluster:
             await cluster.until_met()

@@ -125,9 +125,7 @@ async def test_worker_that_cannot_show_who_it_is_gets_nothing(
         assert not cluster["p0"].probes
 
 
-async def test_worker_is_taken_as_it_is_where_that_is_asked_for(
-    tmp_path: Path, authority: Authority
-) -> None:
+async def test_worker_is_taken_as_it_is_where_that_is_asked_for(tmp_path: Path) -> None:
     stranger = server_context(Authority(tmp_path, "other").issue("worker", "10.1.2.3"))
     async with a_cluster(
         worker_tls=WorkerTlsSettings(verify=False), worker_context=stranger
@@ -136,9 +134,7 @@ async def test_worker_is_taken_as_it_is_where_that_is_asked_for(
 
 
 @pytest.mark.parametrize("wrong", ["cert_file", "key_file", "other_key"])
-def test_files_that_are_no_certificate_are_an_error(
-    authority: Authority, tmp_path: Path, wrong: str
-) -> None:
+def test_files_that_are_no_certificate_are_an_error(authority: Authority, wrong: str) -> None:
     tls = authority.issue()
     if wrong == "other_key":
         tls = TlsSettings(cert_file=tls.cert_file, key_file=authority.issue("other").key_file)

@@ -102,7 +102,7 @@ def test_an_empty_file_and_a_missing_one_are_errors(tmp_path: Path) -> None:
             read_trace(tmp_path / name)
 
 
-def test_a_format_given_by_name_must_fit(tmp_path: Path) -> None:
+def test_a_format_given_by_name_must_fit() -> None:
     with pytest.raises(TraceError, match="no column TIMESTAMP"):
         read_trace(SAMPLES / "conserve_lengths.csv", "azure")
     with pytest.raises(TraceError, match="'zip' is unknown"):
