@@ -169,8 +169,7 @@ class RouterSettings:
     its own. `worker_api_key_env` and `admin_key_env` name environment variables: with the API key
     the workers ask for, and with the key the control port asks for. `state` None: conversations are
     forgotten when the router ends. `processes` serve clients; if several, another decides.
-    Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`, by a router of one
-    process; 0: none.
+    Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`; 0: none.
     `tls` is for both ports, `worker_tls` towards the workers.
     """
 

@@ -7,8 +7,9 @@ import msgspec
 
 from conserve_sglang.router.brain import Brain, Sharing
 from conserve_sglang.router.place import Placements
-from conserve_sglang.router.ports import Question, Subject, Told
+from conserve_sglang.router.ports import Question, Subject, Told, refusal
 from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.responses_about import ABOUT_RESPONSES, ResponseDesk
 from conserve_sglang.router.status import Status
 from conserve_sglang.state import SavedConversation
 
@@ -23,10 +24,13 @@ UNKNOWN_CONVERSATION = Problem(
 class AboutBrain:
     """Answers at once; what other replicas know, and places, may have to be waited for."""
 
-    def __init__(self, brain: Brain, status: Status, placements: Placements) -> None:
+    def __init__(
+        self, brain: Brain, status: Status, placements: Placements, responses: ResponseDesk
+    ) -> None:
         self._brain = brain
         self._status = status
         self._placements = placements
+        self._responses = responses
 
     def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
         """See `About`."""
@@ -34,6 +38,8 @@ class AboutBrain:
             self._placements.ask(question, hear)
         elif question.subject is Subject.PLACED:
             self._placements.report(question, hear)
+        elif question.subject in ABOUT_RESPONSES:
+            hear(self._responses.answer(question))
         elif question.subject in (Subject.HEALTH, Subject.STATUS):
             status, body = self._status.health(is_brief=question.subject is Subject.STATUS)
             hear(Told(status, _JSON, msgspec.json.encode(body)))
@@ -79,5 +85,4 @@ def _ok(body: dict[str, Any]) -> Told:
 
 
 def _not_found() -> Told:
-    problem = UNKNOWN_CONVERSATION
-    return Told(problem.status, _JSON, problem.to_json())
+    return refusal(UNKNOWN_CONVERSATION)

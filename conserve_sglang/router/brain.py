@@ -27,6 +27,7 @@ from conserve_sglang.router.estimate import Counted, LengthEstimate
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
 from conserve_sglang.router.journal import Journal
+from conserve_sglang.router.responses_store import ResponseStore, Stored
 from conserve_sglang.workers.sse import Usage
 
 SWEEP_INTERVAL_S = 1.0
@@ -112,11 +113,13 @@ class Brain:
         clock: Callable[[], float],
         secret: bytes,
         explained_turns: int = 0,
+        stored_responses_bytes: int = 0,
     ) -> None:
         self.dispatcher = dispatcher
         self.conversations = ConversationTable(dispatcher.holds, secret)
         self.journal = Journal(self.conversations.by_key, clock, explained_turns)
         self.hashing = HistoryHash(secret)
+        self.responses = ResponseStore(stored_responses_bytes)
         self.estimate = LengthEstimate()
         self.carry_out: Callable[[Command], None] = _nobody
         self.carry_out_placed: Callable[[Command], None] = _nobody
@@ -251,6 +254,10 @@ class Brain:
         self.conversations.forget_if_gone(conversation)
         if self.sharing is not None:
             self.sharing.ended(conversation.key)
+
+    def keep_response(self, tenant: TenantId, response_id: str, stored: Stored) -> None:
+        """A client may go on from this response."""
+        self.responses.put(tenant, response_id, stored)
 
     def stop(self) -> None:
         """Let go of the timer."""

@@ -7,10 +7,11 @@ sweeps over all connections, so that no request pays for a timer.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.admission import TOO_MANY_BYTES, HeldBytes
+from conserve_sglang.router.asker import Asker
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.keyring import Keyring
 from conserve_sglang.router.problem import Problem
@@ -27,22 +28,6 @@ MAX_REQUEST_SWEEPS = 30  # a whole request five minutes, however it trickles
 MAX_QUIET_SWEEPS = 60  # ten minutes without a byte: kept-alive connections
 MAX_STUCK_SWEEPS = 6  # a minute in which a client takes next to nothing of its answer
 MIN_TAKEN_BYTES = 4096  # less than this between two sweeps is next to nothing
-
-
-class Asker(Protocol):
-    """Whoever answers a request hears what becomes of its client."""
-
-    def client_gone(self) -> None:
-        """The client left; nothing more can be written."""
-        ...
-
-    def client_slow(self) -> None:
-        """The client does not keep up: stop producing."""
-        ...
-
-    def client_ready(self) -> None:
-        """Go on producing."""
-        ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -167,6 +152,12 @@ class ClientConnection(asyncio.Protocol):
         """State how many bytes of requests there are of this connection."""
         self._held.num_bytes += num_bytes - self._held_bytes
         self._held_bytes = num_bytes
+
+    def take_on(self, num_bytes: int) -> bool:
+        """Count bytes that a request has beside those its client sent, until it is answered;
+        False if the router has too many."""
+        self._hold(self._held_bytes + num_bytes)
+        return not self._held.is_over
 
     # one request after the other
 

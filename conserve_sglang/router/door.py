@@ -41,7 +41,7 @@ class Door:
         self._listeners = turn_listeners(self._settings.observe, self._clock)
         self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
         self.executor.tags_turns = tier_map.energy is not None
-        self.front = Front(tier_map, self.executor, brain.hashing, fleet, about)
+        self.front = Front(tier_map, self.executor, brain, fleet, about)
         self._held = HeldBytes(self._settings.overload.max_held_bytes)
         tls = tier_map.router.tls
         self._tls = None if tls is None else ServerTls(tls)

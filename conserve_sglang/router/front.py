@@ -1,6 +1,5 @@
 """The main port: which request is a turn, which is about the router, and which is a mistake."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from urllib.parse import unquote_to_bytes
@@ -10,6 +9,7 @@ import msgspec
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.core.worker import Role
 from conserve_sglang.router import model_list
+from conserve_sglang.router.admission import TOO_MANY_BYTES
 from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesCall
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.errand import Errand
@@ -22,8 +22,8 @@ from conserve_sglang.router.headers import (
     ours_if_no_other_differs,
     split_request_headers,
 )
-from conserve_sglang.router.history import HistoryHash
 from conserve_sglang.router.identity import History, name_in
+from conserve_sglang.router.inquiry import Inquirer, fail
 from conserve_sglang.router.keyring import CREDENTIALS, read_keyring
 from conserve_sglang.router.payload import (
     BadBody,
@@ -33,18 +33,16 @@ from conserve_sglang.router.payload import (
     read_payload,
     text_field,
 )
-from conserve_sglang.router.ports import About, FleetView, Question, Subject, Told
-from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, OWN_FAULT, Problem
+from conserve_sglang.router.ports import About, BrainPort, FleetView, Question, Subject
+from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, Problem
 from conserve_sglang.router.request_reader import Request
-from conserve_sglang.router.responses import UNKNOWN_RESPONSE, ResponsesCall
-from conserve_sglang.router.responses_store import response_store
+from conserve_sglang.router.responses import ResponsesCall
+from conserve_sglang.router.responses_about import not_found
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.usage_note import note_for
 from conserve_sglang.workers.upstream import Headers
-
-logger = logging.getLogger(__name__)
 
 _TURNS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _MESSAGES = b"/v1/messages"
@@ -64,7 +62,7 @@ class Front:
         self,
         tier_map: TierMap,
         executor: Executor,
-        hashing: HistoryHash,
+        brain: BrainPort,
         fleet: FleetView,
         about: About,
     ) -> None:
@@ -72,12 +70,12 @@ class Front:
         self._settings = tier_map.router
         self._reads_energy = tier_map.energy is not None
         self._executor = executor
-        self._hashing = hashing
+        self._hashing = brain.hashing
+        self._keep_response = brain.keep_response
         self._fleet = fleet
         self._about = about
         self._moves_kv = any(plan.role is Role.PREFILL for plan in tier_map.workers)
         self._worker_ids = [plan.worker_id for plan in tier_map.workers]
-        self._responses = response_store(self._settings)
         self.keyring = read_keyring(self._settings.auth)
         has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
         self._stopped = CREDENTIALS if has_keys else frozenset()
@@ -109,12 +107,7 @@ class Front:
         except BadBody as error:
             client.answer_problem(error.problem)
         except Exception:
-            # A path can hold a conversation's name, so it is not told.
-            logger.exception("a request could not be served")
-            asker, client.asker = client.asker, None
-            if asker is not None:
-                asker.client_gone()
-            client.answer_problem(OWN_FAULT)
+            fail(client)
 
     def let_in(self, target: bytes, headers: Headers, client: ClientConnection) -> Problem | None:
         """Find out whose a request is, and take its headers apart; why not, if it may not in."""
@@ -144,19 +137,51 @@ class Front:
 
     def _translated(self, path: bytes, request: Request, client: ClientConnection) -> None:
         """A turn of another API than the workers'."""
-        translation: Translation
-        if path == _MESSAGES:
-            translation = MessagesCall()
-        else:
-            translation = ResponsesCall(self._responses, client.tenant.tenant_id)
-        client.voice = translation
+        messages_call = MessagesCall() if path == _MESSAGES else None
+        client.voice = messages_call
         if request.method != "POST":
             client.answer_problem(_wrong_method(request.method, "POST"))
-            return
-        payload = read_payload(Endpoint.CHAT, translation.read(request.body))
+        elif messages_call is not None:
+            chat = messages_call.read(request.body)
+            self._translated_turn(messages_call, chat, client)
+        else:
+            self._create_response(request.body, client)
+
+    def _translated_turn(
+        self, translation: Translation, chat: bytes, client: ClientConnection
+    ) -> None:
+        payload = read_payload(Endpoint.CHAT, chat)
         payload.translation = translation
         payload.conversation_name = translation.conversation_name
         self._turn(payload, client)
+
+    def _create_response(self, body: bytes, client: ClientConnection) -> None:
+        """A Responses turn; where it goes on from another, when the brain has told its history."""
+        tenant = client.tenant.tenant_id
+        is_kept = self._settings.stored_responses_mb > 0
+        call = ResponsesCall(partial(self._keep_response, tenant) if is_kept else None)
+        client.voice = call
+        call.read(body)
+        if call.previous is None:
+            self._translated_turn(call, call.chat(), client)
+        elif is_kept:
+            inquirer = client.asker = Inquirer(client, partial(self._go_on, call, client))
+            name = call.previous.encode("utf-8", "replace")
+            self._about.ask(Question(Subject.HISTORY, tenant, name), inquirer.hear)
+        else:
+            why = "this router stores none, as router.stored_responses_mb is 0"
+            raise BadBody(not_found(call.previous, why))
+
+    def _go_on(self, call: ResponsesCall, client: ClientConnection, history: bytes) -> None:
+        client.asker = None
+        try:
+            if not client.take_on(len(history)):
+                raise BadBody(TOO_MANY_BYTES)
+            self._translated_turn(call, call.chat(history), client)
+        except BadBody as error:
+            client.answer_problem(error.problem)
+        except Exception:
+            fail(client)
 
     def _turn(self, payload: Payload, client: ClientConnection) -> None:
         self._check_model(payload)
@@ -228,19 +253,16 @@ class Front:
             name = unquote_to_bytes(path[len(model_list.PATH) + 1 :]).decode("utf-8", "replace")
             self._plain(partial(self._model_named, name), request, client)
         elif path.startswith(_RESPONSES + b"/"):
-            self._response(path[len(_RESPONSES) + 1 :].decode("latin-1"), request, client)
+            self._response(path[len(_RESPONSES) + 1 :], request, client)
         else:
             _give_voice(path, client)
             client.answer_problem(_unknown_path(path))
 
-    def _response(self, name: str, request: Request, client: ClientConnection) -> None:
+    def _response(self, name: bytes, request: Request, client: ClientConnection) -> None:
         if request.method != "DELETE":
             client.answer_problem(_wrong_method(request.method, "DELETE"))
-        elif self._responses.drop(client.tenant.tenant_id, name):
-            body = {"id": name, "object": "response", "deleted": True}
-            client.answer(200, _JSON, msgspec.json.encode(body))
         else:
-            client.answer_problem(UNKNOWN_RESPONSE)
+            self._inquire(Question(Subject.FORGET, client.tenant.tenant_id, name), client)
 
     def _plain(
         self, told: Callable[[ClientConnection], None], request: Request, client: ClientConnection
@@ -255,7 +277,7 @@ class Front:
         self._inquire(Question(subject), client)
 
     def _inquire(self, question: Question, client: ClientConnection) -> None:
-        inquirer = client.asker = _Inquirer(client)
+        inquirer = client.asker = Inquirer(client)
         self._about.ask(question, inquirer.hear)
 
     def _models(self, client: ClientConnection) -> None:
@@ -286,30 +308,6 @@ class Front:
             name = client.last_split[1].get(CONVERSATION_HEADER, b"")
             tenant = client.tenant.tenant_id
             self._inquire(Question(subject, tenant, name, request.body), client)
-
-
-class _Inquirer:
-    """A client that waits to be told something about the router."""
-
-    def __init__(self, client: ClientConnection) -> None:
-        self._client: ClientConnection | None = client
-
-    def hear(self, told: Told) -> None:
-        client = self._client
-        if client is not None:
-            headers = [(b"content-type", told.content_type)]
-            if told.retry_after_s is not None:
-                headers.append((b"retry-after", b"%d" % told.retry_after_s))
-            client.answer(told.status, headers, told.body)
-
-    def client_gone(self) -> None:
-        self._client = None
-
-    def client_slow(self) -> None:
-        pass  # the answer is there as a whole
-
-    def client_ready(self) -> None:
-        pass
 
 
 def _give_voice(path: bytes, client: ClientConnection) -> None:

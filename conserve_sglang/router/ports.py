@@ -11,6 +11,8 @@ from conserve_sglang.dispatch import Event
 from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.fleet import Worker
 from conserve_sglang.router.history import FiledAt, HistoryHash
+from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.workers.sse import Usage
 
@@ -44,6 +46,10 @@ class BrainPort(Protocol):
         """The client said it is over."""
         ...
 
+    def keep_response(self, tenant: TenantId, response_id: str, stored: Stored) -> None:
+        """A client may go on from this response."""
+        ...
+
 
 class FleetView(Protocol):
     """The workers, as far as those who send them turns must know."""
@@ -73,12 +79,14 @@ class Subject(Enum):
     END = "end"
     PLACE = "place"
     PLACED = "placed"
+    HISTORY = "history"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a client asks of the brain: about the router, about the tenant's conversation `name`,
-    or, with a `body`, for a place."""
+    with a `body` for a place, or of the response `name` for its history or to be forgotten."""
 
     subject: Subject
     tenant: TenantId = DEFAULT_TENANT.tenant_id
@@ -94,6 +102,11 @@ class Told:
     content_type: bytes
     body: bytes
     retry_after_s: int | None = None
+
+
+def refusal(problem: Problem) -> Told:
+    """An error as an answer."""
+    return Told(problem.status, b"application/json", problem.to_json(), problem.retry_after_s)
 
 
 class About(Protocol):

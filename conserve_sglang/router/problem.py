@@ -79,6 +79,13 @@ OWN_FAULT = Problem(
     code="router_error",
     message="The router failed on this request; its log says how. Other requests go on.",
 )
+SILENT = Problem(
+    status=503,
+    code="router_busy",
+    message="One of the router's processes did not answer in time. Try again; the router's log"
+    " says if one has ended.",
+    retry_after_s=1,
+)
 BROKEN_OFF = Problem(
     status=502,
     code="answer_broken_off",

@@ -6,13 +6,12 @@ extends a known history, and belongs to its conversation as any other such turn 
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from conserve_sglang.core.ids import TenantId
 from conserve_sglang.router.chat_answer import UNREADABLE_ANSWER, whole_answer
-from conserve_sglang.router.payload import BadBody
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.responses_answer import (
     ResponseStream,
@@ -28,67 +27,55 @@ from conserve_sglang.router.responses_request import (
     read_request,
     to_chat,
 )
-from conserve_sglang.router.responses_store import ResponseStore, Stored
+from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.translation import UnreadableAnswer
 
-UNKNOWN_RESPONSE = Problem(
-    status=404,
-    code="response_not_found",
-    message="There is no such response: it never was, was not stored, or is kept no longer.",
-)
+Keep = Callable[[str, Stored], None]
 
 
 class ResponsesCall:
-    """One `POST /v1/responses`."""
+    """One `POST /v1/responses`. `keep` stores what it said under its id; None: nothing is stored.
+
+    `read` comes first, then, when the history it goes on from is there, `chat`.
+    """
 
     __slots__ = (
-        "_added", "_base", "_parts", "_previous", "_store", "_stream", "_tenant",
-        "conversation_name", "header_lines",
+        "_added", "_base", "_keep_as", "_parts", "_request", "_stream",
+        "conversation_name", "header_lines", "previous",
     )  # fmt: skip
 
-    def __init__(self, store: ResponseStore, tenant: TenantId) -> None:
+    def __init__(self, keep: Keep | None) -> None:
         self.header_lines = b""
         self.conversation_name: str | None = None
-        self._store = store
-        self._tenant = tenant
+        self._keep_as = keep
         self._base: dict[str, Any] = {}
         self._stream: ResponseStream | None = None
         self._parts: list[bytes] = []
-        self._previous: str | None = None
-        self._added: bytes | None = None  # what the request said, if it is to be stored
+        self._request: Request
+        self.previous: str | None = None  # the response it goes on from
+        self._added = b""  # what the request said
 
-    def read(self, body: bytes) -> bytes:
-        """The chat completion that asks the same; raises `BadBody`."""
-        request = read_request(body)
-        added = b",".join(msgspec.json.encode(message) for message in new_messages(request))
-        if not added:
+    def read(self, body: bytes) -> None:
+        """Take the request in; raises `BadBody`."""
+        self._request = request = read_request(body)
+        self.previous = request.previous_response_id
+        self._added = b",".join(msgspec.json.encode(each) for each in new_messages(request))
+        if not self._added:
             raise bad_request("The request has no input.", "input")
-        history = [added]
-        self._previous = request.previous_response_id
-        if self._previous is not None:
-            history = [*self._history(self._previous), added]
-        keeps = self._store.is_on and request.store is not False
-        self._added = added if keeps else None
-        self._base = _base(request, keeps)
+        if request.store is False:
+            self._keep_as = None
+        self._base = _base(request, self._keep_as is not None)
         if request.stream:
             self._stream = ResponseStream(self._base)
-        return to_chat(request, history)
 
-    def _history(self, response_id: str) -> list[bytes]:
-        found = self._store.history(self._tenant, response_id)
-        if found is not None:
-            return found
-        why = "it never was, was not stored, or is kept no longer"
-        if not self._store.is_on:
-            why = "this router stores none (router.stored_responses_mb is 0, or it has several"
-            why += " processes)"
-        message = (
-            f"There is no response {response_id[:100]!r} to go on from: {why}."
-            " Send the whole input instead."
-        )
-        name = "previous_response_id"
-        code = "previous_response_not_found"
-        raise BadBody(Problem(status=400, code=code, message=message, param=name))
+    def chat(self, history: bytes = b"") -> bytes:
+        """The chat completion that asks the same, after the messages of a history (JSON, with
+        commas between them); raises `BadBody`."""
+        request, added = self._request, self._added
+        del self._request  # it may be large, and the turn long
+        if self._keep_as is None:
+            self._added = b""
+        return to_chat(request, [history, added] if history else [added])
 
     def feed(self, data: bytes, is_last: bool) -> bytes:
         """What goes to the client for the next bytes of the chat answer."""
@@ -114,9 +101,8 @@ class ResponsesCall:
         return msgspec.json.encode(response)
 
     def _keep(self, answer: bytes) -> None:
-        if self._added is not None:
-            stored = Stored(self._added + b"," + answer, self._previous)
-            self._store.put(self._tenant, self._base["id"], stored)
+        if self._keep_as is not None:
+            self._keep_as(self._base["id"], Stored(self._added + b"," + answer, self.previous))
 
     def problem(self, problem: Problem) -> bytes:
         """An error as a whole body."""

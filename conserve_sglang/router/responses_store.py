@@ -1,6 +1,6 @@
 """The answers that a later request may name by `previous_response_id`.
 
-SGLang keeps none of them with prefill/decode disaggregation, so the router does, in memory: of each
+SGLang keeps none of them with prefill/decode disaggregation, so the brain does, in memory: of each
 response what it added to the conversation, and which response it followed.
 """
 
@@ -8,7 +8,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from conserve_sglang.core.ids import TenantId
-from conserve_sglang.core.tier import RouterSettings
 
 _OVERHEAD_BYTES = 400  # what an entry costs beside its text
 
@@ -28,11 +27,6 @@ class ResponseStore:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[tuple[TenantId, str], Stored] = OrderedDict()
         self.num_bytes = 0
-
-    @property
-    def is_on(self) -> bool:
-        """Whether anything is stored at all."""
-        return self._max_bytes > 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -68,10 +62,3 @@ class ResponseStore:
             found.append(stored.messages)
             at = stored.previous
         return found[::-1]
-
-
-def response_store(settings: RouterSettings) -> ResponseStore:
-    """The store of a router process: where clients are served by several, a client's next request
-    may come to another one, so none of them stores anything."""
-    is_alone = settings.processes == 1
-    return ResponseStore(settings.stored_responses_mb * 1024 * 1024 if is_alone else 0)

@@ -25,6 +25,7 @@ from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.place import Placements
 from conserve_sglang.router.power import PowerTask
 from conserve_sglang.router.reports import Reports
+from conserve_sglang.router.responses_about import ResponseDesk
 from conserve_sglang.router.status import StateHealth, Status
 from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
@@ -83,7 +84,8 @@ class BrainService(ABC):
             secret = os.urandom(32) if store is None else store.secret()
         self.secret = secret
         explained = settings.observe.explained_turns
-        self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained)
+        num_bytes = settings.stored_responses_mb * 1024 * 1024
+        self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained, num_bytes)
         self.memory = None if store is None else self._keeper(store)
         self.fleet.tell = self.brain.tell
         self.fleet.books = dispatcher
@@ -99,7 +101,8 @@ class BrainService(ABC):
         exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name, others)
         self.placements = Placements(self.brain, self.fleet.worker, self._clock)
         self.placements.tags_turns = tier_map.energy is not None
-        self.about = AboutBrain(self.brain, status, self.placements)
+        desk = ResponseDesk(self.brain.responses, settings.max_body_bytes)
+        self.about = AboutBrain(self.brain, status, self.placements, desk)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
         control = ControlEndpoints(self.brain, workers, status, exporter, self.power)
         self._tls = None if settings.tls is None else ServerTls(settings.tls)

@@ -21,13 +21,9 @@ class Voice(Protocol):
 
 
 class Translation(Voice, Protocol):
-    """One request of another API. `read` comes first; the rest is asked for as it is needed."""
+    """One request of another API, once it has become a chat completion."""
 
     conversation_name: str | None
-
-    def read(self, body: bytes) -> bytes:
-        """The chat completion that asks the same; raises `BadBody`."""
-        ...
 
     def feed(self, data: bytes, is_last: bool) -> bytes:
         """What goes to the client for the next bytes of the chat answer."""

@@ -5,6 +5,7 @@ from typing import Any
 import openai
 import pytest
 
+from conserve_sglang.core.tier import Overload
 from conserve_sglang.router.responses_answer import ResponseStream
 from tests.fakes.router_cluster import Cluster, a_cluster
 
@@ -240,6 +241,35 @@ async def test_nothing_is_stored_where_the_tier_map_says_so() -> None:
         assert first.to_dict()["store"] is False
         with pytest.raises(openai.BadRequestError):
             await client.responses.create(model="tiny", input="more", previous_response_id=first.id)
+
+
+async def test_history_is_bounded_as_a_request_is() -> None:
+    async with a_cluster(max_body_bytes=3000) as cluster, client_of(cluster) as client:
+        first = await client.responses.create(model="tiny", input="x" * 2000)
+        second = await client.responses.create(
+            model="tiny", input="x" * 2000, previous_response_id=first.id
+        )
+        with pytest.raises(openai.APIStatusError) as refused:
+            await client.responses.create(model="tiny", input="x", previous_response_id=second.id)
+        assert (refused.value.status_code, refused.value.code) == (413, "history_too_long")
+
+
+async def test_histories_count_among_the_bytes_that_are_held() -> None:
+    overload = Overload(max_held_bytes=2500)
+    async with a_cluster(overload=overload) as cluster, client_of(cluster) as client:
+        first = await client.responses.create(model="tiny", input="x" * 1500)
+        second = await client.responses.create(
+            model="tiny", input="x", previous_response_id=first.id
+        )
+        with pytest.raises(openai.InternalServerError) as refused:
+            await client.responses.create(
+                model="tiny", input="x" * 1500, previous_response_id=second.id
+            )
+        assert (refused.value.status_code, refused.value.code) == (503, "router_busy")
+        again = await client.responses.create(
+            model="tiny", input="x", previous_response_id=second.id
+        )
+        assert again.output_text == "the answer"
 
 
 async def test_fault_in_the_translation_ends_the_answer_with_an_error(

@@ -97,6 +97,8 @@ class FrontProcess:
             self._fleet.gone(message)
         elif isinstance(message, talk.Said):
             self._about.said(message)
+        elif isinstance(message, talk.Flush):
+            self.link.say(talk.Flushed(message.number))
         elif isinstance(message, talk.ReloadKeys):
             self._door.reload_keys()
         else:
@@ -106,6 +108,8 @@ class FrontProcess:
         if not self._told_to_stop.is_set():
             logger.error("the router's main process is gone: this front stops serving")
             self.is_orphaned = True
+            if hasattr(self, "_about"):
+                self._about.brain_gone()
         self._told_to_stop.set()
         if not self._welcome.done():
             self._welcome.cancel()

@@ -24,8 +24,11 @@ from conserve_sglang.router.conversations import UNIDENTIFIED
 from conserve_sglang.router.executor import PROCESS_SHIFT
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.history import Digests, FiledAt, Trail
-from conserve_sglang.router.ports import About, Told
+from conserve_sglang.router.ports import About, Question, Told, refusal
+from conserve_sglang.router.problem import SILENT
 from conserve_sglang.router.processes import talk
+from conserve_sglang.router.processes.fence import Fences
+from conserve_sglang.router.responses_about import ABOUT_RESPONSES
 from conserve_sglang.telemetry.metrics import RouterMetrics
 
 logger = logging.getLogger(__name__)
@@ -87,6 +90,8 @@ class FrontSeat:
             talk.Filed: hub.filed,
             talk.Ended: hub.ended,
             talk.Asked: self._asked,
+            talk.Kept: hub.kept,
+            talk.Flushed: self._flushed,
             talk.ConnectionRefused: hub.connection_refused,
             talk.Looked: self._looked,
             talk.Counted: self._counted,
@@ -138,7 +143,10 @@ class FrontSeat:
         def hear(told: Told) -> None:
             self.say(talk.Said(asked.number, told))
 
-        self._hub.about.ask(asked.question, hear)
+        self._hub.ask(self, asked.question, hear)
+
+    def _flushed(self, flushed: talk.Flushed) -> None:
+        self._hub.fences.heard(self.number, flushed.number)
 
     def _looked(self, looked: talk.Looked) -> None:
         self.awaited = frozenset(name for name, (awaited, _) in looked.workers.items() if awaited)
@@ -160,6 +168,7 @@ class Hub:
         self.brain = brain
         brain.on_identified = self._identified
         self.port = 0
+        self.fences = Fences()
         self._fleet = fleet
         self._tier_map = pickle.dumps(tier_map)
         self._secret = secret
@@ -188,6 +197,7 @@ class Hub:
         if seat.metrics is not None:
             self._left.merge(seat.metrics)
         seat.leave()
+        self.fences.gone(seat.number)
 
     def tell_all(self, message: Any) -> None:
         """Say something to every front."""
@@ -260,6 +270,28 @@ class Hub:
         self.tell_all(standing)
 
     # for the fronts
+
+    def ask(self, asker: FrontSeat, question: Question, hear: Callable[[Told], None]) -> None:
+        """Answer a front's client. What another front may just have told of is not called unknown
+        before that front has been heard."""
+        again = partial(self.about.ask, question, hear)
+
+        def hear_first(told: Told) -> None:
+            if told.status == 200:
+                hear(told)
+            else:
+                seats = (seat for seat in self._seats.values() if seat.is_ready.is_set())
+                others = [seat for seat in seats if seat is not asker]
+                self.fences.wait_for(others, again, partial(hear, refusal(SILENT)))
+
+        if question.subject in ABOUT_RESPONSES:
+            self.about.ask(question, hear_first)
+        else:
+            again()
+
+    def kept(self, kept: talk.Kept) -> None:
+        """A front's client may go on from a response."""
+        self.brain.keep_response(TenantId(kept.tenant), kept.response_id, kept.stored)
 
     def past(self, arrived: talk.Arrived) -> _Past | None:
         """The history a turn brings along."""

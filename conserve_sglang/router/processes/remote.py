@@ -1,7 +1,8 @@
 """What a front sees of the brain, its fleet and its knowledge: a link's other end."""
 
+import asyncio
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +14,20 @@ from conserve_sglang.router.conversations import Conversation, conversation_key
 from conserve_sglang.router.fleet import Worker, WorkerState
 from conserve_sglang.router.history import FiledAt, HistoryHash, PromptTrail
 from conserve_sglang.router.identity import History
-from conserve_sglang.router.ports import Question, Told
+from conserve_sglang.router.ports import Question, Subject, Told, refusal
+from conserve_sglang.router.problem import SILENT
 from conserve_sglang.router.processes import talk
+from conserve_sglang.router.responses_about import ABOUT_RESPONSES
+from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.workers.access import WorkerAccess
 from conserve_sglang.workers.breaker import CircuitBreaker
 from conserve_sglang.workers.sse import Usage
 
 MAX_REMEMBERED = 16_384
+MAX_HISTORIES = 8  # on their way from the brain at a time
+ANSWER_TIMEOUT_S = 5.0
+_NO_ANSWER = refusal(SILENT)
 Say = Callable[[Any], None]
 
 
@@ -70,6 +77,10 @@ class RemoteBrain:
     def end_conversation(self, conversation: Conversation) -> None:
         """The client said it is over."""
         self._say(talk.Ended(conversation.key))
+
+    def keep_response(self, tenant: TenantId, response_id: str, stored: Stored) -> None:
+        """A client may go on from this response."""
+        self._say(talk.Kept(tenant, response_id, stored))
 
     def identified(self, identified: talk.Identified) -> Conversation:
         """The conversation that the brain says a turn is of."""
@@ -169,19 +180,56 @@ class RemoteFleet:
 
 
 class RemoteAbout:
-    """Passes questions about the router on to the brain."""
+    """Passes questions on to the brain. Of histories, which may be long, a few are asked for at a
+    time, and what concerns responses has to be answered in time."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._num_asked = 0
         self._waiting: dict[int, Callable[[Told], None]] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._histories: set[int] = set()  # asked for
+        self._later: deque[talk.Asked] = deque()
 
     def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
         """See `About`."""
-        self._num_asked += 1
-        self._waiting[self._num_asked] = hear
-        self._say(talk.Asked(self._num_asked, question))
+        self._num_asked = number = self._num_asked + 1
+        self._waiting[number] = hear
+        asked = talk.Asked(number, question)
+        if question.subject in ABOUT_RESPONSES:
+            later = asyncio.get_running_loop().call_later
+            self._timers[number] = later(ANSWER_TIMEOUT_S, self._late, number)
+        if question.subject is not Subject.HISTORY:
+            self._say(asked)
+        else:
+            self._later.append(asked)
+            self._ask_for_histories()
 
     def said(self, said: talk.Said) -> None:
         """The brain answers."""
-        self._waiting.pop(said.number)(said.told)
+        self._histories.discard(said.number)
+        self._ask_for_histories()
+        self._answer(said.number, said.told)
+
+    def brain_gone(self) -> None:
+        """Nobody will answer any more."""
+        for number in tuple(self._waiting):
+            self._answer(number, _NO_ANSWER)
+
+    def _ask_for_histories(self) -> None:
+        while self._later and len(self._histories) < MAX_HISTORIES:
+            asked = self._later.popleft()
+            if asked.number in self._waiting:
+                self._histories.add(asked.number)
+                self._say(asked)
+
+    def _late(self, number: int) -> None:
+        self._answer(number, _NO_ANSWER)
+
+    def _answer(self, number: int, told: Told) -> None:
+        timer = self._timers.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+        hear = self._waiting.pop(number, None)
+        if hear is not None:  # else it was answered for the brain, which was late
+            hear(told)

@@ -20,6 +20,7 @@ from conserve_sglang.dispatch import (
 )
 from conserve_sglang.router.history import FiledAt
 from conserve_sglang.router.ports import Question, Told
+from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.worker import WorkerState
 from conserve_sglang.workers.sse import Usage
 
@@ -70,6 +71,20 @@ class Ended(msgspec.Struct, array_like=True, tag="e"):
     """A client said that a conversation is over."""
 
     key: str
+
+
+class Kept(msgspec.Struct, array_like=True, tag="p"):
+    """A client may go on from this response."""
+
+    tenant: str
+    response_id: str
+    stored: Stored
+
+
+class Flushed(msgspec.Struct, array_like=True, tag="u"):
+    """All that was said before the brain asked for it has been heard by now."""
+
+    number: int
 
 
 class Asked(msgspec.Struct, array_like=True, tag="q"):
@@ -142,6 +157,12 @@ class Said(msgspec.Struct, array_like=True, tag="t"):
     told: Told
 
 
+class Flush(msgspec.Struct, array_like=True, tag="n"):
+    """Answer this when all is said that was to be said so far."""
+
+    number: int
+
+
 class ReloadKeys(msgspec.Struct, array_like=True, tag="k"):
     """Read the key file again."""
 
@@ -158,11 +179,13 @@ FromFront = (
     | Filed
     | Ended
     | Asked
+    | Kept
+    | Flushed
     | ConnectionRefused
     | Looked
     | Counted
 )
-FromBrain = Carried | Welcome | Identified | Standing | Gone | Said | ReloadKeys | Stop
+FromBrain = Carried | Welcome | Identified | Standing | Gone | Said | Flush | ReloadKeys | Stop
 
 encoder = msgspec.msgpack.Encoder()
 from_fronts = msgspec.msgpack.Decoder(list[FromFront])

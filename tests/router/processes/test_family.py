@@ -58,3 +58,21 @@ def test_fronts_stop_serving_when_the_brain_is_gone(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert is_refused(port)
+
+
+def test_request_that_waits_for_the_brain_is_answered_when_that_is_gone(tmp_path: Path) -> None:
+    port = free_port()
+    process = start(tmp_path, port)
+    until_listening(process, port)
+    body = b'{"input": "more", "previous_response_id": "resp_1"}'
+    head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        process.send_signal(signal.SIGSTOP)
+        client.sendall(head.encode() + body)
+        time.sleep(0.5)  # until the front has asked
+        process.kill()
+        told = client.recv(4096)
+    _, said = process.communicate(timeout=30)
+    assert told.startswith(b"HTTP/1.1 503 Service Unavailable")
+    assert b"did not answer in time. Try again" in told
+    assert "Traceback" not in said

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,8 +30,11 @@ from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.conversations import conversation_key
 from conserve_sglang.router.executor import PROCESS_SHIFT
 from conserve_sglang.router.fleet import Fleet
-from conserve_sglang.router.processes import talk
+from conserve_sglang.router.ports import Question, Subject, Told
+from conserve_sglang.router.processes import fence, talk
 from conserve_sglang.router.processes.hub import FrontSeat, Hub
+from conserve_sglang.router.responses_about import ResponseDesk
+from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.workers.sse import Usage
 from tests.builders import a_worker
 from tests.fakes.router_cluster import a_tier_map
@@ -122,7 +126,7 @@ class Front:
         self.say(talk.Ended(key))
 
 
-def a_hub(now: Callable[[], float]) -> Hub:
+def a_hub(now: Callable[[], float], stored_responses_bytes: int = 0) -> Hub:
     dispatcher = Dispatcher(
         make_policy(PolicyChoice(name="conserve", params={})),
         DispatchSettings(max_phase_one_turns=8, max_tail_turns=8, reserve_output_tokens=64),
@@ -131,7 +135,7 @@ def a_hub(now: Callable[[], float]) -> Hub:
     never_served = {name: FakeWorker(mode, Rendezvous()) for name, mode in modes.items()}
     tier_map = a_tier_map(never_served, "conserve", RouterSettings())
     fleet = Fleet(tier_map)
-    brain = Brain(dispatcher, fleet, now, SECRET)
+    brain = Brain(dispatcher, fleet, now, SECRET, stored_responses_bytes=stored_responses_bytes)
     hub = Hub(tier_map, brain, fleet, SECRET)
     brain.carry_out = hub.carry_out
     for name in modes:
@@ -198,3 +202,60 @@ def test_concurrent_first_turns_move_kv_once(through_second: list[bool]) -> None
         assert [command for command in sent if command.prefiller is not None] == [opening]
 
     asyncio.run(play())
+
+
+class Desk:
+    """Answers for what the hub's brain has stored."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.desk = ResponseDesk(hub.brain.responses, 1000)
+
+    def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
+        hear(self.desk.answer(question))
+
+
+async def test_follow_up_that_overtakes_its_response_waits_for_it() -> None:
+    loop = asyncio.get_running_loop()
+    hub = a_hub(loop.time, stored_responses_bytes=10_000)
+    hub.about = Desk(hub)
+    heard: dict[int, list[Any]] = {0: [], 1: []}
+    seats = [hub.join(heard[number].append) for number in heard]
+    for seat in seats:
+        seat.hear(talk.Ready())
+
+    def last(front: int, kind: type[Any]) -> Any:
+        return next(each for each in reversed(heard[front]) if isinstance(each, kind))
+
+    # The second front's client has the answer already; the first front's word of it is on its way.
+    seats[1].hear(talk.Asked(1, Question(Subject.HISTORY, TENANT, b"resp_1")))
+    assert not any(isinstance(each, talk.Said) for each in heard[1])
+    assert not any(isinstance(each, talk.Flush) for each in heard[1])
+    flush = last(0, talk.Flush)
+    seats[0].hear(talk.Kept(TENANT, "resp_1", Stored(b"said", None)))
+    seats[0].hear(talk.Flushed(flush.number))
+    assert last(1, talk.Said) == talk.Said(1, Told(200, b"application/json", b"said"))
+    # What nobody ever said is unknown when everybody was heard, or has left.
+    for number, name in ((2, b"resp_2"), (3, b"resp_3")):
+        seats[1].hear(talk.Asked(number, Question(Subject.HISTORY, TENANT, name)))
+        if number == 2:
+            seats[0].hear(talk.Flushed(last(0, talk.Flush).number))
+        else:
+            hub.leave(seats[0])
+        told = last(1, talk.Said)
+        assert (told.number, told.told.status) == (number, 400)
+        assert name in told.told.body
+
+
+async def test_front_that_hangs_does_not_make_a_response_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fence, "TIMEOUT_S", 0.01)
+    hub = a_hub(asyncio.get_running_loop().time, stored_responses_bytes=10_000)
+    hub.about = Desk(hub)
+    heard: list[Any] = []
+    seats = [hub.join(say) for say in (heard.append, lambda message: None)]
+    for seat in seats:
+        seat.hear(talk.Ready())
+    seats[0].hear(talk.Asked(1, Question(Subject.FORGET, TENANT, b"resp_1")))
+    await asyncio.sleep(0.1)
+    assert (heard[-1].number, heard[-1].told.status) == (1, 503)
