@@ -68,17 +68,24 @@ class Bookings:
     def book(
         self, turn: Turn, placement: Placement, now: float = 0.0
     ) -> ReleaseConversation | None:
-        """Book a turn on its workers; the command for the worker its pin left, if it moved."""
+        """Book a turn on its workers; the command for the worker its pin left, if it moved.
+
+        That of a turn that `is_moving` moves later, see `moved`.
+        """
         ledger, conversation = self.ledger, turn.conversation
         decoder = ledger.state(placement.decoder)
         left = None
         pin = self.pin_of(conversation)
         if placement.keeps_kv and pin is not decoder:
-            if pin is not None and pin.intake == 0:
-                conversation.cause = pin.closed_for
-            left = self.unpin(conversation)
-            conversation.decoder, conversation.decoder_epoch = decoder, decoder.epoch
-            decoder.num_conversations += 1
+            if not turn.is_moving or pin is None:
+                turn.is_moving = False
+                if pin is not None and pin.intake == 0:
+                    conversation.cause = pin.closed_for
+                left = self.unpin(conversation)
+                conversation.decoder, conversation.decoder_epoch = decoder, decoder.epoch
+                decoder.num_conversations += 1
+        else:
+            turn.is_moving = False
         resident = conversation.resident_tokens if conversation.decoder is decoder else 0
         turn.decoder, turn.decoder_epoch = decoder, decoder.epoch
         turn.keeps_kv = placement.keeps_kv
@@ -102,6 +109,17 @@ class Bookings:
         (turn.prefiller or decoder).pending_tokens += turn.pending_tokens
         if placement.keeps_kv and (placement.prefiller is not None or resident == 0):
             conversation.opener = turn
+        return left
+
+    def moved(self, turn: Turn) -> ReleaseConversation | None:
+        """The KV of a turn that moves its conversation is at its decoder, and so is the pin now;
+        the command for the worker that had it."""
+        conversation, decoder = turn.conversation, turn.decoder
+        turn.is_moving = False
+        if decoder is None or turn.decoder_epoch != decoder.epoch or conversation.is_ended:
+            return None
+        left = self.unpin(conversation)
+        self.pin(conversation, decoder, 0)
         return left
 
     def prefilled(self, turn: Turn, now: float = 0.0) -> bool:
@@ -147,6 +165,7 @@ class Bookings:
             self.ledger.add_reserved(decoder, -turn.reserved_tokens)
             decoder.num_running -= 1
         turn.decoder, turn.prefiller, turn.reserved_tokens = None, None, 0
+        turn.is_moving = False
         conversation = turn.conversation
         if conversation.opener is turn:
             conversation.opener = None

@@ -21,20 +21,14 @@ from math import inf
 from typing import Any
 
 from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
-from conserve_sglang.dispatch import blame, events, restoring
+from conserve_sglang.dispatch import blame, events, restoring, retrying
 from conserve_sglang.dispatch.commands import AbortTurn, Command
-from conserve_sglang.dispatch.events import Event, FailureCause
+from conserve_sglang.dispatch.events import Event
 from conserve_sglang.dispatch.histories import note_answer, note_gap
 from conserve_sglang.dispatch.placer import Placer
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import ConversationView, Turn, WorkerLoad
 from conserve_sglang.policy.api import PhaseOneCause, PlacementPolicy, RejectReason
-
-_CAUSES = {
-    FailureCause.PREFIX_MISSING: PhaseOneCause.PREFIX_MISSING,
-    FailureCause.APPEND_TOO_LARGE: PhaseOneCause.LARGE_APPEND,
-    FailureCause.DECODER_FAILED: PhaseOneCause.DECODER_LOST,
-}
 
 
 class Dispatcher:
@@ -53,8 +47,8 @@ class Dispatcher:
             events.TurnArrived: self._arrive,
             events.FirstToken: self._first_token,
             events.TurnDone: self._done,
-            events.TurnFailed: self._failed,
-            events.TurnInterrupted: self._interrupted,
+            events.TurnFailed: partial(retrying.failed, placer, settings),
+            events.TurnInterrupted: partial(retrying.interrupted, placer, settings),
             events.TurnAbandoned: self._abandoned,
             events.WorkerUp: self._worker_up,
             events.WorkerLost: self._worker_lost,
@@ -194,6 +188,8 @@ class Dispatcher:
             return
         if turn.suspects:
             self._placer.out += blame.answered(turn)
+        if turn.is_moving:
+            retrying.moved(self._placer, turn)
         if self._bookings.prefilled(turn, now):
             self._placer.let_held_go(turn.conversation, now)
         if self._line.order.num_waiting:
@@ -207,6 +203,8 @@ class Dispatcher:
         prompt_tokens, output_tokens = event.prompt_tokens, event.output_tokens
         if turn.suspects:
             self._placer.out += blame.answered(turn)
+        if turn.is_moving:
+            retrying.moved(self._placer, turn)
         if turn.pending_tokens:  # its first token was not told
             bookings.prefilled(turn, now)
         bookings.count_answer(turn, output_tokens, now)
@@ -218,53 +216,6 @@ class Dispatcher:
             if held > conversation.resident_tokens:
                 bookings.set_resident(conversation, held)
         self._placer.close_turn(turn, now)
-        self._placer.serve_line(now)
-
-    def _failed(self, event: events.TurnFailed, now: float) -> None:
-        turn = self._sent(event.turn_id)
-        if turn is None:
-            return
-        bookings, conversation, cause = self._bookings, turn.conversation, event.cause
-        self._placer.out += blame.failed(turn, cause, by_answer=event.by_answer)
-        bookings.take_back(turn)
-        bookings.pin_of(conversation)  # a void pin tells its cause before this failure does
-        if cause is FailureCause.PREFIX_MISSING:
-            bookings.set_resident(conversation, 0)
-        elif cause is FailureCause.DECODER_FAILED:
-            self._placer.release(conversation)
-        conversation.cause = _CAUSES.get(cause, conversation.cause)
-        self._try_again(turn, now, is_spent=turn.attempts >= self._settings.max_attempts)
-
-    def _interrupted(self, event: events.TurnInterrupted, now: float) -> None:
-        turn = self._sent(event.turn_id)
-        if turn is None:
-            return
-        bookings, conversation = self._bookings, turn.conversation
-        decoder, epoch = turn.decoder, turn.decoder_epoch
-        self._placer.out += blame.failed(turn, FailureCause.DECODER_FAILED)
-        bookings.take_back(turn)
-        if bookings.pin_of(conversation) is decoder and conversation.decoder_epoch == epoch:
-            self._placer.release(conversation)
-            conversation.cause = PhaseOneCause.DECODER_LOST
-        turn.cause = PhaseOneCause.DECODER_LOST
-        turn.input_tokens += event.output_tokens - turn.output_tokens
-        turn.output_tokens = event.output_tokens
-        turn.deadline_at_s = now + self._settings.queue_timeout_s
-        turn.num_continuations += 1
-        turn.attempts = 0
-        self._try_again(
-            turn, now, is_spent=turn.num_continuations > self._settings.max_continuations
-        )
-
-    def _try_again(self, turn: Turn, now: float, *, is_spent: bool) -> None:
-        conversation = turn.conversation
-        if conversation.is_ended:
-            self._placer.reject(turn, RejectReason.CONVERSATION_ENDED, now)
-        elif is_spent:
-            self._placer.reject(turn, RejectReason.RETRIES_SPENT, now)
-        else:
-            self._placer.place_or_hold(turn, now)
-            self._placer.let_held_go(conversation, now)
         self._placer.serve_line(now)
 
     def _abandoned(self, event: events.TurnAbandoned, now: float) -> None:

@@ -20,6 +20,8 @@ class FailureCause(Enum):
     APPEND_TOO_LARGE = "append_too_large"
     DECODER_FAILED = "decoder_failed"
     PREFILLER_FAILED = "prefiller_failed"
+    DECODER_BUSY = "decoder_busy"
+    PREFILLER_BUSY = "prefiller_busy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,11 @@ def _validate_turns(dispatcher: Dispatcher) -> None:
         opener = conversation.opener
         assert opener is None or opener.decoder is not None, "opener was not sent"
         assert opener is not None or not conversation.held, "held behind nothing"
+    for turn in dispatcher._turns.values():
+        if turn.is_moving:
+            assert turn.conversation.opener is turn, "moves a conversation past its opener"
+            pin = dispatcher._bookings.pin_of(turn.conversation)
+            assert pin is not turn.decoder or pin is None, "moves to where the pin is"
     waiting = sum(turn.is_waiting for turn in dispatcher._turns.values())
     unsent = sum(turn.decoder is None for turn in dispatcher._turns.values())
     assert waiting == dispatcher._line.num_waiting, "waiting turns miscounted"

@@ -13,6 +13,7 @@ The ledger counts what the dispatcher placed. A worker's own figure leaves out i
 """
 
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.worker import Role, WorkerSpec
@@ -26,10 +27,12 @@ class WorkerState:
     `intake` is how many more turns it may be given, None for any number; while that is 0,
     `closed_for` says why its conversations go elsewhere. `num_answered` only grows. Of turns sent
     there, `num_running` are to be decoded, and `pending_tokens` of their prompts to be prefilled.
+    `busy_until_s`: until when it counts as busy, since it answered a turn so; see `busy`.
     """
 
     __slots__ = (
         "backlog_tokens",
+        "busy_until_s",
         "closed_for",
         "epoch",
         "foreign_backlog_tokens",
@@ -69,6 +72,7 @@ class WorkerState:
         self.pending_tokens = 0
         self.num_running = 0
         self.num_conversations = 0
+        self.busy_until_s = -inf
         self.speeds = Speeds()
 
     @property

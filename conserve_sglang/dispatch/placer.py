@@ -11,7 +11,7 @@ Commands gather in `out`, in the order in which they are to be carried out.
 from itertools import islice
 from math import inf
 
-from conserve_sglang.core.ids import TurnId
+from conserve_sglang.core.ids import TurnId, WorkerId
 from conserve_sglang.dispatch.avoiding import Avoiding, Band
 from conserve_sglang.dispatch.bookings import Bookings
 from conserve_sglang.dispatch.commands import Command, RejectTurn
@@ -141,7 +141,7 @@ class Placer:
             answer = self.ask(turn)
             if isinstance(answer, Placement):
                 self.line.served(turn, now)
-                self._send(turn, answer, now)
+                self.send(turn, answer, now)
             elif isinstance(answer, Reject):
                 self.reject(turn, answer.reason, now)
             elif not self._goes_on(answer, now):
@@ -168,7 +168,7 @@ class Placer:
             answer = self.ask(turn)
             if isinstance(answer, Placement):
                 self.line.served(turn, now)
-                self._send(turn, answer, now)
+                self.send(turn, answer, now)
                 changed = True
             elif isinstance(answer, Reject):
                 self.reject(turn, answer.reason, now)
@@ -199,17 +199,19 @@ class Placer:
         self.wants_room = True
         return self.line.order.step_aside(self.bookings.ledger.largest_pool)
 
-    def ask(self, turn: Turn) -> Answer:
-        """What the policy says of a turn as things stand, if as many may run."""
+    def ask(self, turn: Turn, busy: tuple[WorkerId, ...] = ()) -> Answer:
+        """What the policy says of a turn as things stand, if as many may run; `busy` workers are
+        left out, and a pin to one of them is not shown."""
         if self.most_running is not None and self._must_wait(turn, self.most_running):
             return Defer(DeferReason.RUNNING_BOUND)
         room = self._settings.reserve_output_tokens
         if self.retention is not CONSTANT:
             room = self.retention.output_room(turn.conversation.history, room)
-        view = turn_view(turn, self.bookings, room)
-        ledger = self.bookings.ledger
-        order = self.line.order
+        view = turn_view(turn, self.bookings, room, busy)
+        ledger, order = self.bookings.ledger, self.line.order
         ledger.line = order.besides(turn) if order.num_waiting else NOBODY
+        if busy:
+            return self.policy.place(view, Avoiding(ledger, busy))
         if turn.avoids:
             for avoided in (turn.avoids + turn.doubts, turn.avoids):
                 answer = self.policy.place(view, Avoiding(ledger, avoided))
@@ -232,24 +234,21 @@ class Placer:
         answer = self.ask(turn)
         if isinstance(answer, Reject):
             self.reject(turn, answer.reason, now)
-        elif isinstance(answer, Placement) and self._may_go(turn, answer):
-            self._send(turn, answer, now)
+        elif isinstance(answer, Placement) and self.may_go(turn, answer):
+            self.send(turn, answer, now)
             if turn.conversation.opener is turn:
                 self.serve_line(now)  # the first in line may be held now, and block nobody
         elif self._may_wait(turn, now, to_hold=False):
             self.line.add(turn, now)
             self.serve_line(now)
 
-    def _may_go(self, turn: Turn, placement: Placement) -> bool:
+    def may_go(self, turn: Turn, placement: Placement) -> bool:
         """Whether the turn takes nothing that a turn before it in line is waiting for."""
         if not self.line.order.num_waiting:
             return True
         pin = turn.conversation.decoder
-        if (
-            placement.prefiller is None
-            and pin is not None
-            and pin.spec.worker_id == placement.decoder
-        ):
+        there = None if pin is None else pin.spec.worker_id
+        if placement.prefiller is None and there == placement.decoder:
             return True
         if self.line.order.goes_before(turn):
             return False
@@ -293,7 +292,8 @@ class Placer:
         room = self.retention.headroom(conversation.history, usual)
         self.bookings.set_headroom(conversation, room)
 
-    def _send(self, turn: Turn, placement: Placement, now: float) -> None:
+    def send(self, turn: Turn, placement: Placement, now: float) -> None:
+        """Book a placed turn and have it sent."""
         limits = local_limits(turn, placement, self.bookings.ledger, self._settings)
         left = self.bookings.book(turn, placement, now)
         if left is not None:

@@ -1,5 +1,6 @@
 """What the policy is asked, and what its answer means for the workers."""
 
+from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.core.worker import Role
 from conserve_sglang.dispatch.bookings import Bookings
@@ -7,19 +8,24 @@ from conserve_sglang.dispatch.commands import SendTurn
 from conserve_sglang.dispatch.kv_ledger import KvLedger
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import Turn
-from conserve_sglang.policy.api import NOTHING_SEEN, Placement, TurnView
+from conserve_sglang.policy.api import NOTHING_SEEN, PhaseOneCause, Placement, TurnView
 
 UNBOUNDED_LOCAL_TOKENS = 999_999_999
 
 
-def turn_view(turn: Turn, bookings: Bookings, output_room: int) -> TurnView:
+def turn_view(
+    turn: Turn, bookings: Bookings, output_room: int, busy: tuple[WorkerId, ...] = ()
+) -> TurnView:
     """A turn as the policy sees it now, with so much room for its answer; notes on the turn how
-    much room that is."""
+    much room that is. A pin to one of the `busy` workers is not shown."""
     conversation = turn.conversation
     pin = bookings.pin_of(conversation)
     resident, cause = conversation.resident_tokens, conversation.cause
     if pin is not None and pin.intake == 0:  # to the policy as if it were lost, but nothing is yet
         resident, cause = 0, pin.closed_for
+        pin = None
+    elif pin is not None and pin.spec.worker_id in busy:
+        resident, cause = 0, PhaseOneCause.DECODER_BUSY
         pin = None
     turn.needed_tokens = _needed_tokens(turn, bookings.ledger, output_room)
     return TurnView(

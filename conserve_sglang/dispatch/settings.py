@@ -20,7 +20,8 @@ class DispatchSettings:
     `reclaim_idle_s`: while a turn waits for KV room, conversations idle for longer are let go,
     the longest idle first. `prefix_slack_tokens`: how much of the previous prompt may be missing
     (page rounding) before the prefix counts as gone. `is_fair` off: plain arrival order, whoever
-    the tenants are.
+    the tenants are. `busy_s`: for so long after a worker said that it is busy, no turn is tried
+    there that another worker has refused as busy; see `busy`.
     """
 
     max_phase_one_turns: int = 1024
@@ -37,6 +38,7 @@ class DispatchSettings:
     max_continuations: int = 2
     prefix_slack_tokens: int = 128
     is_fair: bool = True
+    busy_s: float = 1.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -45,6 +47,7 @@ class DispatchSettings:
             "reserve_output_tokens",
             "prefix_slack_tokens",
             "max_continuations",
+            "busy_s",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

@@ -137,6 +137,8 @@ class Turn:
     avoids: tuple[WorkerId, ...] = ()  # workers at which an attempt failed
     suspects: tuple[Suspect, ...] = ()  # those that answered one with an error
     doubts: tuple[WorkerId, ...] = ()  # their partners, which may have been the reason
+    has_met_busy: bool = False  # a worker refused it, being busy; see `busy`
+    is_moving: bool = False  # it is to bring the KV elsewhere; until it has, the pin stays
     is_waiting: bool = False
     is_over: bool = False
 

@@ -25,6 +25,7 @@ class PhaseOneCause(Enum):
     DECODER_LOST = "decoder_lost"
     DRAINED = "drained"
     RECLAIMED = "reclaimed"
+    DECODER_BUSY = "decoder_busy"
 
 
 class PlacementReason(Enum):
@@ -43,6 +44,7 @@ class PlacementReason(Enum):
     SPILLED = "spilled"
     KEPT_ON_PREFILLER = "kept_on_prefiller"
     OFFLOADED = "offloaded"
+    DECODER_BUSY = "decoder_busy"
 
     __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
 
@@ -66,6 +68,7 @@ class RejectReason(Enum):
     RETRIES_SPENT = "retries_spent"
     CONVERSATION_ENDED = "conversation_ended"
     TOO_MANY_CONVERSATIONS = "too_many_conversations"
+    WORKERS_BUSY = "workers_busy"
 
     __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
 

@@ -18,6 +18,7 @@ _PLACED = {
     PlacementReason.SPILLED: "the prefillers had too much before them, so {decoder} prefilled it",
     PlacementReason.KEPT_ON_PREFILLER: "{decoder}, which prefilled it, had room to decode it too",
     PlacementReason.OFFLOADED: "this policy sends this append to a prefiller",
+    PlacementReason.DECODER_BUSY: "the conversation's decoder said that it was busy",
 }
 _REJECTED = {
     RejectReason.TOO_LONG: "no worker's KV pool is large enough for the prompt",
@@ -25,6 +26,7 @@ _REJECTED = {
     RejectReason.QUEUE_TIMEOUT: "no place became free before its deadline",
     RejectReason.RETRIES_SPENT: "every attempt failed",
     RejectReason.TOO_MANY_CONVERSATIONS: "too many conversations were live, none of them idle",
+    RejectReason.WORKERS_BUSY: "its worker said that it was busy, and no other could take it",
     RejectReason.CONVERSATION_ENDED: "the conversation was ended while the turn was open",
 }
 _FAILED = {
@@ -32,6 +34,8 @@ _FAILED = {
     "append_too_large": "the decoder refused it: it found more to prefill than it may",
     "decoder_failed": "the decoder did not answer",
     "prefiller_failed": "the prefiller did not answer",
+    "decoder_busy": "the decoder said that it was busy",
+    "prefiller_busy": "the prefiller said that it was busy",
     "interrupted": "the answer broke off and was continued elsewhere",
 }
 

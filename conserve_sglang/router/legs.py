@@ -13,7 +13,7 @@ from conserve_sglang.core.local_turn import Refusal
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.sent import Sent
-from conserve_sglang.router.verdict import BUSY, error_in, failure_cause
+from conserve_sglang.router.verdict import error_in, failure_cause, prefill_failure_cause
 from conserve_sglang.workers.pool import Exchange
 from conserve_sglang.workers.sse import (
     TAIL_BYTES,
@@ -46,10 +46,10 @@ class LegOwner(Protocol):
         """The decoder's answer is whole."""
         ...
 
-    def failed(self, cause: FailureCause, why: str, *, by_answer: bool = False) -> None:
+    def failed(self, cause: FailureCause, why: str, answer: Problem | None = None) -> None:
         """A worker failed before the first byte; the turn may be tried elsewhere.
 
-        `by_answer`: it answered with an error.
+        `answer`: the error that it answered with, if it did.
         """
         ...
 
@@ -221,7 +221,7 @@ class DecodeLeg:
         if cause is None:
             self._owner.refused(from_worker(status, body))
         else:
-            self._owner.failed(cause, _why(status, body), by_answer=True)
+            self._owner.failed(cause, _why(status, body), from_worker(status, body))
 
     def _pass(self, data: bytes, is_last: bool) -> None:
         if self._filter is not None:
@@ -322,11 +322,11 @@ class PrefillLeg:
     def _fail(self, status: int, body: bytes) -> None:
         self._begin()
         self.abort()
-        if status >= 500 and status not in BUSY:
-            why = _why(status, body)
-            self._owner.failed(FailureCause.PREFILLER_FAILED, why, by_answer=True)
-        else:
+        cause = prefill_failure_cause(status)
+        if cause is None:
             self._owner.refused(from_worker(status, body))
+        else:
+            self._owner.failed(cause, _why(status, body), from_worker(status, body))
 
 
 def _why(status: int, body: bytes) -> str:

@@ -61,9 +61,14 @@ class _Report(msgspec.Struct):
     prompt_tokens: Tokens = 0
     output_tokens: Tokens = 0
     cached_tokens: Tokens = 0
-    cause: Literal["prefix_missing", "append_too_large", "decoder_failed", "prefiller_failed"] = (
-        "decoder_failed"
-    )
+    cause: Literal[
+        "prefix_missing",
+        "append_too_large",
+        "decoder_failed",
+        "prefiller_failed",
+        "decoder_busy",
+        "prefiller_busy",
+    ] = "decoder_failed"
 
 
 _ask = msgspec.json.Decoder(_Ask)

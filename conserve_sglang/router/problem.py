@@ -134,6 +134,13 @@ _REJECTED = {
         " Try again when one of them is answered.",
         retry_after_s=1,
     ),
+    RejectReason.WORKERS_BUSY: Problem(
+        status=503,
+        code="worker_busy",
+        message="The worker is busy, and no other can take this turn now."
+        " Try again when Retry-After says.",
+        retry_after_s=WORKER_BUSY_RETRY_S,
+    ),
 }
 
 

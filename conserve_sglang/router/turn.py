@@ -72,6 +72,7 @@ class Turn:
         "history",
         "input_tokens",
         "is_over",
+        "last_error",
         "name",
         "payload",
         "prefill_leg",
@@ -105,6 +106,7 @@ class Turn:
         self.prefill_leg: PrefillLeg | None = None
         self.sent: Sent | None = None  # of a stream that may go on elsewhere
         self.resumption = b""  # the member that has a decoder go on with it
+        self.last_error: Problem | None = None  # what a worker answered the last attempt with
         self.has_begun = False
         self.is_over = False
 
@@ -113,6 +115,8 @@ class Turn:
     def reject(self, reason: RejectReason, retry_after_s: float | None, *, is_any_up: bool) -> None:
         """Answer with an error, or end the stream with one."""
         problem = rejection(reason, retry_after_s, is_any_up=is_any_up)
+        if reason is RejectReason.WORKERS_BUSY and self.last_error is not None:
+            problem = self.last_error
         if self.has_begun:
             self._hang_up(self._last_event(problem))
         else:
@@ -213,10 +217,11 @@ class Turn:
     def answered(self, usage: Usage | None) -> None:
         self._desk.turn_answered(self, usage)
 
-    def failed(self, cause: FailureCause, why: str, *, by_answer: bool = False) -> None:
+    def failed(self, cause: FailureCause, why: str, answer: Problem | None = None) -> None:
         if not self._is_answering and not self.is_over:
             self.stop_legs()
-            self._desk.turn_failed(self, cause, why, by_answer=by_answer)
+            self.last_error = answer
+            self._desk.turn_failed(self, cause, why, by_answer=answer is not None)
 
     def refused(self, problem: Problem) -> None:
         if self._is_answering or self.is_over:

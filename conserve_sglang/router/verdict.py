@@ -10,7 +10,7 @@ from conserve_sglang.core.local_turn import REFUSAL_STATUS, Refusal, RefusalReas
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.workers.unreadable import UNREADABLE
 
-# A worker whose own queue is full: nothing is lost, and its client may come again.
+# A worker that takes no more for now, as SGLang with `--max-queued-requests`: nothing is broken.
 BUSY = frozenset({429, 503})
 _ERROR_EVENT = b'data: {"error"'
 _REFUSED = {
@@ -70,8 +70,17 @@ def error_in(event: bytes) -> tuple[int, str] | None:
 
 def failure_cause(status: int, body: bytes) -> FailureCause | None:
     """Why a decoder's error lets the turn be tried again; None if it would not help."""
+    if status in BUSY:
+        return FailureCause.DECODER_BUSY
     if status == REFUSAL_STATUS:
         refusal = Refusal.from_message(body.decode("utf-8", "replace"))
         if refusal is not None:
             return _REFUSED[refusal.reason]
-    return FailureCause.DECODER_FAILED if status >= 500 and status not in BUSY else None
+    return FailureCause.DECODER_FAILED if status >= 500 else None
+
+
+def prefill_failure_cause(status: int) -> FailureCause | None:
+    """The same of a prefiller's error."""
+    if status in BUSY:
+        return FailureCause.PREFILLER_BUSY
+    return FailureCause.PREFILLER_FAILED if status >= 500 else None

@@ -371,3 +371,18 @@ def test_long_run_with_a_fixed_seed() -> None:
         "first_turn", "pinned", "large_append", "prefix_missing", "decoder_lost", "reclaimed",
         "drained",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["conserve", "work-conserving", "conserve-pack", "static-ppd"])
+def test_long_run_where_conversations_leave_busy_decoders(policy: str) -> None:
+    """Workers stay up and answer most turns, so that there is room to go to."""
+    actions = [*["arrive"] * 6, *["first_token"] * 4, *["done"] * 9, *["fail"] * 6, "wait", "end"]
+    actions += ["lose", "up", "up", "drain", "admit", "admit", "restored", "abandon"]
+    rng = random.Random(20261121)
+    world = World(policy)
+    for _ in range(3000):
+        world.play(Step(rng.choice(actions), rng.randrange(1000), rng.randrange(800)))
+    world.finish()
+    assert set(world.answers.values()) == {1}
+    reasons = {c.reason.value for _, _, cs in world.log for c in cs if isinstance(c, SendTurn)}
+    assert "decoder_busy" in reasons

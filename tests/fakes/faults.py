@@ -9,6 +9,7 @@ class Faults:
 
     statuses: list[int] = field(default_factory=list)  # answer the next requests with these
     refusals: list[str] = field(default_factory=list)  # refuse the next local turns so
+    queue_is_full: bool = False  # of turns it prefills itself, as with --max-queued-requests 0
     num_cuts_before_head: int = 0
     num_cuts_after_head: int = 0
     cut_after_events: int | None = None

@@ -20,6 +20,7 @@ from conserve_sglang.core.local_turn import LocalLimits
 from tests.fakes.continuing import as_sent
 from tests.fakes.faults import Faults
 from tests.fakes.prompt import BadPrompt, prompt_of
+from tests.fakes.refusing import QUEUE_IS_FULL, as_event, status_of
 from tests.fakes.saying import CHAT, CHUNK, Saying
 
 TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
@@ -259,7 +260,7 @@ class FakeWorker(Saying):
             await self._error(writer, 400, str(error))
             return True
         cached = len(prompt) if "bootstrap_room" in body else self._cached(body, prompt)
-        if self.mode == "decode" and "bootstrap_room" not in body:
+        if self.mode != "prefill" and "bootstrap_room" not in body:
             refusal = self._refusal(seen, prompt, cached)
             if refusal is not None:
                 await self._refuse(writer, seen, refusal)
@@ -284,6 +285,9 @@ class FakeWorker(Saying):
         )
 
     def _refusal(self, seen: Seen, prompt: str, cached: int) -> str | None:
+        full = QUEUE_IS_FULL if self.faults.queue_is_full else None
+        if self.mode == "null":
+            return full
         if self.faults.refusals:
             reason = self.faults.refusals.pop(0)
             return f"conserve-refused reason={reason} cached=0 uncached={len(prompt)}"
@@ -292,22 +296,14 @@ class FakeWorker(Saying):
         if limits is None:
             return "Disaggregated request received without bootstrap room id"
         refusal = limits.refusal(prompt_tokens=len(prompt), cached_tokens=cached)
-        return None if refusal is None else refusal.to_message()
+        return full if refusal is None else refusal.to_message()
 
     async def _refuse(self, writer: asyncio.StreamWriter, seen: Seen, message: str) -> None:
-        status = 409 if message.startswith("conserve") else 400
         if not seen.body.get("stream"):
-            await self._error(writer, status, message)
+            await self._error(writer, status_of(message), message)
             return
-        if seen.path == "/generate":
-            reason = {"type": "abort", "message": message, "status_code": status}
-            event: Any = {"text": "", "output_ids": [], "meta_info": {"finish_reason": reason}}
-        else:
-            event = {"error": {"object": "error", "message": message, "code": status}}
         tells = TELL_HEADER in seen.headers and seen.path != "/generate"
-        mark = ":=\n" if tells else ""  # no event is left out, not even a refusal
-        line = f"data: {json.dumps(event, separators=(',', ':'))}\n{mark}\n"
-        await self._stream(writer, [line])
+        await self._stream(writer, [as_event(seen.path, message, tells=tells)])
 
     async def _error(self, writer: asyncio.StreamWriter, status: int, message: str) -> None:
         body = {"object": "error", "message": message, "type": "x", "param": None, "code": status}

@@ -54,27 +54,6 @@ async def test_worker_refusing_the_request_is_passed_on_in_openai_shape(
     assert (await cluster.chat("hello")).status == 200
 
 
-@pytest.mark.parametrize("status", [429, 503])
-async def test_busy_decoder_is_passed_on_and_keeps_its_conversation(
-    cluster: Cluster, status: int
-) -> None:
-    await cluster.chat("hello")
-    cluster["d0"].faults.statuses.append(status)
-    answer = await cluster.chat("hello", "the answer", "more")
-    assert (answer.status, answer.json()["error"]["code"]) == (status, "worker_busy")
-    assert int(answer.headers["retry-after"]) > 0
-    again = await cluster.chat("hello", "the answer", "more")
-    assert again.headers["x-conserve-decoder"] == "d0"
-    assert len(cluster["p0"].turns) == 1
-
-
-async def test_busy_prefiller_is_passed_on(cluster: Cluster) -> None:
-    cluster["p0"].faults.statuses.append(503)
-    answer = await cluster.chat("hello")
-    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-    await cluster.until(lambda: cluster["d0"].turns[0].was_aborted)
-
-
 async def test_prefiller_refusing_alone_does_not_leave_the_decoder_waiting(
     cluster: Cluster,
 ) -> None:

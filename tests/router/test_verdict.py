@@ -2,7 +2,7 @@ import pytest
 
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.router.problem import from_worker
-from conserve_sglang.router.verdict import error_in, failure_cause
+from conserve_sglang.router.verdict import error_in, failure_cause, prefill_failure_cause
 
 REFUSED = "conserve-refused reason=prefix_missing cached=0 uncached=9"
 
@@ -41,8 +41,8 @@ def test_error_of_a_first_event(event: bytes, verdict: tuple[int, str] | None) -
         (400, REFUSED.encode(), None),
         (500, b"", FailureCause.DECODER_FAILED),
         (502, b"", FailureCause.DECODER_FAILED),
-        (503, b"", None),
-        (429, b"", None),
+        (503, b"", FailureCause.DECODER_BUSY),
+        (429, b"", FailureCause.DECODER_BUSY),
         (422, b"", None),
     ],
 )  # fmt: skip
@@ -50,6 +50,21 @@ def test_what_lets_a_turn_be_tried_again(
     status: int, body: bytes, cause: FailureCause | None
 ) -> None:
     assert failure_cause(status, body) is cause
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (503, FailureCause.PREFILLER_BUSY),
+        (429, FailureCause.PREFILLER_BUSY),
+        (500, FailureCause.PREFILLER_FAILED),
+        (400, None),
+    ],
+)
+def test_what_of_a_prefiller_lets_a_turn_be_tried_again(
+    status: int, cause: FailureCause | None
+) -> None:
+    assert prefill_failure_cause(status) is cause
 
 
 @pytest.mark.parametrize(
