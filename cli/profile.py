@@ -35,6 +35,12 @@ MaxBatchOption = Annotated[
 ReadyOption = Annotated[
     float, typer.Option(min=1.0, help="Longest time a worker may take to become healthy.")
 ]
+StartsOption = Annotated[
+    int,
+    typer.Option(
+        "--starts", min=1, help="Start the workers so often: each gives one first handoff."
+    ),
+]
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Begin anew; else an interrupted run goes on.")
 ]
@@ -50,6 +56,7 @@ def profile(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     meter: MeterOption = "auto",
     max_batch: MaxBatchOption = None,
     fresh: FreshOption = False,
+    starts: StartsOption = 1,
     host: HostOption = None,
     ready_timeout_s: ReadyOption = 900.0,
     log_dir: Annotated[
@@ -81,6 +88,7 @@ def profile(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             meter=meter_choice(meter),
             max_batch=max_batch,
             begins_anew=fresh,
+            num_starts=starts,
             ready_timeout_s=ready_timeout_s,
         )
         with showing(as_json=as_json) as report:

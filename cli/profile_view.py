@@ -44,6 +44,7 @@ def print_result(results: Sequence[Profiled], *, as_json: bool) -> None:
                 "profile": str(result.path),
                 "page": None if result.page is None else str(result.page),
                 "points": counts,
+                "first_handoff_s": profile.first_handoff_s,
                 "error": profile.provenance.error,
                 "failures": dict(result.failures),
             }

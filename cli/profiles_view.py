@@ -77,6 +77,9 @@ def print_profile(profile: Profile, *, as_json: bool) -> None:
     for where, found in fronts.items():
         told = ", ".join(f"{1e3 * p.seconds:.1f} ms at {p.tokens:,} tokens" for p in found)
         console.print(f"first token {where}, beyond its prefill: {told or 'not known'}")
+    first_s = profile.first_handoff_s
+    told = "not known" if first_s is None else f"{1e3 * first_s:.1f} ms"
+    console.print(f"first handoff of a pair, beyond a later one: {told}")
     console.print(_errors(profile))
 
 

@@ -22,6 +22,7 @@ MOST_BAD_LINES_SHOWN = 5
 _UNKNOWN = {
     "request": "what a request takes beside its worker's steps",
     "handoff": "what a prefiller's handoff to a decoder takes beside the KV's move",
+    "first_handoff": "what the first handoff of each such pair takes beyond a later one",
 }
 
 

@@ -88,10 +88,11 @@ def simulate(
     run: Run, tier_map: Path, profile: Profile, fronts: Fronts, slowdown: Slowdown = UNSHARED
 ) -> Run:
     """A live run's conversations, with its own lengths and arrivals, in virtual time. Lone ones
-    come one by one, however long each takes."""
+    come one by one, however long each takes. Every pair has met: live, in the round that warms up,
+    which fills all decoders."""
     loaded = load_tier_map(tier_map)
     plain = deployment_of(loaded, {tier.name: profile for tier in loaded.tiers}, loaded.policy)
-    perf = with_fronts(perf_model_of(profile), fronts)
+    perf = replace(with_fronts(perf_model_of(profile), fronts), first_handoff_s=0.0)
     deployment = replace(
         plain, workers=tuple(replace(worker, perf=perf) for worker in plain.workers)
     )

@@ -9,6 +9,7 @@ from conserve_sglang.core.tier import TierMap
 from conserve_sglang.energy.meter import Origin
 from conserve_sglang.profiler.facts import dtype_of, graph_mode
 from conserve_sglang.profiler.journal import Journal
+from conserve_sglang.profiler.measure_first import NUM_LATER
 from conserve_sglang.profiler.outcome import Outcome, surest
 from conserve_sglang.profiler.point import Sweep
 from conserve_sglang.profiler.power_source import PowerSource
@@ -43,13 +44,7 @@ def assemble(
 ) -> Profile:
     """The profile of what is in the journal. Raises `ConfigError` without prefill and decode."""
     good = [one for one in surest(journal.outcomes).values() if one.seconds is not None]
-    sweeps = {one.point.sweep for one in good}
-    if not {Sweep.PREFILL.value, Sweep.DECODE.value} <= sweeps:
-        raise ConfigError(
-            f"a profile needs prefill and decode points, and there are {len(good)} of"
-            f" {', '.join(sorted(sweeps)) or 'nothing'}: give it more time (--minutes), or workers"
-            " of both roles; what was measured is kept"
-        )
+    _check_phases(good)
     info: Mapping[str, Any] = next(iter(stand.infos.values()))
     today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     has_watts = any(one.watts is not None for one in good)
@@ -68,9 +63,10 @@ def assemble(
         kv_bytes_per_token=_rounded(stand.kv_bytes_per_token),
         kv_capacity_tokens=stand.limits.kv_capacity_tokens,
         chunk_tokens=stand.limits.chunk_tokens,
+        first_handoff_s=journal.first_handoff_s,
         provenance=Provenance(
             kind="measured",
-            source=_method(good),
+            source=_method(good, journal.first_handoffs_s),
             date=today,
             machine=dict(machine),
             error=_error(good),
@@ -84,6 +80,16 @@ def assemble(
     )
 
 
+def _check_phases(outcomes: Sequence[Outcome]) -> None:
+    sweeps = {one.point.sweep for one in outcomes}
+    if not {Sweep.PREFILL.value, Sweep.DECODE.value} <= sweeps:
+        raise ConfigError(
+            f"a profile needs prefill and decode points, and there are {len(outcomes)} of"
+            f" {', '.join(sorted(sweeps)) or 'nothing'}: give it more time (--minutes), or workers"
+            " of both roles; what was measured is kept"
+        )
+
+
 def _rounded(number: float | None) -> int | None:
     return None if number is None else round(number)
 
@@ -92,10 +98,22 @@ def _graph(told: str) -> GraphMode:
     return "eager" if told == "eager" else "cuda-graph"
 
 
-def _method(outcomes: Sequence[Outcome]) -> str:
+def _method(outcomes: Sequence[Outcome], firsts_s: Sequence[float]) -> str:
+    method = METHOD + _of_first_handoffs(firsts_s)
     if all(one.clock == "scheduler" for one in outcomes):
-        return METHOD
-    return METHOD + "; without the scheduler's stamps as its client saw it, HTTP included"
+        return method
+    return method + "; without the scheduler's stamps as its client saw it, HTTP included"
+
+
+def _of_first_handoffs(found_s: Sequence[float]) -> str:
+    """What they are, and how far starts of the workers lie apart."""
+    if not found_s:
+        return ""
+    starts = "1 start" if len(found_s) == 1 else f"the median of {len(found_s)} starts"
+    told = f"; first handoff of a pair less the median of its next {NUM_LATER}, {starts}"
+    if len(found_s) == 1:
+        return told
+    return f"{told}, {1e3 * min(found_s):.1f} to {1e3 * max(found_s):.1f} ms"
 
 
 def _error(outcomes: Sequence[Outcome]) -> str:

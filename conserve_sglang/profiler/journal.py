@@ -6,6 +6,7 @@ The first line says what was being measured; a file of something else is refused
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -14,6 +15,7 @@ from conserve_sglang.profiler.outcome import Clock, Outcome
 from conserve_sglang.profiler.point import Point
 
 VERSION = 1
+FIRST_HANDOFF = "first_handoff"  # a line that is no point of a sweep
 
 
 class _Head(msgspec.Struct, kw_only=True):
@@ -44,13 +46,15 @@ _line = msgspec.json.Decoder(_Line)
 
 
 class Journal:
-    """The file of one profile in the making. `outcomes` are those of earlier runs and this one."""
+    """The file of one profile in the making. `outcomes` are those of earlier runs and this one, and
+    so are `first_handoffs_s`: one for each start of the workers."""
 
     def __init__(self, path: Path, setup: Mapping[str, str]) -> None:
         self._path = path
         self._setup = dict(setup)
         self.idle_w: float | None = None
         self.outcomes: list[Outcome] = []
+        self.first_handoffs_s: list[float] = []
         if path.exists():
             self._read()
         self.num_found = len(self.outcomes)
@@ -86,6 +90,16 @@ class Journal:
             )
         )
 
+    def add_first_handoff(self, seconds: float) -> None:
+        """Put what the first handoff after a start took on disk."""
+        self.first_handoffs_s.append(seconds)
+        self._append(_Line(sweep=FIRST_HANDOFF, took_s=seconds, seconds=seconds))
+
+    @property
+    def first_handoff_s(self) -> float | None:
+        """The median of those there are."""
+        return median(self.first_handoffs_s) if self.first_handoffs_s else None
+
     def _append(self, line: msgspec.Struct) -> None:
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")
@@ -96,7 +110,11 @@ class Journal:
         lines = self._path.read_bytes().split(b"\n")
         try:
             head = _head.decode(lines[0])
-            self.outcomes = [_outcome(line) for line in lines[1:-1]]
+            for line in map(_line.decode, lines[1:-1]):
+                if line.sweep != FIRST_HANDOFF:
+                    self.outcomes.append(_outcome(line))
+                elif line.seconds is not None:
+                    self.first_handoffs_s.append(line.seconds)
         except msgspec.MsgspecError as error:
             raise ConfigError(
                 f"{self._path} is no journal of points ({error}); remove it, or choose another"
@@ -124,8 +142,7 @@ class Journal:
             )  # fmt: skip
 
 
-def _outcome(text: bytes) -> Outcome:
-    line = _line.decode(text)
+def _outcome(line: _Line) -> Outcome:
     point = Point(
         sweep=line.sweep,
         new_tokens=line.new_tokens,

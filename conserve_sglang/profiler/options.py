@@ -22,7 +22,9 @@ Report = Callable[[Event], None]
 class ProfileOptions:
     """`out` is the profile's path without ending: FOLDER/NAME. `attach` are addresses of running
     workers, measured instead of starting some. `budget_s`, for each cap, None: until every point is
-    measured. `power_caps_w`: a profile at each; none: one, with the cap as it is."""
+    measured. `power_caps_w`: a profile at each; none: one, with the cap as it is. `num_starts`: how
+    often the workers are started, each time with one first handoff; points are measured after the
+    last start."""
 
     out: Path
     log_dir: Path
@@ -35,6 +37,7 @@ class ProfileOptions:
     max_batch: int | None = None
     sweeps: frozenset[Sweep] = frozenset(Sweep)
     begins_anew: bool = False
+    num_starts: int = 1
     ready_timeout_s: float = 900.0
 
 

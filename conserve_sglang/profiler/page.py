@@ -71,6 +71,8 @@ def _head(profile: Profile) -> Iterable[tuple[str, str]]:
         yield "idle, loaded", f"{profile.idle_w:.1f} W{word}"
     yield "KV capacity", f"{profile.kv_capacity_tokens or 0:,} tokens"
     yield "prefill chunk", f"{profile.chunk_tokens or 0:,} tokens"
+    if profile.first_handoff_s is not None:
+        yield "first handoff of a pair", f"{1e3 * profile.first_handoff_s:.1f} ms beyond later ones"
     yield from _origin("times", profile.provenance)
     if profile.power_provenance is not None:
         yield from _origin("watts", profile.power_provenance)

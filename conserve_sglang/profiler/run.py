@@ -8,11 +8,11 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conserve_sglang.core.errors import ConfigError, LaunchError
+from conserve_sglang.core.errors import ConfigError, LaunchError, NotCapable
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.launcher.caps import caps_here, hold_caps
 from conserve_sglang.launcher.here import host_test
@@ -75,35 +75,68 @@ async def _profile(
     tier_map: TierMap, options: ProfileOptions, report: Report
 ) -> tuple[Profiled, ...]:
     rng = random.Random(os.urandom(16))
+    if options.attach and options.num_starts > 1:
+        raise ConfigError("--starts: attached workers are not started here; leave one of both out")
     if options.attach:
         talkers = await attached_talkers(options.attach, tier_map, rng)
         stand = await look_at(tier_map, talkers, is_ours=False, max_batch=options.max_batch)
-        return await _at_each_cap(tier_map, stand, (), options, report)
+        return await _at_each_cap(Started(tier_map, stand, (), ()), options, report)
     part = measured_part(tier_map, options.tier, host_test(options.host))
-    async with _running(part, options, report) as pids:
-        stand = await look_at(
-            part, talkers_of(part, rng), is_ours=True, max_batch=options.max_batch
-        )
-        return await _at_each_cap(part, stand, pids, options, report)
+    firsts_s: tuple[float, ...] = ()
+    for number in range(1, options.num_starts + 1):
+        async with _running(part, options, report) as pids:
+            stand = await look_at(
+                part, talkers_of(part, rng), is_ours=True, max_batch=options.max_batch
+            )
+            firsts_s += await _first_handoff(stand, report)
+            if number == options.num_starts:
+                started = Started(part, stand, pids, firsts_s)
+                return await _at_each_cap(started, options, report)
+            stand.close()
+    raise ConfigError("--starts must be at least 1")
+
+
+async def _first_handoff(stand: Stand, report: Report) -> tuple[float, ...]:
+    try:
+        seconds = await stand.first_handoff_s()
+    except NotCapable as refused:
+        report(f"the pair's first handoff was not measured: {refused}")
+        return ()
+    if seconds is None:
+        return ()
+    report(f"first handoff of the pair: {1e3 * seconds:.1f} ms beyond later ones")
+    return (seconds,)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Workers that answer. `pids`: their process groups. `firsts_s`: the first handoffs of this
+    run, beyond later ones."""
+
+    part: TierMap
+    stand: Stand
+    pids: Sequence[int]
+    firsts_s: Sequence[float]
 
 
 async def _at_each_cap(
-    part: TierMap, stand: Stand, pids: Sequence[int], options: ProfileOptions, report: Report
+    started: Started, options: ProfileOptions, report: Report
 ) -> tuple[Profiled, ...]:
     """The same workers under one cap after the other."""
     found = []
     try:
         for cap_w in options.power_caps_w or (None,):
-            capped, here = at_cap(part, stand, cap_w)
+            capped, here = at_cap(started.part, started.stand, cap_w)
             holding = hold_caps(caps_here(capped, options.host), report)
             try:
                 out = named_for_cap(options.out, cap_w)
-                found.append(await _measure(capped, here, pids, replace(options, out=out), report))
+                at_this = replace(started, part=capped, stand=here)
+                found.append(await _measure(at_this, replace(options, out=out), report))
             finally:
                 if holding is not None:
                     holding.close()
     finally:
-        stand.close()
+        started.stand.close()
     return tuple(found)
 
 
@@ -140,19 +173,14 @@ async def _running(
         await asyncio.wait({life})
 
 
-async def _measure(
-    tier_map: TierMap,
-    stand: Stand,
-    pids: Sequence[int],
-    options: ProfileOptions,
-    report: Report,
-) -> Profiled:
+async def _measure(started: Started, options: ProfileOptions, report: Report) -> Profiled:
+    tier_map, stand = started.part, started.stand
     setup = setup_of(tier_map, stand.tier, stand.infos.values())
     path = options.out.with_name(options.out.name + ".points.jsonl")
     if options.begins_anew:
         path.unlink(missing_ok=True)
     journal = Journal(path, setup)
-    source = power_source(options.meter, stand.tier, tier_map.workers, pids)
+    source = power_source(options.meter, stand.tier, tier_map.workers, started.pids)
     with contextlib.ExitStack() as open_things:
         if source.track is None:
             report(f"no watts: {source.why}")
@@ -162,6 +190,8 @@ async def _measure(
             report(f"going on from {journal.num_found} points in {path}")
         machine = machine_facts(dict(source.gpu_facts))
         await _begin(journal, source, options.budget_s)
+        for seconds in started.firsts_s:
+            journal.add_first_handoff(seconds)
         measures = stand.measures(source.track)
         wanted = options.sweeps & measures.keys()
         await run_sweep(

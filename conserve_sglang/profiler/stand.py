@@ -13,6 +13,7 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.profiler.facts import context_tokens, num_token_ids
 from conserve_sglang.profiler.grid import Limits
 from conserve_sglang.profiler.measure_decode import DecodeMeasure
+from conserve_sglang.profiler.measure_first import first_handoff_s
 from conserve_sglang.profiler.measure_front import HandoffMeasure, RequestMeasure
 from conserve_sglang.profiler.measure_prefill import PrefillMeasure
 from conserve_sglang.profiler.measure_transfer import TransferMeasure
@@ -61,6 +62,14 @@ class Stand:
                 found[Sweep.TRANSFER] = TransferMeasure(prefiller, decoder)
             found[Sweep.HANDOFF] = HandoffMeasure(prefiller, decoder)
         return found
+
+    async def first_handoff_s(self) -> float | None:
+        """What the pair's first handoff takes beyond a later one. None: there is no pair, or it has
+        been used before."""
+        prefiller, decoder = self.talkers.get(Role.PREFILL), self.talkers.get(Role.DECODE)
+        if prefiller is None or decoder is None or prefiller.bootstrap is None or not self.is_ours:
+            return None
+        return await first_handoff_s(prefiller, decoder)
 
     def close(self) -> None:
         """Close the connections."""

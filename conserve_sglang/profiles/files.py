@@ -38,8 +38,8 @@ _NEEDED = {
     "request": ("tokens",),
     "handoff": ("tokens",),
 }
-_SINCE = {"request": 2, "handoff": 2}
-"""The first version of the format that has points of a kind, where that is not 1."""
+_SINCE = {"request": 2, "handoff": 2, "first_handoff_s": 2}
+"""The first version of the format that has points of a kind, or a field, where that is not 1."""
 _POINTS = tuple(_NEEDED)
 T = TypeVar("T")
 
@@ -74,6 +74,7 @@ class Head(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     kv_bytes_per_token: int | None = None
     kv_capacity_tokens: int | None = None
     chunk_tokens: int | None = None
+    first_handoff_s: float | None = None
 
 
 def load_profile(path: Path) -> Profile:
@@ -135,7 +136,20 @@ def _head(path: Path) -> tuple[int, Head]:
         value = getattr(head, name)
         if value is not None and not value > 0:
             raise ProfileError(f"{path}: {name}: {value} is not positive")
+    _check_first_handoff(path, version, head.first_handoff_s)
     return version, head
+
+
+def _check_first_handoff(path: Path, version: int, seconds: float | None) -> None:
+    if seconds is None:
+        return
+    if version < _SINCE["first_handoff_s"]:
+        raise ProfileError(
+            f"{path}: schema_version {version} has no first_handoff_s; {_SINCE['first_handoff_s']}"
+            " has"
+        )
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ProfileError(f"{path}: first_handoff_s: {seconds} is not a number from 0 on")
 
 
 def _points(grid: Path, version: int) -> dict[str, list[Any]]:

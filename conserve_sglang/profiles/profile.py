@@ -12,8 +12,8 @@ from conserve_sglang.core.errors import OutsideProfile, ProfileError
 from conserve_sglang.profiles.grid import Coordinates, LeftOut, Outside, Row, grid_of, leave_one_out
 
 SCHEMA_VERSION = 2
-"""The newest form of profile files. 2 added request and handoff points; without any of these, a
-file is written as 1, which earlier releases read."""
+"""The newest form of profile files. 2 added request and handoff points, and what a first handoff
+takes; without any of these, a file is written as 1, which earlier releases read."""
 
 ProvenanceKind = Literal["measured", "published", "estimated"]
 GraphMode = Literal["eager", "cuda-graph", "none"]
@@ -100,7 +100,9 @@ class Profile:
     power, `idle_w` what it draws with a server loaded that has nothing to do.
     `kv_capacity_tokens` is how many KV tokens such a server held or would hold; `chunk_tokens` the
     most it prefills in a step. `provenance` speaks of the times, `power_provenance` of the watts.
-    Without `request` or `handoff` points, what these take is not known.
+    Without `request` or `handoff` points, what these take is not known. `first_handoff_s` is what
+    the first handoff of a prefiller and a decoder takes beyond a later one, once in the lives of
+    both: they get to know each other. None: not known.
     """
 
     name: str
@@ -124,12 +126,14 @@ class Profile:
     kv_bytes_per_token: int | None = None
     kv_capacity_tokens: int | None = None
     chunk_tokens: int | None = None
+    first_handoff_s: float | None = None
     power_provenance: Provenance | None = None
 
     @property
     def schema_version(self) -> int:
         """The least version of the file format that can hold it."""
-        return 2 if self.request or self.handoff else 1
+        has_first = self.first_handoff_s is not None
+        return 2 if self.request or self.handoff or has_first else 1
 
     @property
     def is_estimated(self) -> bool:

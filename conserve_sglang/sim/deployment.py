@@ -12,7 +12,8 @@ from conserve_sglang.sim.worker_spec import SimWorkerSpec
 class WorkerLoss:
     """A worker is gone from `at_s` on, its KV with it, and does nothing more; the router notices
     `noticed_after_s` later, and until then may still send turns there. It comes back empty
-    `back_after_s` after it was noticed; None: it does not."""
+    `back_after_s` after it was noticed, its start-up included, which no profile tells; None: it
+    does not."""
 
     worker_id: WorkerId
     at_s: float

@@ -29,6 +29,7 @@ from conserve_sglang.dispatch import (
     WorkerLost,
     WorkerUp,
 )
+from conserve_sglang.sim.bootstrap import Bootstrap
 from conserve_sglang.sim.changing import ChangingWorker
 from conserve_sglang.sim.deployment import Deployment, WorkerLoss
 from conserve_sglang.sim.kernel import Kernel
@@ -58,7 +59,7 @@ class Simulation:
     ) -> None:
         self.dispatcher = Dispatcher(deployment.policy, deployment.settings)
         self.kernel = Kernel()
-        self.links = Links()
+        self.links, self.bootstrap = Links(), Bootstrap()
         self.num_events = 0
         self._sink, self._watch = sink, watch
         self._says_goodbye = deployment.says_goodbye
@@ -216,12 +217,15 @@ class Simulation:
                 playing.prefillers.append(prefiller)
             held = decoder.pool.resident(run.conversation_id)
             decoder.reserve(run, now)
+            wait_s = self.bootstrap.wait_s(
+                prefiller.spec.worker_id, command.decoder, prefiller.perf.first_handoff_s, now
+            )
             if command.fetches_kv:
-                self._fetch_kv(run, min(held, run.shared_tokens), now)
+                self._fetch_kv(run, min(held, run.shared_tokens), wait_s, now)
             else:
-                bring_in(run, prefiller, self.kernel, now)
+                bring_in(run, prefiller, self.kernel, now, wait_s)
 
-    def _fetch_kv(self, run: TurnRun, tokens: int, now: float) -> None:
+    def _fetch_kv(self, run: TurnRun, tokens: int, wait_s: float, now: float) -> None:
         """Move what the decoder has of a conversation to the prefiller, before the prefill."""
         command = run.command
         assert command.prefiller is not None
@@ -236,7 +240,7 @@ class Simulation:
             prefiller.hold_copy(run.conversation_id, tokens)
             prefiller.prefill(run, now)
 
-        self.kernel.at(arrives_at_s + moved_twice_s(run.input_tokens), arrived)
+        self.kernel.at(arrives_at_s + moved_twice_s(run.input_tokens) + wait_s, arrived)
 
     # workers that are lost
 
@@ -257,6 +261,7 @@ class Simulation:
     def _bring_back(self, loss: WorkerLoss, now: float) -> None:
         worker = self.workers[loss.worker_id]
         worker.come_back()
+        self.bootstrap.forget(loss.worker_id)
         self._tell(WorkerUp(spec=worker.spec), now)
 
     def _fail(self, run: TurnRun, cause: FailureCause, now: float) -> None:

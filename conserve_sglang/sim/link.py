@@ -31,10 +31,12 @@ class Links:
         return end + perf.transfer_latency(tokens)
 
 
-def bring_in(run: TurnRun, worker: SimWorker, kernel: Kernel, now: float) -> None:
+def bring_in(
+    run: TurnRun, worker: SimWorker, kernel: Kernel, now: float, wait_s: float = 0.0
+) -> None:
     """A turn reaches the worker that prefills it after all that it takes beside its steps, the
-    answer's way back among it: what was measured is the sum."""
-    takes_s = worker.perf.request_s(run.input_tokens)
+    answer's way back among it: what was measured is the sum. `wait_s`: for its pair to meet."""
+    takes_s = worker.perf.request_s(run.input_tokens) + wait_s
     if takes_s == 0:
         worker.prefill(run, now)
         return

@@ -64,7 +64,8 @@ class PerfModel:
     KV; of that, the time of the first point keeps no link busy. `request_tokens` and
     `request_times_s`: the first token of a turn beyond its prefill, by the prompt's length;
     `handoff_tokens` and `handoff_times_s`: through a prefiller and a decoder, beyond that and the
-    move. `unknown`: which of these the profile does not tell; they count as 0. `most_batch`,
+    move; `first_handoff_s`: the first one of a pair, beyond that. `unknown`: which of these the
+    profile does not tell; they count as 0. `most_batch`,
     `most_kv_tokens`: up to where a decode step comes from points; `most_append_tokens`: the same
     of the context of an append. Infinite: not told.
     """
@@ -84,6 +85,7 @@ class PerfModel:
     request_times_s: tuple[float, ...] = (0.0,)
     handoff_tokens: tuple[int, ...] = (1,)
     handoff_times_s: tuple[float, ...] = (0.0,)
+    first_handoff_s: float = 0.0
     unknown: tuple[str, ...] = ()
     most_batch: float = math.inf
     most_kv_tokens: float = math.inf

@@ -65,6 +65,8 @@ def _with_fronts(model: PerfModel, profile: Profile) -> PerfModel:
     """
     request, handoff = _by_tokens(profile.request), _by_tokens(profile.handoff)
     unknown = [name for name, points in (("request", request), ("handoff", handoff)) if not points]
+    if profile.first_handoff_s is None:
+        unknown.append("first_handoff")
     if request:
         model = replace(
             model,
@@ -80,7 +82,7 @@ def _with_fronts(model: PerfModel, profile: Profile) -> PerfModel:
                 for p in handoff
             ),
         )
-    return replace(model, unknown=tuple(unknown))
+    return replace(model, first_handoff_s=profile.first_handoff_s or 0.0, unknown=tuple(unknown))
 
 
 def _by_tokens(points: Sequence[FrontPoint]) -> list[FrontPoint]:

@@ -97,6 +97,13 @@ def test_a_lone_turn_takes_in_the_simulator_what_it_was_measured_to_take() -> No
     assert plain.conversations[0].ttfet_s < run.conversations[0].ttfet_s - 0.1
 
 
+def test_pairs_have_met_before_the_runs_that_are_compared() -> None:
+    slow = replace(PROFILE, first_handoff_s=5.0)
+    assert simulated.simulate(a_run(0.2), MAP, slow, NOTHING) == simulated.simulate(
+        a_run(0.2), MAP, PROFILE, NOTHING
+    )
+
+
 def test_fronts_are_what_lone_turns_took_beyond_the_profile() -> None:
     perf = PERF
     moved_s = perf.prefill(0, 1000) + perf.transfer_s(1000)

@@ -20,7 +20,8 @@ VERSION = "0.5.23"
 @dataclass
 class Costs:
     """Seconds: of a prefill and of its tokens, new and cached; of a step and of its KV tokens; of
-    a KV move; of a streamed request's way in; of two workers' meeting."""
+    a KV move; of a streamed request's way in; of two workers' meeting, and more of that at first;
+    of a server's own first requests."""
 
     prefill_s: float = 0.004
     per_new_s: float = 10e-6
@@ -32,6 +33,8 @@ class Costs:
     answer_s: float = 0.002
     way_in_s: float = 0.0
     meeting_s: float = 0.0
+    first_meeting_s: float = 0.0
+    cold_s: float = 0.0
 
     def prefill(self, new: int, cached: int) -> float:
         return self.prefill_s + self.per_new_s * new + self.per_cached_s * cached
@@ -74,6 +77,7 @@ class FakeMeasuredWorker:
         self._now = 1.8e9
         self._stepped_at: float | None = None
         self._cache: set[tuple[int, ...]] = set()
+        self._has_met: set[int] = set()  # prefillers, by their bootstrap ports
         self._waiting: list[Request] = []
         self._running: list[Request] = []
         self._woken = asyncio.Event()
@@ -199,9 +203,10 @@ class FakeMeasuredWorker:
             num_tokens=asked["sampling_params"]["max_new_tokens"],
             is_moved=asked.get("bootstrap_host") == "127.0.0.1",
         )
-        if asked.get("stream"):
-            await asyncio.sleep(self.costs.way_in_s)
+        way_in_s = self.costs.way_in_s if asked.get("stream") else 0.0
+        await asyncio.sleep(way_in_s + (self.costs.cold_s if self.num_requests == 1 else 0.0))
         if self.mode == "decode" and request.is_moved:
+            await self._meet(asked["bootstrap_port"])
             return await self._answer_moved(writer, request, is_stream="stream" in asked)
         self._waiting.append(request)
         self._woken.set()
@@ -214,6 +219,11 @@ class FakeMeasuredWorker:
         if self.has_stamps:
             meta["request_finished_ts"] = self._now + self.costs.answer_s
         return _reply(writer, 200, {"text": "", "output_ids": [1], "meta_info": meta})
+
+    async def _meet(self, bootstrap_port: int) -> None:
+        if bootstrap_port not in self._has_met:
+            self._has_met.add(bootstrap_port)
+            await asyncio.sleep(self.costs.first_meeting_s)
 
     async def _answer_moved(
         self, writer: asyncio.StreamWriter, request: Request, *, is_stream: bool

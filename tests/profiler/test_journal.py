@@ -39,6 +39,17 @@ def test_reads_what_it_wrote(tmp_path: Path) -> None:
     assert (again.idle_w, again.num_found) == (55.5, 2)
 
 
+def test_first_handoffs_are_kept_beside_the_points(tmp_path: Path) -> None:
+    journal = written(tmp_path / "j")
+    journal.add_first_handoff(0.05)
+    journal.add_first_handoff(0.0)
+    again = Journal(tmp_path / "j", SETUP)
+    again.add_first_handoff(0.06)
+    assert again.outcomes == OUTCOMES
+    assert again.num_found == 2
+    assert Journal(tmp_path / "j", SETUP).first_handoffs_s == [0.05, 0.0, 0.06]
+
+
 def test_a_line_cut_off_is_dropped_and_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "j"
     written(path)

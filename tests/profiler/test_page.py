@@ -52,6 +52,12 @@ def test_all_of_it_is_drawn_and_nothing_is_fetched(tmp_path: Path) -> None:
     assert "modelled" not in text
 
 
+def test_a_first_handoff_is_told_where_it_is_known(tmp_path: Path) -> None:
+    assert "first handoff" not in page(PROFILE, tmp_path)
+    text = page(replace(PROFILE, first_handoff_s=0.0575), tmp_path)
+    assert "<th>first handoff of a pair</th><td>57.5 ms beyond later ones</td>" in text
+
+
 def test_modelled_watts_say_so(tmp_path: Path) -> None:
     power = Provenance(kind="estimated", source="a guess")
     text = page(replace(PROFILE, power_provenance=power), tmp_path)

@@ -26,10 +26,19 @@ def test_a_file_is_of_the_least_version_that_can_hold_it(tmp_path: Path) -> None
     fronts = (FrontPoint(tokens=64, seconds=0.01, rel_ci=0.02), FrontPoint(tokens=256, seconds=0.1))
     for changes, version in (
         ({}, 1), ({"request": fronts}, 2), ({"handoff": fronts}, 2),
+        ({"first_handoff_s": 0.05}, 2), ({"first_handoff_s": 0.0}, 2),
     ):  # fmt: skip
         path = save_profile(a_profile(**changes), tmp_path)
         assert path.read_text().startswith(f"schema_version: {version}\n")
         assert load_profile(path) == a_profile(**changes)
+
+
+@pytest.mark.parametrize("value", ["-0.1", ".nan", ".inf"])
+def test_a_first_handoff_takes_a_time(value: str, tmp_path: Path) -> None:
+    path = save_profile(a_profile(first_handoff_s=0.05), tmp_path)
+    path.write_text(path.read_text().replace("first_handoff_s: 0.05", f"first_handoff_s: {value}"))
+    with pytest.raises(ProfileError, match=r"first_handoff_s: \S+ is not a number from 0 on"):
+        load_profile(path)
 
 
 @pytest.mark.parametrize("name", ["", "../a", "A40", ".hidden", "a b"])
@@ -49,6 +58,7 @@ def test_a_name_must_be_a_file_name(name: str, tmp_path: Path) -> None:
         ("idle_w: 76.0", "idle_w: -1.0", "idle_w: -1.0 is not positive"),
         ("name: a40-tiny", "name: other", "must be that of the file"),
         ("schema_version: 1", "schema_version: [", "not valid YAML"),
+        ("tp: 1", "tp: 1\nfirst_handoff_s: 0.1", "schema_version 1 has no first_handoff_s; 2 has"),
     ],
 )
 def test_a_wrong_head_is_named(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ def played(perf: PerfModel, *losses: WorkerLoss) -> ConversationRecord:
 
 def test_what_a_profile_does_not_tell_is_nothing_and_said_to_be() -> None:
     perf = perf_model_of(PROFILE)
-    assert perf.unknown == ("request", "handoff")
+    assert perf.unknown == ("request", "handoff", "first_handoff")
     assert perf.request_s(600) == perf.handoff_s(600) == 0.0
-    assert perf_model_of(replace(PROFILE, request=REQUEST)).unknown == ("handoff",)
+    assert perf_model_of(replace(PROFILE, request=REQUEST)).unknown == ("handoff", "first_handoff")
 
 
 def test_a_handoff_is_what_the_request_and_the_move_leave_of_it() -> None:
     perf = perf_model_of(replace(PROFILE, request=REQUEST, handoff=HANDOFF))
-    assert perf.unknown == ()
+    assert perf.unknown == ("first_handoff",)
     assert perf.request_s(600) == pytest.approx(0.015)
     for point in HANDOFF:
         parts = (perf.request_s, perf.transfer_s, perf.handoff_s)
