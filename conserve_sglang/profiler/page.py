@@ -13,6 +13,7 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.profiles import LeftOut, PrefillPoint, Profile, Provenance
 
 NOT_INSTALLED = "the page of plots needs matplotlib: pip install 'conserve-sglang[report]'"
+_LEAST_SPAN = 1.001  # the greatest value of an axis over the least
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
   color: #1b1b1b; background: #fff; }
@@ -135,12 +136,12 @@ def _figures(profile: Profile, draws: Sequence[tuple[str, str, str, Draw]]) -> I
 
 
 def _widen(axes: Any) -> None:
-    """A lone point spans nothing that a logarithmic axis could show."""
+    """A lone point, its interval narrow, spans nothing that a logarithmic axis could show."""
     low, high = axes.dataLim.intervaly
-    if low == high and low > 0:
+    if 0 < low <= high < _LEAST_SPAN * low:
         axes.set_ylim(low / 2, low * 2)
     low, high = axes.dataLim.intervalx
-    if low == high and low > 0:
+    if 0 < low <= high < _LEAST_SPAN * low:
         axes.set_xlim(low / 2, low * 2)
 
 

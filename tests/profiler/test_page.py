@@ -58,6 +58,11 @@ def test_a_first_handoff_is_told_where_it_is_known(tmp_path: Path) -> None:
     assert "<th>first handoff of a pair</th><td>57.5 ms beyond later ones</td>" in text
 
 
+def test_a_lone_point_can_be_drawn_whatever_its_last_digits(tmp_path: Path) -> None:
+    lone = DecodePoint(batch=1, kv_tokens=113, step_s=0.005910195937303797)
+    assert "Decode step" in page(replace(PROFILE, power_provenance=None, decode=(lone,)), tmp_path)
+
+
 def test_modelled_watts_say_so(tmp_path: Path) -> None:
     power = Provenance(kind="estimated", source="a guess")
     text = page(replace(PROFILE, power_provenance=power), tmp_path)
