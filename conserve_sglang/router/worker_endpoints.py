@@ -1,6 +1,7 @@
 """The control port's part that changes which workers there are and which of them take turns."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from conserve_sglang.tiermap.newcomer import read_newcomer
 DEFAULT_WAIT_S = 60.0
 MOST_WAIT_S = 3600.0
 _TRUE = frozenset({"", "1", "true", "yes"})
+Handler = Callable[[Request, Worker], Awaitable[Response]]
 
 
 class WorkerEndpoints:
@@ -30,24 +32,23 @@ class WorkerEndpoints:
 
     def routes(self) -> list[Route]:
         """What is served below `/admin/workers`."""
-        one = "/admin/workers/{id}"
+        one, of_worker = "/admin/workers/{id}", self._of_worker
         return [
             Route("/admin/workers", self.all),
             Route("/admin/workers", self.add, methods=["POST"]),
-            Route(one, self.one),
-            Route(one, self.remove, methods=["DELETE"]),
-            Route(f"{one}/drain", self.drain, methods=["POST"]),
-            Route(f"{one}/undrain", self.undrain, methods=["POST"]),
-            Route(f"{one}/lost", self.lost, methods=["POST"]),
-            Route(f"{one}/up", self.up, methods=["POST"]),
+            Route(one, of_worker(self.one)),
+            Route(one, of_worker(self.remove), methods=["DELETE"]),
+            Route(f"{one}/drain", of_worker(self.drain), methods=["POST"]),
+            Route(f"{one}/undrain", of_worker(self.undrain), methods=["POST"]),
+            Route(f"{one}/lost", of_worker(self.lost), methods=["POST"]),
+            Route(f"{one}/up", of_worker(self.up), methods=["POST"]),
         ]
 
     async def all(self, request: Request) -> Response:
         return JSONResponse({"workers": self._status.workers()})
 
-    async def one(self, request: Request) -> Response:
-        worker = self._worker(request)
-        return _unknown(request) if worker is None else self._described(worker)
+    async def one(self, request: Request, worker: Worker) -> Response:
+        return self._described(worker)
 
     async def add(self, request: Request) -> Response:
         """A worker joins. The same one again is no error; another of its name is."""
@@ -69,15 +70,11 @@ class WorkerEndpoints:
         )
         return _problem(409, "worker_exists", message)
 
-    async def remove(self, request: Request) -> Response:
+    async def remove(self, request: Request, worker: Worker) -> Response:
         """A worker leaves once no turn runs there; with `?force=1` at once."""
-        worker = self._worker(request)
-        if worker is None:
-            return _unknown(request)
-        try:
-            timeout_s = _timeout_s(request)
-        except ValueError as error:
-            return _problem(400, "invalid_timeout", str(error))
+        timeout_s = _timeout_s(request)
+        if isinstance(timeout_s, Response):
+            return timeout_s
         if request.query_params.get("force") in _TRUE:
             self._fleet.remove(worker)
         else:
@@ -86,18 +83,14 @@ class WorkerEndpoints:
             return self._described(worker, 202)
         return JSONResponse({"id": worker.worker_id, "removed": True})
 
-    async def drain(self, request: Request) -> Response:
+    async def drain(self, request: Request, worker: Worker) -> Response:
         """Give it no new turns and wait until none runs: 200 then, 202 if one still does.
 
         Draining goes on whatever is answered; asking again waits again.
         """
-        worker = self._worker(request)
-        if worker is None:
-            return _unknown(request)
-        try:
-            timeout_s = _timeout_s(request)
-        except ValueError as error:
-            return _problem(400, "invalid_timeout", str(error))
+        timeout_s = _timeout_s(request)
+        if isinstance(timeout_s, Response):
+            return timeout_s
         self._fleet.drain(worker)
         waiting = asyncio.ensure_future(self._fleet.until_idle(worker))
         await asyncio.wait({waiting}, timeout=timeout_s)
@@ -105,34 +98,35 @@ class WorkerEndpoints:
         waiting.cancel()
         return self._described(worker, 200 if is_idle else 202)
 
-    async def undrain(self, request: Request) -> Response:
+    async def undrain(self, request: Request, worker: Worker) -> Response:
         """Give it turns again."""
-        worker = self._worker(request)
-        if worker is None:
-            return _unknown(request)
         self._fleet.undrain(worker)
         return self._described(worker)
 
-    async def lost(self, request: Request) -> Response:
+    async def lost(self, request: Request, worker: Worker) -> Response:
         """The launcher saw the process die: do not wait for a connection to fail."""
-        worker = self._worker(request)
-        if worker is None:
-            return _unknown(request)
         self._fleet.lose(worker, "reported lost")
         return self._described(worker)
 
-    async def up(self, request: Request) -> Response:
+    async def up(self, request: Request, worker: Worker) -> Response:
         """The launcher saw it answer: probe it now rather than at the next interval."""
-        worker = self._worker(request)
-        if worker is None:
-            return _unknown(request)
         worker.wake.set()
         return self._described(worker)
 
     # inside
 
-    def _worker(self, request: Request) -> Worker | None:
-        return self._fleet.find(WorkerId(request.path_params["id"]))
+    def _of_worker(self, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """`handle` for the worker that the path names; 404 if there is none."""
+
+        async def look_up(request: Request) -> Response:
+            worker_id = request.path_params["id"]
+            worker = self._fleet.find(WorkerId(worker_id))
+            if worker is None:
+                message = f"There is no worker {worker_id!r}; see GET /admin/workers."
+                return _problem(404, "worker_not_found", message)
+            return await handle(request, worker)
+
+        return look_up
 
     def _described(self, worker: Worker, status: int = 200) -> Response:
         found: list[dict[str, Any]] = [
@@ -142,7 +136,7 @@ class WorkerEndpoints:
         return JSONResponse(found[0], status, headers)
 
 
-def _timeout_s(request: Request) -> float:
+def _timeout_s(request: Request) -> float | Response:
     given = request.query_params.get("timeout_s")
     if given is None:
         return DEFAULT_WAIT_S
@@ -151,15 +145,11 @@ def _timeout_s(request: Request) -> float:
     except ValueError:
         timeout_s = -1.0
     if not 0 <= timeout_s <= MOST_WAIT_S:
-        raise ValueError(f"timeout_s={given}: give seconds between 0 and {MOST_WAIT_S:g}")
+        message = f"timeout_s={given}: give seconds between 0 and {MOST_WAIT_S:g}"
+        return _problem(400, "invalid_timeout", message)
     return timeout_s
 
 
 def _problem(status: int, code: str, message: str) -> Response:
     problem = Problem(status=status, code=code, message=message)
     return Response(problem.to_json(), status, media_type="application/json")
-
-
-def _unknown(request: Request) -> Response:
-    message = f"There is no worker {request.path_params['id']!r}; see GET /admin/workers."
-    return _problem(404, "worker_not_found", message)
