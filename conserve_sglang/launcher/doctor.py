@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,24 +121,13 @@ def render_draft(drafted: Draft) -> str:
     )
 
 
-def _error(name: str, is_met: bool, found: str, todo: str) -> Check:
-    return Check(
-        name=name,
-        is_met=is_met,
-        severity=Severity.ERROR,
-        found=found,
-        todo=None if is_met else todo,
-    )
+def _check(severity: Severity, name: str, is_met: bool, found: str, todo: str) -> Check:
+    todo_now = None if is_met else todo
+    return Check(name=name, is_met=is_met, severity=severity, found=found, todo=todo_now)
 
 
-def _warning(name: str, is_met: bool, found: str, todo: str) -> Check:
-    return Check(
-        name=name,
-        is_met=is_met,
-        severity=Severity.WARNING,
-        found=found,
-        todo=None if is_met else todo,
-    )
+_error = partial(_check, Severity.ERROR)
+_warning = partial(_check, Severity.WARNING)
 
 
 def _check_python() -> Check:
