@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,11 @@ class Cluster:
 
     def __init__(self, tier_map: dict[str, Any], transfers: Path) -> None:
         self.model: str = tier_map["model"]["served_name"]
-        self.router = _url(tier_map["router"]["port"])
-        self.stock_pd_router = _url(tier_map["router"]["port"] + 10)
-        self.stock = _url(STOCK_PORT)
+        self.router = local_url(tier_map["router"]["port"])
+        self.stock_pd_router = local_url(tier_map["router"]["port"] + 10)
+        self.stock = local_url(STOCK_PORT)
         self.workers = [
-            _url(tier["base_port"] + number)
+            local_url(tier["base_port"] + number)
             for tier in tier_map["tiers"]
             for number in range(tier["count"])
         ]
@@ -97,7 +97,8 @@ def running_cluster() -> Iterator[Cluster]:
                 ),
             )
         ]
-        wait_until_up(cluster, children)
+        routers = [cluster.router, cluster.stock_pd_router]
+        wait_until_up([*routers, cluster.stock], len(cluster.workers), children)
         yield cluster
 
 
@@ -186,14 +187,14 @@ def running_child(name: str, command: list[str], env: dict[str, str]) -> Iterato
                 process.wait()
 
 
-def wait_until_up(cluster: Cluster, children: list[Child]) -> None:
-    """Wait for both routers to have all their workers, and for the stock server."""
+def wait_until_up(urls: Iterable[str], num_workers: int, children: Sequence[Child]) -> None:
+    """Wait for routers to have all their workers, and for servers of SGLang to answer."""
     deadline = time.monotonic() + START_LIMIT_S
-    waiting = [cluster.router, cluster.stock_pd_router, cluster.stock]
+    waiting = list(urls)
     while waiting:
         for child in children:
             child.refuse_if_ended()
-        waiting = [url for url in waiting if not _is_up(url, len(cluster.workers))]
+        waiting = [url for url in waiting if not _is_up(url, num_workers)]
         if waiting and time.monotonic() > deadline:
             raise SystemExit(f"not up within {START_LIMIT_S:.0f} s: {waiting}; see out/demo_*.log")
         time.sleep(0.3)
@@ -216,5 +217,6 @@ def _post(url: str) -> None:
         pass
 
 
-def _url(port: int) -> str:
+def local_url(port: int) -> str:
+    """A server of this machine."""
     return f"http://127.0.0.1:{port}"

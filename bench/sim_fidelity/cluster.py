@@ -1,6 +1,5 @@
 """Real servers on the CPU with one router for each policy in front of them."""
 
-import json
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from bench.demo.cluster import COMMAND, OUT, START_LIMIT_S, TIER_MAP, Child, running_child
+from bench.demo.cluster import COMMAND, OUT, TIER_MAP, local_url, running_child, wait_until_up
 
 PORT_OFFSET = 1000
 """From the demo's ports, so that one may run beside what is left of the other."""
@@ -102,16 +101,17 @@ def running(deployment: Deployment, env: dict[str, str]) -> Iterator[Site]:
         site = Site(
             model=_base()["model"]["served_name"],
             workers={
-                f"{tier['name']}-{number}": _url(tier["base_port"] + number)
+                f"{tier['name']}-{number}": local_url(tier["base_port"] + number)
                 for tier in decoded[deployment.policies[0]]["tiers"]
                 for number in range(tier["count"])
             },
             routers={
-                policy: _url(tier_map["router"]["port"]) for policy, tier_map in decoded.items()
+                policy: local_url(tier_map["router"]["port"])
+                for policy, tier_map in decoded.items()
             },
             tier_maps=maps,
         )
-        _wait(site, children)
+        wait_until_up(site.routers.values(), len(site.workers), children)
         yield site
 
 
@@ -147,18 +147,6 @@ def _write(deployment: Deployment, policy: str, number: int) -> Path:
     return path
 
 
-def _wait(site: Site, children: Sequence[Child]) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    waiting = list(site.routers.values())
-    while waiting:
-        for child in children:
-            child.refuse_if_ended()
-        waiting = [url for url in waiting if not _is_up(url, len(site.workers))]
-        if waiting and time.monotonic() > deadline:
-            raise SystemExit(f"not up in {START_LIMIT_S:.0f} s: {waiting}; see out/demo_fidelity_*")
-        time.sleep(0.3)
-
-
 def _is_flushed(url: str) -> bool:
     request = urllib.request.Request(f"{url}/flush_cache", method="POST")
     try:
@@ -166,16 +154,3 @@ def _is_flushed(url: str) -> bool:
             return True
     except urllib.error.HTTPError:  # busy
         return False
-
-
-def _is_up(url: str, num_workers: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
-            workers = json.load(response)["workers"]
-    except OSError:
-        return False
-    return [worker["state"] for worker in workers.values()] == ["up"] * num_workers
-
-
-def _url(port: int) -> str:
-    return f"http://127.0.0.1:{port}"

@@ -32,10 +32,6 @@ def ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return [router, stock]
 
 
-def a_cluster() -> demo.Cluster:
-    return demo.Cluster(yaml.safe_load(demo.TIER_MAP.read_text()), demo.OUT / "transfers")
-
-
 @pytest.mark.parametrize("which", [0, 1], ids=["router", "stock"])
 def test_a_port_in_use_is_named_before_anything_starts(ports: list[int], which: int) -> None:
     with socket.socket() as squatter:
@@ -54,7 +50,7 @@ def test_a_process_that_ended_is_named_with_the_end_of_its_log() -> None:
         "launch", [sys.executable, "-S", "-c", "raise SystemExit('port in use')"], {}
     )
     with good as stock, bad as launch, pytest.raises(SystemExit) as caught:
-        demo.wait_until_up(a_cluster(), [stock, launch])
+        demo.wait_until_up([demo.local_url(1)], 2, [stock, launch])
     assert "launch ended with exit code 1" in str(caught.value)
     assert "  | port in use" in str(caught.value)
     assert caught.value.code == str(caught.value)  # words, which Python turns into exit code 1
