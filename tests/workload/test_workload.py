@@ -5,7 +5,6 @@ from itertools import islice
 
 import pytest
 
-from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.workload import (
     CLAUDE_CODE,
     ConversationPlan,
@@ -24,25 +23,11 @@ from conserve_sglang.workload import (
     with_gaps,
     with_gaps_scaled,
 )
+from tests.sim.builders import a_plan
 
 
 def plan(*lengths: tuple[int, int], at: float = 0.0, gap: float = 0.0) -> ConversationPlan:
-    """A conversation of (append, output) turns that shares its whole context."""
-    turns: list[TurnPlan] = []
-    context = 0
-    for append, output in lengths:
-        turns.append(
-            TurnPlan(
-                input_tokens=context + append,
-                output_tokens=output,
-                shared_tokens=context,
-                gap_s=gap if turns else 0.0,
-            )
-        )
-        context += append + output
-    return ConversationPlan(
-        conversation_id=ConversationId(f"c{at}"), turns=tuple(turns), arrived_at_s=at
-    )
+    return a_plan(f"c{at}", *lengths, at=at, gap_s=gap)
 
 
 @pytest.mark.parametrize(
