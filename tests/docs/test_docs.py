@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,12 @@ def test_tier_maps_of_the_readme_are_the_ones_shipped() -> None:
     table = (ROOT / "tier_maps" / "README.md").read_text()
     shipped = {path.name for path in (ROOT / "tier_maps").glob("*.yaml")}
     assert {name for name in shipped if f"`{name}`" in table} == shipped
+
+
+def test_architecture_places_every_module_of_the_router() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    table = text.split("## The router's modules")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([a-z_*]+)`", table))
+    modules = {path.stem for path in (ROOT / "conserve_sglang/router").glob("*.py")} - {"__init__"}
+    assert not {each for each in modules if not any(fnmatch(each, name) for name in named)}
+    assert not {name for name in named if not any(fnmatch(each, name) for each in modules)}
