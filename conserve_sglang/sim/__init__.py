@@ -9,19 +9,13 @@ from conserve_sglang.sim.perf_model import PerfModel, PowerModel
 from conserve_sglang.sim.power import ModelledEnergy, WorkerEnergy
 from conserve_sglang.sim.reach import Beyond, beyond_points
 from conserve_sglang.sim.records import ConversationRecord, Outcome, TurnRecord
-from conserve_sglang.sim.summary import Figures, Summary, Tally, summary_of
-from conserve_sglang.sim.view import (
-    A40_QWEN3_0_6B,
-    A40_QWEN3_0_6B_200W,
-    PERF_MODELS,
-    perf_model_of,
-)
+from conserve_sglang.sim.summary import Figures, Summary, Tally
+from conserve_sglang.sim.view import A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W, perf_model_of
 from conserve_sglang.sim.worker_spec import SimWorkerSpec
 
 __all__ = [
     "A40_QWEN3_0_6B",
     "A40_QWEN3_0_6B_200W",
-    "PERF_MODELS",
     "Alone",
     "Beyond",
     "ConversationRecord",
@@ -47,5 +41,4 @@ __all__ = [
     "mean_gap_s",
     "perf_model_of",
     "profiles_of",
-    "summary_of",
 ]

@@ -11,13 +11,12 @@ class Links:
     """Every worker sends at most one KV transfer at a time, and receives at most one, at the full
     rate; later ones wait. The fixed latency of a transfer keeps no link busy."""
 
-    __slots__ = ("_receives_until", "_sends_until", "num_transfers", "num_waited")
+    __slots__ = ("_receives_until", "_sends_until", "num_transfers")
 
     def __init__(self) -> None:
         self._sends_until: dict[WorkerId, float] = {}
         self._receives_until: dict[WorkerId, float] = {}
         self.num_transfers = 0
-        self.num_waited = 0
 
     def transfer(
         self, perf: PerfModel, source: WorkerId, target: WorkerId, tokens: int, now: float
@@ -25,7 +24,6 @@ class Links:
         """Begin moving `tokens`; the time at which they have arrived."""
         start = max(now, self._sends_until.get(source, 0.0), self._receives_until.get(target, 0.0))
         self.num_transfers += 1
-        self.num_waited += start > now
         end = start + perf.transfer_occupancy(tokens)
         self._sends_until[source] = self._receives_until[target] = end
         return end + perf.transfer_latency(tokens)

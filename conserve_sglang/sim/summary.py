@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from conserve_sglang.core.stats import geometric_mean, percentile
@@ -159,14 +159,6 @@ class Tally:
             counted_tokens=self._counted_tokens,
         )
         return modelled_energy(simulation.energy(served.window_s), served)
-
-
-def summary_of(records: Sequence[ConversationRecord], perf: PerfModel) -> Summary:
-    """The summary of records that were kept."""
-    tally = Tally(perf)
-    for record in records:
-        tally(record)
-    return tally.summary()
 
 
 def _by_name(counter: Mapping[str, int]) -> dict[str, int]:

@@ -171,5 +171,3 @@ A40_QWEN3_0_6B = perf_model_of(a40_qwen3_0_6b(300))
 
 A40_QWEN3_0_6B_200W = perf_model_of(a40_qwen3_0_6b(200))
 """The same GPU capped at 200 W."""
-
-PERF_MODELS = {model.name: model for model in (A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W)}
