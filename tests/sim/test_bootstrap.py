@@ -7,7 +7,8 @@ import pytest
 
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.sim import (
-    PERF_MODELS,
+    A40_QWEN3_0_6B,
+    A40_QWEN3_0_6B_200W,
     Deployment,
     PerfModel,
     WorkerLoss,
@@ -57,7 +58,7 @@ def test_what_a_profile_does_not_tell_is_nothing_and_said_to_be() -> None:
     assert WITH.first_handoff_s == FIRST_S
     assert "first_handoff" not in WITH.unknown
     assert "first_handoff" not in perf_model_of(a_profile(first_handoff_s=0.0)).unknown
-    assert all(perf.first_handoff_s == 0.0 for perf in PERF_MODELS.values())
+    assert all(perf.first_handoff_s == 0.0 for perf in (A40_QWEN3_0_6B, A40_QWEN3_0_6B_200W))
 
 
 def test_a_pair_pays_once() -> None:
