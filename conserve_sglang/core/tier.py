@@ -132,9 +132,11 @@ class WorkerTlsSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSettings:
     """Where the router keeps its conversations: in the SQLite file `path`, by default one of its
-    own in the user's state folder, or, shared by replicas, in Redis under `namespace`."""
+    own in the user's state folder, or, shared by replicas, in Redis under `namespace`.
+    With `keep_responses` the file keeps stored responses too, and so what was said in them."""
 
     path: str | None = None
+    keep_responses: bool = False
     redis: str | None = None
     namespace: str = "conserve"
 
@@ -169,7 +171,8 @@ class RouterSettings:
     its own. `worker_api_key_env` and `admin_key_env` name environment variables: with the API key
     the workers ask for, and with the key the control port asks for. `state` None: conversations are
     forgotten when the router ends. `processes` serve clients; if several, another decides.
-    Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`; 0: none.
+    Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`; 0: none. They
+    outlive the router if `state.keep_responses` says so.
     `tls` is for both ports, `worker_tls` towards the workers.
     """
 

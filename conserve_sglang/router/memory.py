@@ -21,6 +21,7 @@ from conserve_sglang.router.conversations import Conversation
 from conserve_sglang.router.estimate import Counted
 from conserve_sglang.router.fleet import Fleet, Worker
 from conserve_sglang.router.history import FiledAt
+from conserve_sglang.router.responses_memory import ResponsesMemory
 from conserve_sglang.serving.ending import ended
 from conserve_sglang.state import MetWorker, Reconciled, SavedConversation, StateStore, reconcile
 
@@ -37,7 +38,13 @@ class Memory:
     """Keeps a store in step with the brain. `problem` says why it cannot, None while it can."""
 
     def __init__(
-        self, store: StateStore, brain: Brain, fleet: Fleet, conversation_ttl_s: float
+        self,
+        store: StateStore,
+        brain: Brain,
+        fleet: Fleet,
+        conversation_ttl_s: float,
+        *,
+        keep_responses: bool = False,
     ) -> None:
         self.problem: str | None = None
         self.num_failures = 0
@@ -46,6 +53,8 @@ class Memory:
         self._fleet = fleet
         self._ttl_s = conversation_ttl_s
         self._changed: set[str] = set()
+        self._keep_responses = keep_responses
+        self._responses = ResponsesMemory(brain.responses)
         self._absent: dict[str, list[SavedConversation]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._task: asyncio.Task[None] | None = None
@@ -61,12 +70,21 @@ class Memory:
                 holders = {each.worker for each in saved if each.worker is not None}
                 await self._fleet.until_probed(holders, FIRST_MEETING_S)
                 await self._take_in(saved)
+            await self._restore_responses()
         self._brain.conversations.changed = self._changed.add
         self._fleet.on_met = self._worker_met
         for worker in self._fleet.workers():  # those that came while the others were restored
             if self._is_met(worker):
                 self._worker_met(worker)
         self._task = loop.create_task(self._write_on())
+
+    async def _restore_responses(self) -> None:
+        """Go on with stored responses; where they are not to be stored, those of before go."""
+        run = asyncio.get_running_loop().run_in_executor
+        if self._keep_responses:
+            self._responses.restore(await run(self._thread, self._store.load_responses))
+        else:
+            await run(self._thread, self._store.forget_responses)
 
     async def _take_in(self, saved: list[SavedConversation]) -> None:
         workers = self._fleet.workers()
@@ -145,21 +163,25 @@ class Memory:
         """Write what is left, and let go of the store."""
         if self._task is not None:
             await ended(self._task)
-            while self._changed and await self._write_some():
+            while self._has_news() and await self._write_some():
                 pass
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._store.close)
         self._thread.shutdown()
 
+    def _has_news(self) -> bool:
+        return bool(self._changed or self._responses)
+
     async def _write_on(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S if self.problem is None else RETRY_S)
-            while self._changed and await self._write_some():
+            while self._has_news() and await self._write_some():
                 pass
 
     async def _write_some(self) -> bool:
         """Store what changed, or much of it; False if that failed, and is to be tried again."""
         described: dict[str, SavedConversation | None] = {}
+        responses = self._responses.take()
         loop = asyncio.get_running_loop()
         try:
             self._describe_batch(described)
@@ -168,12 +190,14 @@ class Memory:
                 self._describe_batch(described)
             saved = [each for each in described.values() if each is not None]
             gone = [key for key, each in described.items() if each is None]
-            await loop.run_in_executor(self._thread, self._store.write, saved, gone)
+            await loop.run_in_executor(self._thread, self._store.write, saved, gone, *responses)
         except asyncio.CancelledError:
             self._changed.update(described)
+            self._responses.put_back(*responses)
             raise
         except Exception as error:
             self._changed.update(described)
+            self._responses.put_back(*responses)
             self.num_failures += 1
             if self.problem is None:
                 logger.exception("the state is not being written; trying again")

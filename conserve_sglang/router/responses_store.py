@@ -5,6 +5,7 @@ response what it added to the conversation, and which response it followed.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from conserve_sglang.core.ids import TenantId
@@ -21,12 +22,16 @@ class Stored:
 
 
 class ResponseStore:
-    """Responses by tenant and id, the most recently used, up to a number of bytes."""
+    """Responses by tenant and id, the most recently used, up to a number of bytes.
+
+    `changed` is told which was stored, dropped or let go of.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[tuple[TenantId, str], Stored] = OrderedDict()
         self.num_bytes = 0
+        self.changed: Callable[[TenantId, str], None] = lambda tenant, response_id: None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -37,10 +42,12 @@ class ResponseStore:
         if num_bytes > self._max_bytes:
             return
         self._entries[tenant, response_id] = stored
+        self.changed(tenant, response_id)
         self.num_bytes += num_bytes
         while self.num_bytes > self._max_bytes:
-            _, oldest = self._entries.popitem(last=False)
+            key, oldest = self._entries.popitem(last=False)
             self.num_bytes -= len(oldest.messages) + _OVERHEAD_BYTES
+            self.changed(*key)
 
     def drop(self, tenant: TenantId, response_id: str) -> bool:
         """Forget a response; what follows it can then not be continued either."""
@@ -48,7 +55,12 @@ class ResponseStore:
         if stored is None:
             return False
         self.num_bytes -= len(stored.messages) + _OVERHEAD_BYTES
+        self.changed(tenant, response_id)
         return True
+
+    def get(self, tenant: TenantId, response_id: str) -> Stored | None:
+        """A response by itself; that does not count as a use."""
+        return self._entries.get((tenant, response_id))
 
     def history(self, tenant: TenantId, response_id: str) -> list[bytes] | None:
         """All that was said up to a response; None if that is not known, or not to this tenant."""

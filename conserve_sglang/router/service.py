@@ -131,7 +131,14 @@ class BrainService(ABC):
 
     def _keeper(self, store: Store) -> Keeper:
         if isinstance(store, StateStore):
-            return Memory(store, self.brain, self.fleet, self._settings.conversation_ttl_s)
+            state = self._settings.state
+            return Memory(
+                store,
+                self.brain,
+                self.fleet,
+                self._settings.conversation_ttl_s,
+                keep_responses=state is not None and state.keep_responses,
+            )
         from conserve_sglang.router.replica import Replica  # needs an extra
 
         return Replica(store, self.brain, self.fleet)

@@ -1,4 +1,4 @@
-"""One conversation as it is stored."""
+"""One conversation, and one response, as they are stored."""
 
 from typing import NamedTuple
 
@@ -27,3 +27,13 @@ class SavedConversation(NamedTuple):
     filed_bytes: int = 0
     counted_bytes: int | None = None
     counted_tokens: int | None = None
+
+
+class SavedResponse(NamedTuple):
+    """A response that a client may go on from: chat messages as JSON, with commas between them,
+    and the response before it."""
+
+    tenant: str
+    response_id: str
+    previous: str | None
+    messages: bytes

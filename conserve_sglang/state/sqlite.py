@@ -3,8 +3,8 @@
 A commit reaches the operating system, not the disk: killing the router loses no commit, while a
 power cut may lose the last ones and never breaks the file (`synchronous=NORMAL`: the log is synced
 when it is folded into the file). One process has a file at a time; a lock file beside it holds
-that. The file is its owner's alone to read: it has the clients' names of conversations, and the
-secret that their keys are derived with.
+that. The file is its owner's alone to read: it has the clients' names of conversations, the
+secret that their keys are derived with, and, where responses are kept, what was said.
 """
 
 import fcntl
@@ -17,17 +17,30 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.state.record import SavedConversation
+from conserve_sglang.state.record import SavedConversation, SavedResponse
 
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434E5356  # "CNSV"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SECRET_BYTES = 32
 _MAGIC = b"SQLite format 3\0"
 _COLUMNS = ", ".join(SavedConversation._fields)
 _PLACES = ", ".join("?" * len(SavedConversation._fields))
 _WRITE = f"INSERT OR REPLACE INTO conversations ({_COLUMNS}) VALUES ({_PLACES})"
+_WRITE_RESPONSE = "INSERT OR REPLACE INTO responses (tenant, id, previous, messages)"
+_WRITE_RESPONSE += " VALUES (?, ?, ?, ?)"
+_FORGET_RESPONSE = "DELETE FROM responses WHERE tenant = ? AND id = ?"
+_RESPONSES = """
+CREATE TABLE responses (
+  number INTEGER PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  id TEXT NOT NULL,
+  previous TEXT,
+  messages BLOB NOT NULL,
+  UNIQUE (tenant, id)
+);
+"""
 _SCHEMA = f"""
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE conversations (
@@ -47,9 +60,11 @@ CREATE TABLE conversations (
   counted_bytes INTEGER,
   counted_tokens INTEGER
 ) WITHOUT ROWID;
+{_RESPONSES}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+_FROM_FORM_1 = f"{_RESPONSES} PRAGMA user_version = {SCHEMA_VERSION};"
 
 
 class SqliteStore:
@@ -87,13 +102,31 @@ class SqliteStore:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM conversations")
         return list(map(SavedConversation._make, rows))
 
-    def write(self, changed: Sequence[SavedConversation], gone: Sequence[str]) -> None:
-        """Store some conversations and forget others, all or nothing."""
+    def load_responses(self) -> list[SavedResponse]:
+        """All stored responses, in the order they were stored in."""
+        columns = "tenant, id, previous, messages"
+        rows = self._db.execute(f"SELECT {columns} FROM responses ORDER BY number")
+        return list(map(SavedResponse._make, rows))
+
+    def forget_responses(self) -> None:
+        """Store none of them any more."""
+        self._db.execute("DELETE FROM responses")
+
+    def write(
+        self,
+        changed: Sequence[SavedConversation],
+        gone: Sequence[str],
+        responses: Sequence[SavedResponse] = (),
+        forgotten: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Store some conversations and forget others, and responses, all or nothing."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
             db.executemany(_WRITE, changed)
             db.executemany("DELETE FROM conversations WHERE key = ?", ((key,) for key in gone))
+            db.executemany(_WRITE_RESPONSE, responses)
+            db.executemany(_FORGET_RESPONSE, forgotten)
             db.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
@@ -163,7 +196,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     (num_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or num_tables):
         raise ConfigError(_not_ours(path))
-    if application == APPLICATION_ID and version != SCHEMA_VERSION:
+    if application == APPLICATION_ID and version not in (1, SCHEMA_VERSION):
         raise ConfigError(
             f"{path}: has state in form {version}, and this version reads form {SCHEMA_VERSION}."
             " Start the version that wrote it, or name another file in router.state.path."
@@ -172,6 +205,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     if application == 0:
         db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+    elif version == 1:
+        db.executescript(f"BEGIN; {_FROM_FORM_1} COMMIT;")
     with closing(db.execute("PRAGMA quick_check(1)")) as rows:
         (verdict,) = rows.fetchone()
     if verdict != "ok":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
 
-from conserve_sglang.state.record import SavedConversation
+from conserve_sglang.state.record import SavedConversation, SavedResponse
 
 if TYPE_CHECKING:
     from conserve_sglang.state.shared import SharedStore
@@ -21,8 +21,23 @@ class StateStore(Protocol):
         """All stored conversations."""
         ...
 
-    def write(self, changed: Sequence[SavedConversation], gone: Sequence[str]) -> None:
-        """Store some conversations and forget others, all or nothing."""
+    def write(
+        self,
+        changed: Sequence[SavedConversation],
+        gone: Sequence[str],
+        responses: Sequence[SavedResponse] = (),
+        forgotten: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Store some conversations and forget others, all or nothing; and responses, of which those
+        forgotten are told by tenant and id."""
+        ...
+
+    def load_responses(self) -> list[SavedResponse]:
+        """All stored responses, in the order they were stored in."""
+        ...
+
+    def forget_responses(self) -> None:
+        """Store none of them any more."""
         ...
 
     def close(self) -> None:

@@ -33,6 +33,11 @@ def problems(tier_map: TierMap) -> Iterator[str]:
     state = tier_map.router.state
     if state is not None and state.path is not None and state.redis is not None:
         yield "router.state: path and redis are both set; remove one"
+    if state is not None and state.keep_responses and state.redis is not None:
+        yield (
+            "router.state.keep_responses: only a file keeps responses, replicas do not share them;"
+            " remove it or redis"
+        )
     yield from _keys(tier_map)
     yield from _energy(tier_map)
     yield from _budgets(tier_map)

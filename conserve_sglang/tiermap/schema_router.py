@@ -124,6 +124,13 @@ class StateFile(Strict, frozen=True, kw_only=True):
             " ~/.local/state/conserve-sglang/MAP-PORT.sqlite."
         ),
     ] = None
+    keep_responses: Annotated[
+        bool,
+        Meta(
+            description="Whether the file keeps what was said in stored responses, so that"
+            " previous_response_id works after a restart."
+        ),
+    ] = False
     redis: Annotated[
         Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://")] | None,
         Meta(description="Instead: the URL of a Redis server that replicas of the router share."),

@@ -1,7 +1,6 @@
 """The router as a process of its own, in front of fake workers in the test's loop."""
 
 import asyncio
-import json
 import signal
 import socket
 import ssl
@@ -84,10 +83,10 @@ class RouterProcess:
             self._process.send_signal(number)
         return await self._process.wait()
 
-    async def get(self, path: str) -> Answer:
+    async def get(self, path: str, method: str = "GET") -> Answer:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls))
         try:
-            client.send(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            client.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             return await client.answer()
         finally:
             client.close()
@@ -97,11 +96,14 @@ class RouterProcess:
         messages = [
             {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)
         ]
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls))
         headers = {} if name is None else {"x-conversation-id": name}
+        body = {"model": "tiny", "messages": messages, **fields}
+        return await self.post("/v1/chat/completions", body, headers)
+
+    async def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Answer:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls))
         try:
-            body = {"model": "tiny", "messages": messages, **fields}
-            client.ask("/v1/chat/completions", json.dumps(body).encode(), headers)
+            client.ask(path, body, headers)
             return await client.answer()
         finally:
             client.close()

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.tier import StateSettings
 from conserve_sglang.router import memory
 from conserve_sglang.router.service import RouterService
-from conserve_sglang.state import SavedConversation, SqliteStore, StateStore
+from conserve_sglang.state import SavedConversation, SavedResponse, SqliteStore, StateStore
 from tests.fakes.router_cluster import SETTINGS, Cluster, a_tier_map
 from tests.fakes.router_process import RouterProcess, a_router_process
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 
 SAID = ("a long first message", "the answer", "and the next")
+KEEPING = StateSettings(keep_responses=True)
 MODES = {"p0": "prefill", "d0": "decode", "d1": "decode"}
 
 
@@ -219,11 +221,23 @@ class Sick:
     def load(self) -> list[SavedConversation]:
         return self._store.load()
 
-    def write(self, changed: Sequence[SavedConversation], gone: Sequence[str]) -> None:
+    def load_responses(self) -> list[SavedResponse]:
+        return self._store.load_responses()
+
+    def forget_responses(self) -> None:
+        self._store.forget_responses()
+
+    def write(
+        self,
+        changed: Sequence[SavedConversation],
+        gone: Sequence[str],
+        responses: Sequence[SavedResponse] = (),
+        forgotten: Sequence[tuple[str, str]] = (),
+    ) -> None:
         if self.is_sick:
             self.num_failures += 1
             raise OSError("no space left on device")
-        self._store.write(changed, gone)
+        self._store.write(changed, gone, responses, forgotten)
 
     def close(self) -> None:
         self._store.close()
@@ -236,9 +250,10 @@ async def test_a_store_that_cannot_write_is_said_and_written_when_it_can(
     monkeypatch.setattr(memory, "RETRY_S", 0.02)
     async with fakes() as workers:
         store = Sick(tmp_path / "s")
-        async with a_life(workers, store) as cluster:
+        async with a_life(workers, store, state=KEEPING) as cluster:
             await cluster.until_met()
             assert (await cluster.chat(SAID[0])).status == 200
+            response = await cluster.post("/v1/responses", {"input": "hello"})
             await cluster.until(lambda: store.num_failures > 2)
             health = (await cluster.request("GET", "/health")).json()
             assert health["status"] == "degraded"
@@ -253,6 +268,49 @@ async def test_a_store_that_cannot_write_is_said_and_written_when_it_can(
             kept = cluster.service.memory
             await cluster.until(lambda: kept is not None and kept.problem is None)
             assert "state" not in (await cluster.request("GET", "/health")).json()
+            (kept_response,) = store.load_responses()
+            assert kept_response.response_id == response.json()["id"]
+
+
+async def test_a_killed_router_goes_on_from_responses_where_told_to(tmp_path: Path) -> None:
+    state = {"path": "state.sqlite", "keep_responses": True}
+    async with (
+        fakes() as workers,
+        a_router_process(tmp_path, workers, state=state, processes=2) as router,
+    ):
+        said = [await router.post("/v1/responses", {"input": f"hello {n}"}) for n in range(2)]
+        previous, deleted = (answer.json()["id"] for answer in said)
+        assert (await router.get(f"/v1/responses/{deleted}", "DELETE")).status == 200
+        await flushed(router)
+        assert await router.end(signal.SIGKILL) == -signal.SIGKILL
+        await router.start()
+        for _ in range(3):
+            asked = {"input": "more", "previous_response_id": previous}
+            answer = await router.post("/v1/responses", asked)
+            assert answer.headers["x-conserve-reason"] == "pinned"
+            previous = answer.json()["id"]
+        (decoder,) = (workers[name] for name in ("d0", "d1") if len(workers[name].turns) > 1)
+        contents = [message["content"] for message in decoder.turns[-1].body["messages"]]
+        assert contents == ["hello 0", "the answer", *["more", "the answer"] * 2, "more"]
+        asked = {"input": "more", "previous_response_id": deleted}
+        assert (await router.post("/v1/responses", asked)).status == 400
+
+
+async def test_what_was_said_is_not_kept_unless_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with fakes() as workers:
+        async with a_life(workers, path, state=KEEPING) as cluster:
+            await cluster.until_met()
+            await cluster.post("/v1/responses", {"input": "hello"})
+        store = SqliteStore(path)
+        assert len(store.load_responses()) == 1
+        async with a_life(workers, store) as cluster:
+            await cluster.until_met()
+            await cluster.post("/v1/responses", {"input": "hello"})
+        store = SqliteStore(path)
+        assert store.load_responses() == []
+        assert len(store.load()) == 2
+        store.close()
 
 
 async def test_thousands_of_conversations_are_restored_with_what_they_hold(

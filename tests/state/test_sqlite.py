@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.state import SavedConversation, SqliteStore
+from conserve_sglang.state import SavedConversation, SavedResponse, SqliteStore
 from tests.state.builders import a_saved
 
 
@@ -95,9 +95,9 @@ def test_state_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     SqliteStore(path).close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 3")
     db.close()
-    with pytest.raises(ConfigError, match="form 2, and this version reads form 1"):
+    with pytest.raises(ConfigError, match="form 3, and this version reads form 2"):
         SqliteStore(path)
 
 
@@ -161,3 +161,35 @@ def test_killed_in_the_middle_of_writing_every_commit_is_there(tmp_path: Path) -
     assert {f"c{n}" for n in said[:-1]} <= stored
     assert all(isinstance(each, SavedConversation) for each in store.load())
     store.close()
+
+
+def test_responses_are_kept_in_order_until_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    store = SqliteStore(path)
+    first = SavedResponse("t", "r1", None, b'{"a":1}')
+    second = SavedResponse("t", "r2", "r1", b"\xff")
+    theirs = SavedResponse("u", "r1", None, b"x")
+    store.write([], [], [second, first, theirs], [])
+    store.write([], [], [second], [("u", "r1"), ("u", "never-there")])
+    store.close()
+    again = SqliteStore(path)
+    assert again.load_responses() == [first, second]
+    again.forget_responses()
+    assert again.load_responses() == []
+    again.close()
+
+
+def test_state_of_the_form_before_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    store = SqliteStore(path)
+    secret = store.secret()
+    store.write([a_saved("a")], [])
+    store.close()
+    db = sqlite3.connect(path)
+    db.executescript("DROP TABLE responses; PRAGMA user_version = 1;")  # as form 1 was
+    db.close()
+    for _ in range(2):
+        store = SqliteStore(path)
+        assert (store.secret(), store.load()) == (secret, [a_saved("a")])
+        assert store.load_responses() == []
+        store.close()
