@@ -99,6 +99,14 @@ async def _undrain(site: Site, victim: str) -> None:
     await site.control("POST", f"/admin/workers/{victim}-0/undrain")
 
 
+async def _fill_queue(site: Site, victim: str) -> None:
+    await site.fill_queue(victim, is_full=True)
+
+
+async def _empty_queue(site: Site, victim: str) -> None:
+    await site.fill_queue(victim, is_full=False)
+
+
 async def _restart_router(site: Site, victim: str) -> None:
     site.kill("router")
     await site.start_router()
@@ -113,6 +121,7 @@ KILLED_AND_STARTED = Fault(name="killed (-9), started", strike=_kill_and_start, 
 FROZEN = Fault(name="frozen (SIGSTOP)", strike=_freeze, heal=_thaw)
 SLOW = Fault(name="slow (a tenth)", strike=_slow, heal=_no_longer_slow)
 DRAINED = Fault(name="drained", strike=_drain, heal=_undrain)
+BUSY = Fault(name="busy (503)", strike=_fill_queue, heal=_empty_queue)
 FULL = Fault(name="full", strike=_nothing, heal=_nothing)
 ROUTER = Fault(name="killed and restarted", strike=_restart_router, heal=_nothing)
 
@@ -142,6 +151,7 @@ def fast_rows(prefiller: str, pace: Pace) -> list[Row]:
     rows = [
         Row(fault=fault, when=when) for fault in (KILLED, FROZEN, SLOW, DRAINED) for when in moments
     ]
+    rows.append(Row(fault=BUSY, when=moments[-1]))
     for when in prefiller_moments(pace.prefill_s, pace.transfer_s):
         rows.append(Row(fault=KILLED, when=when, victim=prefiller))
     always = When(name="all the time", turn=1, moment="asked")

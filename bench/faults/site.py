@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from bench.faults.worker import Pace
+from bench.faults.worker import FILL_QUEUE, Pace
 from conserve_sglang.launcher import keeper
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +126,10 @@ class Site(ABC):
                 os.killpg(process.pid, 0)
                 time.sleep(0.005)
 
+    async def fill_queue(self, name: str, *, is_full: bool) -> None:
+        """Let a worker answer 503 to what it would queue, or take it again; fakes only."""
+        raise NotImplementedError(f"{name} is no fake worker: its queue cannot be filled by word")
+
     def slow(self, name: str) -> None:
         """Let a worker run for a tenth of the time only."""
         self._slowing[name] = asyncio.get_running_loop().create_task(self._slow(name))
@@ -232,6 +236,12 @@ class FastSite(Site):
     def worker_ports(self) -> set[int]:
         """Where the workers answer requests."""
         return {port for port, _ in self._ports.values()}
+
+    async def fill_queue(self, name: str, *, is_full: bool) -> None:
+        url = f"http://127.0.0.1:{self._ports[name][0]}{FILL_QUEUE}"
+        body = json.dumps({"is_full": is_full}).encode()
+        answer = await asyncio.to_thread(urllib.request.urlopen, url, body, 10)
+        answer.close()
 
     def start_worker(self, name: str) -> None:
         port, meet_port = self._ports[name]

@@ -18,6 +18,7 @@ from typing import Any
 from tests.fakes.prompt import prompt_of
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous, Seen
 
+FILL_QUEUE = "/fill_queue"  # of the fake alone: whether its queue is full from now on
 _answer: contextvars.ContextVar[str] = contextvars.ContextVar("answer", default="")
 
 
@@ -72,6 +73,12 @@ class SeededWorker(FakeWorker):
             pass
         finally:
             writer.close()
+
+    def _asked(self, seen: Seen) -> tuple[int, bytes]:
+        if seen.path == FILL_QUEUE:
+            self.faults.queue_is_full = bool(seen.body["is_full"])
+            return 200, b""
+        return super()._asked(seen)
 
     async def _turn(self, writer: asyncio.StreamWriter, seen: Seen) -> bool:
         body, pace = seen.body, self._pace

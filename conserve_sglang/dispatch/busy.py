@@ -6,8 +6,8 @@ told, and nothing was moved: a conversation that goes to another decoder is pinn
 its KV is there.
 
 A turn that was refused so goes to no worker that has said the same, to whichever turn, within
-`busy_s`. So when all are busy nothing is tried twice: what this adds to an overload is one attempt
-a worker and `busy_s`, and those that were on their way when it said so first. Where a turn goes
+`busy_s`. So when all are busy nothing is tried twice: what this adds to an overload is, for each
+worker and `busy_s`, one attempt and those sent there before it was answered. Where a turn goes
 first does not depend on it: one request that workers refuse as if they were busy sends no other
 turn elsewhere.
 """

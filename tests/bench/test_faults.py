@@ -21,6 +21,7 @@ SCRIPT = Script(num_conversations=3, num_turns=3, first_chars=240, later_chars=6
         ("decoder frozen", 3),
         ("decoder slow", 3),
         ("decoder drained", 3),
+        ("decoder busy", 1),
         ("p0 killed", 3),
         ("full", 1),
         ("router killed", 3),

@@ -160,6 +160,24 @@ async def test_refused_turn_gets_a_place_in_phase_one(placing: Placing) -> None:
     assert placing.books()["reserved"] == placing.books()["backlog"] == 0
 
 
+async def test_turn_of_a_busy_decoder_gets_a_place_at_another_and_then_none(
+    placing: Placing,
+) -> None:
+    first, _ = await placing.turn("c", "hello")
+    busy = placing.cluster[first["decoder"]["id"]]
+    busy.faults.queue_is_full = True
+    place, answer = await placing.turn("c", "hello", "the answer", "more")
+    assert answer.status == 503
+    again = await placing.report(place, "failed", cause="decoder_busy")
+    assert (again.status, again.json()["reason"]) == (200, "decoder_busy")
+    assert again.json()["decoder"]["id"] != first["decoder"]["id"]
+    told = await placing.report(place, "failed", cause="decoder_busy")
+    assert (told.status, told.json()["error"]["code"]) == (503, "worker_busy")
+    assert told.headers["retry-after"] == "5"
+    back = await placing.place("c", 20)
+    assert (back["decoder"]["id"], back["reason"]) == (first["decoder"]["id"], "pinned")
+
+
 async def test_only_trusted_tenants_may_ask(placing: Placing) -> None:
     answer = await placing.post("/v1/place", {"input_tokens": 5}, "stranger")
     assert (answer.status, answer.json()["error"]["code"]) == (403, "may_not_place")

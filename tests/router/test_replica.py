@@ -260,6 +260,29 @@ async def test_a_moved_pin_is_seen_by_the_others(tmp_path: Path) -> None:
         assert last.headers["x-conserve-decoder"] == moved.headers["x-conserve-decoder"]
 
 
+async def test_a_pin_leaves_a_busy_decoder_for_all_or_for_none(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        decoder = (await one.chat(SAID[0])).headers["x-conserve-decoder"]
+        faults = {name: site.workers[name].faults for name in ("d0", "d1", "d2")}
+        faults[decoder].queue_is_full = True
+        for name in faults.keys() - {decoder}:
+            faults[name].statuses.append(503)
+        assert (await one.chat(*SAID[:3])).status == 503
+        await settled()
+        faults[decoder].queue_is_full = False
+        stayed = await two.chat(*SAID[:3])
+        assert (why(stayed), stayed.headers["x-conserve-decoder"]) == ("pinned", decoder)
+        await settled()
+        faults[decoder].queue_is_full = True
+        moved = await two.chat(*SAID[:3])
+        assert why(moved) == "decoder_busy"
+        await settled()
+        last = await one.chat(*SAID)
+        assert why(last) == "pinned"
+        assert last.headers["x-conserve-decoder"] == moved.headers["x-conserve-decoder"] != decoder
+
+
 async def test_without_redis_turns_are_served_and_it_is_said_and_squared_afterwards(
     tmp_path: Path,
 ) -> None:
