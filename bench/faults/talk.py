@@ -104,8 +104,16 @@ class _Talk:
             except (OSError, asyncio.IncompleteReadError):
                 await asyncio.sleep(1.0)
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection, as soon as anyone listens: a router that starts is not asked yet."""
+        while True:
+            try:
+                return await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.2)
+
     async def _ask(self, body: dict[str, Any], seen: Seen) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+        reader, writer = await self._connect()
         try:
             raw = json.dumps(body).encode()
             head = (
