@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.agent.maps import a_gpu_map
-from tests.energy import fake_nvml
+from tests.energy.standin import Machine, build
 
 TRACE = ((0.0, 70.0), (0.5, 400.0), (1.7, 250.0), (3.0, 70.0))
 PREFILL_J, DECODE_J = 1.2 * 400, 1.3 * 250
 
 RUN = """
-import asyncio, json, os, time
-import time
+import asyncio, json, time
 from pathlib import Path
 from conserve_sglang.agent.energy import EnergyPart
 from conserve_sglang.agent.here import part_of
@@ -42,7 +41,7 @@ async def main():
     tier_map = parse_tier_map({tiers!r}, source="map.yaml", folder=FOLDER)
     here = part_of(tier_map, "127.0.0.1", FOLDER)
     # The trace's time 0 is wall time; phase logs have the monotonic clock.
-    at_s = float(os.environ["FAKE_NVML_EPOCH"]) - time.time() + time.monotonic()
+    at_s = {begin_s!r} - time.time() + time.monotonic()
     await asyncio.sleep(max(0.0, at_s - time.monotonic()))
     part = EnergyPart(here)
     await part.start()
@@ -62,7 +61,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fake_nvml.build(tmp_path_factory.mktemp("nvml"))
+    return build(tmp_path_factory.mktemp("nvml"))
 
 
 def integral_j(from_s: float, to_s: float) -> float:
@@ -80,14 +79,11 @@ def test_parts_sum_to_the_integral_within_a_hundredth(
     if meter == "zeus":
         pytest.importorskip("zeus")
     trace = ",".join(f"{at_s:g}:{watts:g}" for at_s, watts in TRACE)
+    machine = Machine(library, tmp_path, demand=trace, tick_ms="20", range_w="100,700,700")
+    begin_s = time.time() + 3.0
+    machine.begin_at(begin_s)
     tiers = a_gpu_map(f"interval_s: 0.2, meter: {meter}")
-    told = fake_nvml.evaluate(
-        library,
-        RUN.format(folder=str(tmp_path), tiers=tiers),
-        trace=trace,
-        period_ms="20",
-        epoch=f"{time.time() + 3.0:.6f}",
-    )
+    told = machine.evaluate(RUN.format(folder=str(tmp_path), tiers=tiers, begin_s=begin_s))
     expected = integral_j(told["from_s"], told["to_s"])
     phases: dict[str, float] = {}
     for _, _, phase, origin, split, joules in told["counters"]:

@@ -1,4 +1,4 @@
-/* A libnvidia-ml.so.1 whose GPUs obey what is set on them, for tests of power caps.
+/* A libnvidia-ml.so.1 whose GPUs obey what is set on them, for tests of meters and power caps.
  *
  *   cc -shared -fPIC -O1 -Wl,-soname,libnvidia-ml.so.1 -o DIR/libnvidia-ml.so.1 standin_nvml.c -lm
  *   LD_LIBRARY_PATH=DIR STANDIN_NVML_STATE=FILE python ...
@@ -18,6 +18,7 @@
  *   STANDIN_NVML_ROOT       1: setters work; else they lack the permission
  *   STANDIN_NVML_DENY       index of the GPU whose setters fail with an unknown error, if any
  *   STANDIN_NVML_MIG        index of the GPU that is in MIG mode, if any
+ *   STANDIN_NVML_NO_ENERGY  1: there is no energy counter
  *   STANDIN_NVML_LOG        file that gets one line for each setter called, allowed or not
  */
 #include <fcntl.h>
@@ -226,6 +227,7 @@ int nvmlDeviceGetMigMode(void *device, unsigned *now, unsigned *pending) {
     return SUCCESS;
 }
 int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *millijoules) {
+    if (atoi(setting("STANDIN_NVML_NO_ENERGY", "0"))) return NOT_SUPPORTED;
     *millijoules = (unsigned long long)(5e9 + 1e3 * energy_j(number(device), tick_s()));
     return SUCCESS;
 }

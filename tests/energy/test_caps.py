@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.energy.standin import Machine, build, uuid
+from tests.energy.standin import Machine, uuid
 
 MAP = """
 schema_version: 1
@@ -37,11 +37,6 @@ print("held", holding.pid, holding.socket_path, flush=True)
 sys.stdin.readline()
 holding.close()
 """
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("nvml"))
 
 
 @pytest.fixture

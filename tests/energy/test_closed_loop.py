@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.energy.standin import Machine, build
+from tests.energy.standin import Machine
 
 SCRIPT = str(Path(__file__).with_name("closed_loop.py"))
 BUDGET_W = 900.0
@@ -23,11 +23,6 @@ WITH_ZEUS = pytest.param(
         importlib.util.find_spec("zeus") is None, reason="zeus is not installed"
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("nvml"))
 
 
 def paper(step_at_s: float, until_s: float = 1e6) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.energy import fake_nvml
+from tests.energy.standin import Machine, uuid
 
 MEASURE = """
 import json, sys, time
@@ -55,14 +55,8 @@ if __name__ == "__main__":
          first[d.device_id].watts, first[d.device_id].origin.value] for d in meter.devices()
     ]))
 """
-COMMAND = "import sys; sys.argv[1:] = {}; from conserve_cli.app import main; main()"
 
 pytest.importorskip("zeus")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fake_nvml.build(tmp_path_factory.mktemp("nvml"))
 
 
 def powercap(root: Path) -> Path:
@@ -78,10 +72,10 @@ def powercap(root: Path) -> Path:
     return root
 
 
-def test_gpu_counter_is_the_integral_of_power_without_torch(library: Path) -> None:
-    told = fake_nvml.evaluate(library, MEASURE, trace="0:300", period_ms="20")
+def test_gpu_counter_is_the_integral_of_power_without_torch(library: Path, tmp_path: Path) -> None:
+    told = Machine(library, tmp_path, demand="0:300", tick_ms="20").evaluate(MEASURE)
     ((device_id, seconds, joules, origin),) = told["used"]
-    assert device_id == "GPU-00000000-0000-0000-0000-000000000000"
+    assert device_id == uuid(0)
     assert joules == pytest.approx(300 * seconds, rel=0.04)  # a tick of 20 ms at either end
     assert told["watts"] == [300.0]
     assert (origin, told["source"]) == ("measured", ["zeus, nvml total-energy counter"])
@@ -89,7 +83,7 @@ def test_gpu_counter_is_the_integral_of_power_without_torch(library: Path) -> No
 
 
 def test_machine_that_measures_nothing_is_an_error_and_not_0_joules(tmp_path: Path) -> None:
-    said = fake_nvml.evaluate(tmp_path, NOTHING)
+    said = Machine(tmp_path, tmp_path).evaluate(NOTHING)  # no library there
     assert "zeus finds no GPU" in said
     assert "RAPL" in said
 
@@ -97,7 +91,7 @@ def test_machine_that_measures_nothing_is_an_error_and_not_0_joules(tmp_path: Pa
 def test_cpu_package_and_memory_are_read_and_a_wrapped_counter_goes_on(tmp_path: Path) -> None:
     script = tmp_path / "rapl.py"
     script.write_text(RAPL)
-    done = fake_nvml.run(tmp_path, [str(script), str(powercap(tmp_path / "rapl"))])
+    done = Machine(tmp_path, tmp_path).run(str(script), str(powercap(tmp_path / "rapl")))
     assert done.returncode == 0, done.stderr
     package, dram = json.loads(done.stdout)
     assert package[:2] == ["cpu-package-0", "cpu_package"]
@@ -108,9 +102,9 @@ def test_cpu_package_and_memory_are_read_and_a_wrapped_counter_goes_on(tmp_path:
     assert package[5] == "measured"
 
 
-def test_command_lists_gpus_through_zeus_with_nvmls_limits(library: Path) -> None:
-    code = COMMAND.format(["energy", "--meter", "zeus", "--json"])
-    done = fake_nvml.run(library, ["-c", code], trace="0:480", period_ms="50")
+def test_command_lists_gpus_through_zeus_with_nvmls_limits(library: Path, tmp_path: Path) -> None:
+    machine = Machine(library, tmp_path, demand="0:480", tick_ms="50", range_w="200,700,700")
+    done = machine.command("energy", "--meter", "zeus", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     (device,) = told["devices"]
