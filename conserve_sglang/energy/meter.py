@@ -84,13 +84,15 @@ class Window:
 
 
 def windows(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> dict[str, Window]:
-    """What each device of both readings used between them.
+    """What each device of both readings used between them, in the order of `before`.
 
     A window is measured if both of its ends are.
     """
     found = {}
-    for device_id in before.keys() & after.keys():
-        first, last = before[device_id], after[device_id]
+    for device_id, first in before.items():
+        last = after.get(device_id)
+        if last is None:
+            continue
         is_measured = first.origin is last.origin is Origin.MEASURED
         found[device_id] = Window(
             device_id=device_id,
