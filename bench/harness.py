@@ -1,7 +1,9 @@
 """What all benchmarks share: machine facts, percentiles of samples, one JSON record per run."""
 
 import json
+import os
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -48,6 +50,11 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
     }
 
 
+def rss_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    return int(_read("/proc/self/statm").split()[1]) * resource.getpagesize()
+
+
 def save(name: str, record: dict[str, Any]) -> Path:
     """Write one run's record to bench/results/NAME.json, with the machine's facts."""
     RESULTS.mkdir(exist_ok=True)
@@ -65,8 +72,6 @@ def _read(path: str) -> str:
 
 
 def _num_cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 

@@ -9,13 +9,12 @@ Measures `Dispatcher.handle` alone, in this process: no I/O, no parsing. A turn 
 import argparse
 import gc
 import random
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from bench.harness import save, spread
+from bench.harness import rss_bytes, save, spread
 from conserve_sglang.core.ids import ConversationId, TierName, TurnId, WorkerId
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role, WorkerSpec
@@ -45,10 +44,10 @@ class Fleet:
         self._add("p", Role.PREFILL, max(1, num_decoders // 3), 10**6)
         room = 3 * 20_000 * max(1, num_conversations // num_decoders)
         self._add("d", Role.DECODE, num_decoders, room)
-        rss_before = _rss_bytes()
+        rss_before = rss_bytes()
         for number in range(num_conversations):
             self.play(number)
-        self.bytes_per_conversation = (_rss_bytes() - rss_before) / num_conversations
+        self.bytes_per_conversation = (rss_bytes() - rss_before) / num_conversations
 
     def _add(self, prefix: str, role: Role, count: int, capacity: int) -> None:
         for number in range(count):
@@ -128,11 +127,6 @@ def main() -> None:
             f"   {turn['p50']:12.1f} {turn['p99']:8.1f}   {row['bytes_per_conversation']:10,}"
         )
     print(save("placement_cost", {"num_turns": options.turns, "rows": rows}))
-
-
-def _rss_bytes() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

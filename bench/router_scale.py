@@ -15,7 +15,6 @@ import gc
 import hashlib
 import json
 import random
-import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +24,7 @@ from typing import Any
 
 import uvloop
 
-from bench.harness import save
+from bench.harness import rss_bytes, save
 from conserve_sglang.core.stats import percentile
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.service import RouterService
@@ -179,12 +178,12 @@ async def _measure(folder: Path, num_decoders: int, num_conversations: int) -> d
     assert memory is not None
     await memory.restore()  # from now on changes are written behind
     settle_memory()
-    rss_before = _rss_mib()
+    rss_before = rss_bytes() / 2**20
     for first in range(0, num_conversations, NUM_CLIENTS):
         await scale.play(list(range(first, min(first + NUM_CLIENTS, num_conversations))))
     await asyncio.sleep(1.0)  # the last ones are written
     gc.collect()
-    rss = _rss_mib()
+    rss = rss_bytes() / 2**20
     rng = random.Random(7)
     tail = [
         await _timed(scale, rng.sample(range(num_conversations), NUM_CLIENTS))
@@ -218,11 +217,6 @@ async def _timed(scale: Scale, names: list[int]) -> float:
 def _spread(samples: list[float]) -> dict[str, float]:
     ordered = sorted(samples)
     return {"min": ordered[0], "p50": percentile(ordered, 50), "p90": percentile(ordered, 90)}
-
-
-def _rss_mib() -> float:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def measure(num_decoders: int, num_conversations: int) -> dict[str, Any]:

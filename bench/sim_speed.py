@@ -10,12 +10,11 @@ The load is `--load` conversations per second and decoder. Not measured: reading
 import argparse
 import gc
 import random
-import resource
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from bench.harness import save
+from bench.harness import rss_bytes, save
 from conserve_sglang.core.ids import TierName, WorkerId
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role, WorkerSpec
@@ -57,7 +56,7 @@ def measure(num_prefillers: int, num_decoders: int, num_turns: int, load: float)
         poisson_arrivals(rate, rng),
     )
     gc.collect()
-    rss_before = _rss_bytes()
+    rss_before = rss_bytes()
     cpu, clock = time.process_time(), time.perf_counter()
     simulated_s = simulation.run(plans)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
@@ -72,7 +71,7 @@ def measure(num_prefillers: int, num_decoders: int, num_turns: int, load: float)
         "wall_s": round(clock, 2),
         "events_per_turn": round(simulation.num_events / summary.num_turns, 2),
         "simulated_s": round(simulated_s, 1),
-        "grown_by_mib": round((_rss_bytes() - rss_before) / 2**20, 1),
+        "grown_by_mib": round((rss_bytes() - rss_before) / 2**20, 1),
         "p95_ttfet_normalised": summary.ttfet.p95_normalised,
     }
 
@@ -92,11 +91,6 @@ def main() -> None:
         )
     if not options.no_save:
         print(save("sim_speed", {"load": options.load, "rows": rows}))
-
-
-def _rss_bytes() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Feeds one target, and looks out for crashes, hangs and growth."""
 
-import resource
 import signal
 import time
 import traceback
@@ -12,6 +11,7 @@ from typing import Any
 from bench.fuzz.mutate import Mutator
 from bench.fuzz.seeds import PIECES
 from bench.fuzz.targets import TARGETS
+from bench.harness import rss_bytes
 
 HANG_S = 2.0
 WARM_UP = 0.2  # caches fill; growth is counted from there
@@ -61,7 +61,7 @@ def fuzz(target: str, num_inputs: int, seed: int) -> Findings:
     try:
         for number in range(num_inputs):
             if number == warm_at:
-                rss_mib = _rss_mib()
+                rss_mib = rss_bytes() / 2**20
             data = mutator.next()
             started = time.perf_counter()
             signal.setitimer(signal.ITIMER_REAL, HANG_S)
@@ -75,7 +75,7 @@ def fuzz(target: str, num_inputs: int, seed: int) -> Findings:
     finally:
         signal.signal(signal.SIGALRM, previous)
     findings.seconds = time.perf_counter() - began
-    findings.grown_mib = _rss_mib() - rss_mib
+    findings.grown_mib = rss_bytes() / 2**20 - rss_mib
     return findings
 
 
@@ -88,8 +88,3 @@ def _note(findings: Findings, data: bytes) -> None:
 
 def _hung(number: int, frame: FrameType | None) -> None:
     raise Hung
-
-
-def _rss_mib() -> float:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize() / 2**20
