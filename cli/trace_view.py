@@ -11,6 +11,7 @@ from rich.text import Text
 
 from conserve_sglang.traces import BadLine, Trace
 from conserve_sglang.workload import Bin, Histogram, Shape
+from conserve_sglang.workload.histogram import short
 
 MOST_BAD_LINES_SHOWN = 10
 BAR_CELLS = 24
@@ -121,11 +122,11 @@ def _rows(bins: Sequence[Bin]) -> Iterator[tuple[str, int]]:
     """A label and a count each; thin ends are drawn together."""
     first, last = _thick(bins), len(bins) - _thick(bins[::-1])
     if first:
-        yield f"below {_short(bins[first].low)}", sum(found.count for found in bins[:first])
+        yield f"below {short(bins[first].low)}", sum(found.count for found in bins[:first])
     for found in bins[first:last]:
-        yield f"{_short(found.low)} - {_short(found.high)}", found.count
+        yield f"{short(found.low)} - {short(found.high)}", found.count
     if last < len(bins):
-        yield f"{_short(bins[last].low)} and more", sum(found.count for found in bins[last:])
+        yield f"{short(bins[last].low)} and more", sum(found.count for found in bins[last:])
 
 
 def _thick(bins: Sequence[Bin]) -> int:
@@ -141,10 +142,3 @@ def _thick(bins: Sequence[Bin]) -> int:
 def _bar(share: float) -> str:
     eighths = max(1 if share else 0, round(share * BAR_CELLS * 8))
     return "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
-
-
-def _short(value: float) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.workload import Histogram, Shape, Spread
+from conserve_sglang.workload.histogram import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def _draw_one(axes: "Axes", histogram: Histogram, spread: Spread | None) -> None
     bins, total = histogram.bins, histogram.num_values
     axes.bar(range(len(bins)), [100 * found.count / total for found in bins], 1.0, align="edge",
              color=BAR, edgecolor="white", linewidth=0.8)  # fmt: skip
-    marks = [_label(found.low) for found in bins] + [_label(bins[-1].high)]
+    marks = [short(found.low) for found in bins] + [short(bins[-1].high)]
     step = 1 + len(marks) // 9
     axes.set_xticks(range(0, len(marks), step), marks[::step])
     axes.set_xlim(-0.2, len(bins) + 0.2)
@@ -80,13 +81,6 @@ def _draw_one(axes: "Axes", histogram: Histogram, spread: Spread | None) -> None
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _label(value: float) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
 
 
 def _figure(value: float) -> str:

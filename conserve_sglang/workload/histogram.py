@@ -65,3 +65,11 @@ def bins_of(values: Sequence[float]) -> Iterator[Bin]:
     for index in range(min(counts, default=0), max(counts, default=-1) + 1):
         low, high = bounds[index]
         yield Bin(low=low, high=high, count=counts[index])
+
+
+def short(value: float) -> str:
+    """A bin's end in few letters: 2000 is 2k."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
