@@ -7,7 +7,6 @@ from conserve_sglang.dispatch import (
     FailureCause,
     FirstToken,
     ReleaseConversation,
-    SendTurn,
     TurnDone,
     TurnFailed,
     WorkerAdmitted,
@@ -17,17 +16,7 @@ from conserve_sglang.dispatch import (
 )
 from conserve_sglang.policy.api import PhaseOneCause, PlacementReason
 from tests.builders import D0, D1, P0, P1, Desk, a_worker, an_arrival
-
-
-def sent(commands: list[Command]) -> SendTurn:
-    (command,) = [c for c in commands if isinstance(c, SendTurn)]
-    return command
-
-
-def finish(desk: Desk, turn: int, prompt: int = 1000, output: int = 50) -> list[Command]:
-    return desk.tell(FirstToken(turn_id=TurnId(turn))) + desk.tell(
-        TurnDone(turn_id=TurnId(turn), prompt_tokens=prompt, output_tokens=output, cached_tokens=0)
-    )
+from tests.dispatch.talk import finish, sent
 
 
 def settled(*workers: str) -> Desk:

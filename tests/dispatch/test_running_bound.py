@@ -5,7 +5,8 @@ import pytest
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import RunningBounded, SendTurn, TurnAbandoned
 from tests.builders import Desk, an_arrival
-from tests.dispatch.test_draining import finish, sent, settled
+from tests.dispatch.talk import finish, sent
+from tests.dispatch.test_draining import settled
 
 
 def test_new_turns_wait_while_as_many_run_as_may_and_go_on_in_order() -> None:

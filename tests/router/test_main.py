@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.fakes.router_process import free_port
+
 TIER_MAP = """
 schema_version: 1
 model: {{path: some/model, served_name: tiny}}
@@ -18,13 +20,6 @@ tiers:
 policy: {{name: colocated}}
 router: {{port: {port}, control_port: {control_port}}}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start(

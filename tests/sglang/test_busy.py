@@ -8,9 +8,10 @@ from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.dispatch import FailureCause
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 from tests.sglang.cluster import DECODE, Cluster
+from tests.sglang.decoder import ids
 from tests.sglang.routers import running_router, worker_name
 from tests.sglang.talk import TokenTalk
-from tests.sglang.test_conversations import ids, named
+from tests.sglang.test_conversations import named
 from tests.sglang.test_fake_contract import TURNS, ask, framing, verdict
 
 pytestmark = pytest.mark.sglang

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import random
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.sglang.cluster import MODEL_NAME, Cluster
-from tests.sglang.decoder import Decoder
+from tests.sglang.decoder import Decoder, ids
 from tests.sglang.routers import Router, running_router, worker_name
 from tests.sglang.talk import ChatTalk, Reply, TokenTalk, post
 
@@ -28,12 +27,6 @@ CONSERVE = {"name": "conserve", "params": {"max_local_append_tokens": MAX_LOCAL_
 def router(cluster: Cluster) -> Iterator[Router]:
     with running_router(cluster, "router", CONSERVE) as running:
         yield running
-
-
-def ids(count: int, seed: int) -> list[int]:
-    """Random printable token ids; a seed gives a prompt nothing else shares."""
-    rng = random.Random(seed)
-    return [rng.randrange(33, 127) for _ in range(count)]
 
 
 def rooms(cluster: Cluster) -> int:

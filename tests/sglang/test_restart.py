@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.sglang.cluster import Cluster
+from tests.sglang.decoder import ids
 from tests.sglang.routers import running_router
 from tests.sglang.talk import TokenTalk
-from tests.sglang.test_conversations import CONSERVE, assert_covers, ids, named, rooms
+from tests.sglang.test_conversations import CONSERVE, assert_covers, named, rooms
 
 pytestmark = pytest.mark.sglang
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.router.test_main import TIER_MAP, free_port, until_listening
+from tests.fakes.router_process import free_port
+from tests.router.test_main import TIER_MAP, until_listening
 
 
 def start(tmp_path: Path, port: int, *, in_file: bool = False) -> subprocess.Popen[str]:
