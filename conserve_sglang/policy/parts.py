@@ -43,8 +43,8 @@ def phase_one(
     keeps_kv: bool,
     chosen: WorkerId | None = None,
 ) -> Answer:
-    """Prefill on the prefiller with least backlog; decode on the pin if it has room, else on
-    `chosen`, which must have room, or on the decoder with most.
+    """Prefill on the prefiller with least backlog; decode on the pin if it is a decoder and has
+    room, else on `chosen`, which must have room, or on the decoder with most.
 
     While that prefiller has enough before it the turn waits, room or not: in the worker its order
     could not be changed any more, and KV room would be taken long before it is used.
@@ -52,7 +52,7 @@ def phase_one(
     prefiller = cluster.least_backlog_prefiller()
     if prefiller is None:
         return Defer(DeferReason.NO_PREFILLER)
-    pinned = turn.pinned_decoder
+    pinned = pinned_to_decoder(turn, cluster)
     if pinned is not None and fits(turn, cluster, pinned):
         decoder: WorkerId | Defer | Reject = pinned
     else:
@@ -64,6 +64,14 @@ def phase_one(
     if isinstance(decoder, Defer):
         return decoder
     return Placement(decoder, prefiller, reason, keeps_kv)
+
+
+def pinned_to_decoder(turn: TurnView, cluster: ClusterView) -> WorkerId | None:
+    """Where the turn's conversation is pinned, if KV can be handed off to there: a prefiller that
+    kept a conversation, or a mixed worker, receives none."""
+    pinned = turn.pinned_decoder
+    is_decoder = pinned is not None and pinned in cluster.workers(Role.DECODE)
+    return pinned if is_decoder else None
 
 
 def fits(turn: TurnView, cluster: ClusterView, worker_id: WorkerId) -> bool:

@@ -37,6 +37,7 @@ from conserve_sglang.policy.api import (
 from conserve_sglang.policy.parts import (
     fits,
     phase_one,
+    pinned_to_decoder,
     prefill_rate,
     reason_of,
     roomiest,
@@ -165,7 +166,7 @@ class WorkConserving:
     ) -> tuple[WorkerId | None, float]:
         """The decoder where prefilling the turn costs least, and what it costs in seconds; of a
         pinned conversation the pin, since any other decoder would have to begin at the front."""
-        pinned = turn.pinned_decoder
+        pinned = pinned_to_decoder(turn, cluster)
         holds_it = pinned is not None and fits(turn, cluster, pinned)
         candidates: Sequence[WorkerId] = (pinned,) if holds_it and pinned else ()
         best: WorkerId | None = None

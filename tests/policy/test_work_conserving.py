@@ -10,6 +10,7 @@ from conserve_sglang.policy.api import (
     Defer,
     DeferReason,
     Pace,
+    PhaseOneCause,
     Placement,
     PlacementReason,
     Reject,
@@ -143,6 +144,16 @@ def test_a_prefiller_with_room_takes_what_no_decoder_has_room_for() -> None:
     assert ask("work-conserving", FIRST, full) == Defer(DeferReason.NO_KV_ROOM)
     queued = replace(full, pending={P0: 10_001})
     assert ask("work-conserving-tails", FIRST, queued) == Defer(DeferReason.NO_KV_ROOM)
+
+
+def test_kv_is_never_handed_off_to_a_prefiller() -> None:
+    turn = replace(
+        a_turn_view(input_tokens=30_000, pinned=P0), phase_one_cause=PhaseOneCause.PREFIX_MISSING
+    )
+    for cluster in (IDLE, replace(IDLE, pending={P0: 90_000})):
+        answer = ask("work-conserving-tails", turn, cluster)
+        assert isinstance(answer, Placement)
+        assert answer.decoder in (D0, D1)
 
 
 def test_a_large_append_stays_on_the_prefiller_that_has_the_conversation() -> None:
