@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from conserve_sglang.planning import Infeasible, Objective, Option, Plan, Request, Score
-from conserve_sglang.planning.diagnosis import Change
 from conserve_sglang.planning.plan import is_within
 from conserve_sglang.planning.problem import Config
+from conserve_sglang.planning.remedy import MEANING, Change, Remedy
 from conserve_sglang.profiles import Profile
 
 from .beyond_view import as_beyond, beyond_lines
@@ -81,8 +81,24 @@ def _profile_document(profile: Profile) -> dict[str, Any]:
 def _infeasible_document(plan: Infeasible) -> dict[str, Any]:
     return {
         "reason": plan.reason,
-        "changes": [[_change_document(change) for change in remedy] for remedy in plan.remedies],
+        "changes": [
+            [_change_document(change) for change in remedy.changes] for remedy in plan.remedies
+        ],
+        "evidence": [_evidence_document(remedy) for remedy in plan.remedies],
+        "smallest_means": MEANING,
         "nearest": None if plan.nearest is None else _option_document(plan.nearest),
+    }
+
+
+def _evidence_document(remedy: Remedy) -> dict[str, Any]:
+    """How well a change is known to be the smallest; nulls where less was not tried."""
+    proof = remedy.proof
+    return {
+        "text": remedy.evidence,
+        "tried": None if proof is None else proof.tried.value,
+        "fleets": None if proof is None else proof.num_tried,
+        "step": None if proof is None else proof.step,
+        "most_conversations": None if proof is None else proof.most,
     }
 
 
@@ -322,7 +338,10 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
     console.print(f"infeasible: {plan.reason}")
     for number, remedy in enumerate(plan.remedies):
         words = "the smallest change found that would help" if number == 0 else "or"
-        console.print(f"{words}: {' and '.join(change.text for change in remedy)}")
+        console.print(f"{words}: {remedy.text}")
+        console.print(f"  ({remedy.evidence})")
+    if plan.remedies:
+        console.print(f"{MEANING}")
     if plan.nearest is not None:
         workers = " + ".join(map(_many, plan.nearest.counts.items()))
         console.print(f"the nearest fleet is {workers}, {plan.nearest.policy.name}")

@@ -87,7 +87,8 @@ def _best(request: Request, label: str) -> Comparison:
 
 def _why(plan: Infeasible) -> str:
     if plan.remedies:
-        return "needs " + " and ".join(change.text for change in plan.remedies[0])
+        first = plan.remedies[0]
+        return f"needs {first.text} ({first.evidence})"
     return plan.reason
 
 

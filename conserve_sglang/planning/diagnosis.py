@@ -1,30 +1,14 @@
 """Why there is no answer, and what holds the best one back."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from conserve_sglang.planning.demand import Variant
 from conserve_sglang.planning.problem import Answer, Limits, Objective, Problem
 from conserve_sglang.planning.program import Solved, bound, is_large, solve
+from conserve_sglang.planning.remedy import Change, Changes, size_of
 from conserve_sglang.planning.rows import Limit
 
-UNITS = {
-    Limit.PEAK_W: "W",
-    Limit.MEAN_W: "W on average",
-    Limit.TTFET: "s",
-    Limit.TBT: "s",
-    Limit.E2E: "s",
-    Limit.LOAD: "conversations/s",
-}
-_SPELLED = {
-    Limit.PEAK_W: "a power budget",
-    Limit.MEAN_W: "an energy budget",
-    Limit.TTFET: "a TTFET target",
-    Limit.TBT: "a last-turn TBT target",
-    Limit.E2E: "an E2E target",
-    Limit.LOAD: "a load",
-}
 LEAST_GAIN = 0.001
 _BETTER = {
     Objective.TOKENS_PER_JOULE: "there would be {} more tokens/J",
@@ -34,56 +18,13 @@ _BETTER = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A limit that gives way: from `given` to `needed`; `relative` is by how much of it. For GPUs
-    `tier` says which."""
-
-    limit: Limit
-    tier: str
-    given: float
-    needed: float
-    relative: float
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        if self.limit is Limit.GPUS:
-            more = self.needed - self.given
-            return f"{more:.0f} more GPU{'s' if more > 1.5 else ''} in tier {self.tier}"
-        unit = UNITS[self.limit]
-        return (
-            f"{_SPELLED[self.limit]} of {self.enough:.4g} {unit} instead of {self.given:.4g}"
-            f" ({self.relative:+.1%})"
-        )
-
-    @property
-    def enough(self) -> float:
-        """What is needed, to four digits, and not less than that."""
-        if self.needed <= 0 or self.limit is Limit.GPUS:
-            return self.needed
-        step = 10.0 ** (math.floor(math.log10(self.needed)) - 3)
-        whole = self.needed / step
-        less, more = math.floor(whole + 1e-9), math.ceil(whole - 1e-9)
-        return (less if self.limit is Limit.LOAD else more) * step
-
-    @property
-    def size(self) -> float:
-        """How large a change it is: twice as much and half as much are equally large."""
-        return abs(math.log1p(max(-0.999999, self.relative)))
-
-
-Remedy = tuple[Change, ...]
-"""Changes that together are enough."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Least:
-    """The variant that needs the smallest change, its fleet, and the change (empty: none)."""
+    """The variant that needs the smallest change, its fleet, and the changes (empty: none)."""
 
     variant: Variant
     problem: Problem
     solved: Solved
-    remedy: Remedy
+    changes: Changes
 
 
 def least(problems: Sequence[tuple[Variant, Problem]], elastic: frozenset[Limit]) -> Least | None:
@@ -94,9 +35,9 @@ def least(problems: Sequence[tuple[Variant, Problem]], elastic: frozenset[Limit]
         used = frozenset(limit for limit in elastic if given(problem.limits, limit) is not None)
         solved = solve(_with_some_load(problem), elastic=used) if used else None
         if solved is not None:
-            remedy = tuple(_changes(problem.limits, solved))
-            found.append(Least(variant=variant, problem=problem, solved=solved, remedy=remedy))
-    return min(found, key=lambda one: size_of(one.remedy), default=None)
+            changes = tuple(_changes(problem.limits, solved))
+            found.append(Least(variant=variant, problem=problem, solved=solved, changes=changes))
+    return min(found, key=lambda one: size_of(one.changes), default=None)
 
 
 def _with_some_load(problem: Problem) -> Problem:
@@ -105,11 +46,6 @@ def _with_some_load(problem: Problem) -> Problem:
         return problem
     least = min(column.load_per_s for column in problem.columns)
     return replace(problem, limits=replace(problem.limits, load_per_s=least))
-
-
-def size_of(remedy: Remedy) -> float:
-    """How large a change is in all."""
-    return sum(change.size for change in remedy)
 
 
 def _changes(limits: Limits, solved: Solved) -> Iterator[Change]:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from conserve_sglang.core.tier import PolicyChoice
-from conserve_sglang.planning.diagnosis import Binding, Change, Remedy
+from conserve_sglang.planning.diagnosis import Binding
 from conserve_sglang.planning.problem import Config, Objective
 from conserve_sglang.planning.program import SMALL_FLEET
+from conserve_sglang.planning.remedy import Change, Changes, Remedy, size_of
 from conserve_sglang.planning.request import Request, Targets
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.score import Score
@@ -198,17 +199,36 @@ _LIMITS = {
 }
 
 
-def concessions(request: Request, options: Iterable[Option]) -> tuple[Remedy, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Changes that are enough for a fleet that was simulated. `fails_at_per_s`: where the load
+    gives way, a higher one at which that fleet fails."""
+
+    changes: Changes
+    option: Option
+    fails_at_per_s: float | None = None
+
+
+def concessions(request: Request, options: Iterable[Option]) -> tuple[Found, ...]:
     """What limits would have to be for a fleet that was simulated to keep them, the smallest change
     first, three at most; fleets that leave too many conversations unanswered are left out."""
-    found: dict[tuple[tuple[Limit, float], ...], Remedy] = {}
+    found: dict[tuple[tuple[Limit, float], ...], Found] = {}
     for option in options:
-        broken = [margin for margin in margins_of(request, option) if margin.share < 0]
-        is_finite = all(math.isfinite(margin.value) for margin in broken)
-        if broken and is_finite and answers_enough(option.score, request.targets):
-            remedy = tuple(concession(margin) for margin in broken)
-            found.setdefault(tuple((one.limit, one.needed) for one in remedy), remedy)
-    return tuple(sorted(found.values(), key=lambda remedy: sum(one.size for one in remedy))[:3])
+        changes = conceded(request, option)
+        if changes:
+            key = tuple((one.limit, one.needed) for one in changes)
+            found.setdefault(key, Found(changes=changes, option=option))
+    return tuple(sorted(found.values(), key=lambda one: size_of(one.changes))[:3])
+
+
+def conceded(request: Request, option: Option) -> Changes | None:
+    """The limits that a fleet breaks, as wide as they would have to be; None if no width is
+    enough."""
+    broken = [margin for margin in margins_of(request, option) if margin.share < 0]
+    is_finite = all(math.isfinite(margin.value) for margin in broken)
+    if not is_finite or not answers_enough(option.score, request.targets):
+        return None
+    return tuple(concession(margin) for margin in broken)
 
 
 def concession(margin: Margin) -> Change:
@@ -232,3 +252,9 @@ def is_within(request: Request, option: Option) -> bool:
 def answers_enough(score: Score, targets: Targets) -> bool:
     """Whether as many conversations are answered as must keep the targets."""
     return score.answered >= targets.level
+
+
+def excess_of(request: Request, option: Option) -> float:
+    """By how much limits are broken, summed up."""
+    broken = [max(0.0, -margin.share) for margin in margins_of(request, option)]
+    return sum(broken) + max(0.0, request.targets.level - option.score.answered)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.diagnosis import Binding, bindings
-from conserve_sglang.planning.giving_way import GivingWay, fits, smallest
+from conserve_sglang.planning.giving_way import GivingWay, fits
 from conserve_sglang.planning.hardware import Hardware
+from conserve_sglang.planning.neighbours import Counts
 from conserve_sglang.planning.plan import (
     Infeasible,
     Option,
     Plan,
-    concessions,
+    excess_of,
     is_within,
-    margins_of,
 )
 from conserve_sglang.planning.problem import Config, Objective
 from conserve_sglang.planning.request import Request
@@ -46,7 +46,7 @@ class Bench:
         """Every configuration the request allows."""
         return {one.config(role): one for one in self.request.hardware for role in Role}
 
-    def peak_w(self, counts: dict[Config, int]) -> float:
+    def peak_w(self, counts: Counts) -> float:
         """What the fleet's GPUs may draw."""
         hardware = self.hardware()
         return sum(hardware[config].peak_w * config.tp * count for config, count in counts.items())
@@ -55,23 +55,33 @@ class Bench:
         self, candidate: Candidate, policy: PolicyChoice, counts: dict[Config, int] | None = None
     ) -> Option:
         """Simulate a candidate's fleet, or other counts of it, at the load that is asked for."""
-        request, counts = self.request, counts or candidate.counts
-        fleet = Fleet(counts=counts, policy=policy, hardware=self.hardware())
+        counts = counts or candidate.counts
         is_own = counts == candidate.counts
-        option = Option(
+        rate_per_s = self.request.load.rate_per_s
+        option = replace(
+            self.played(candidate.variant.name, policy, counts, rate_per_s),
             label=candidate.label or "best by approximation" if is_own else "trimmed",
-            variant=candidate.variant.name,
-            policy=policy,
-            counts=counts,
-            peak_w=self.peak_w(counts),
-            score=simulate(
-                fleet, request.load, request.load.rate_per_s, request.targets, request.seed
-            ),
             approximate_w=candidate.answer.mean_w if is_own else None,
             approximate_ttfet_s=candidate.answer.ttfet_s if is_own else None,
         )
         return (
             self.at_most_load(option, candidate.answer.load_per_s) if self._seeks_load else option
+        )
+
+    def played(
+        self, variant: str, policy: PolicyChoice, counts: Counts, rate_per_s: float
+    ) -> Option:
+        """Simulate a fleet at a load."""
+        request = self.request
+        fleet = Fleet(counts=counts, policy=policy, hardware=self.hardware())
+        score = simulate(fleet, request.load, rate_per_s, request.targets, request.seed)
+        return Option(
+            label="one move away",
+            variant=variant,
+            policy=policy,
+            counts=counts,
+            peak_w=self.peak_w(counts),
+            score=score,
         )
 
     @property
@@ -110,13 +120,12 @@ def make_plan(request: Request, told: Told = lambda _: None) -> Plan | Infeasibl
     is_rescued = not kept
     if not kept:
         told("looking for limits that would have to give way")
-        way = GivingWay(request, found.problems, Bench(request)).tried()
+        way = GivingWay(request, found.problems, Bench(request)).tried(options)
         options += tuple(option for option in way.options if fits(request, option))
         kept = [option for option in options if is_within(request, option)]
         if not kept:
-            nearest = min(options, key=lambda option: _excess(request, option), default=None)
-            all_remedies = smallest([*way.remedies, *concessions(request, options)])
-            return Infeasible(request=request, remedies=all_remedies, nearest=nearest)
+            nearest = min(options, key=lambda option: excess_of(request, option), default=None)
+            return Infeasible(request=request, remedies=way.remedies, nearest=nearest)
     chosen, repeats, fragile = _lasting(request, kept, told)
     simulation_s = time.perf_counter() - started
     told("looking for what holds it back")
@@ -207,13 +216,7 @@ def _trims(option: Option) -> Iterator[dict[Config, int]]:
 def _rank(request: Request, option: Option) -> tuple[bool, float, float]:
     is_broken = not is_within(request, option)
     first, second = option.value(request.objective)
-    return (is_broken, _excess(request, option), second) if is_broken else (False, first, second)
-
-
-def _excess(request: Request, option: Option) -> float:
-    """By how much limits are broken, summed up."""
-    broken = [max(0.0, -margin.share) for margin in margins_of(request, option)]
-    return sum(broken) + max(0.0, request.targets.level - option.score.answered)
+    return (is_broken, excess_of(request, option), second) if is_broken else (False, first, second)
 
 
 def _brief(counts: dict[Config, int]) -> str:

@@ -7,6 +7,7 @@ from html import escape
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Objective, Option, Plan
 from conserve_sglang.planning.plan import Margin
+from conserve_sglang.planning.remedy import MEANING
 from conserve_sglang.profiles import Profile, Provenance
 from conserve_sglang.report import plan_charts as charts
 from conserve_sglang.report.page import (
@@ -232,6 +233,7 @@ def _comparisons(plan: Plan) -> str:
         "Against one kind of GPU, and against no caps",
         fitting(lambda width: charts.comparison(plan, width)),
         listing(lines),
+        paragraph(MEANING, "soft") if lines else "",
     )
 
 

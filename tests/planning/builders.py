@@ -92,6 +92,14 @@ def a_request(rate_per_s: float = 0.5, **changes: Any) -> Request:
     return replace(request, **changes)
 
 
+def few_a40(num_gpus: int, caps: tuple[float | None, ...] = (None,), **changes: Any) -> Request:
+    """The same on one host of A40, as delivered or under `caps`."""
+    hosts = (Host(name="a40-box", gpu_ids=tuple(range(num_gpus))),)
+    tier = replace(INVENTORY.tiers[0], hosts=hosts, power_caps_w=caps)
+    own = tuple(one for one in hardware() if one.tier == "a40" and one.power_cap_w in caps)
+    return a_request(inventory=replace(INVENTORY, tiers=(tier,)), hardware=own, **changes)
+
+
 def conversations(count: int, seed: int = 1) -> Sequence[ConversationPlan]:
     """Conversations like the paper's."""
     return list(mini_swe_conversations(count, random.Random(seed)))

@@ -13,6 +13,7 @@ from conserve_sglang.planning import Infeasible, Objective, Plan, hardware_of, m
 from conserve_sglang.planning.inventory import Host
 from conserve_sglang.planning.plan import Option, concessions, is_within
 from conserve_sglang.planning.planner import Bench
+from conserve_sglang.planning.remedy import size_of
 from conserve_sglang.planning.request import Targets
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.shortlist import shortlist
@@ -161,9 +162,9 @@ def test_what_cannot_be_is_said_with_the_least_change_that_helps(
     request = a_request(**changes)
     plan = make_plan(request)
     assert isinstance(plan, Infeasible)
-    said = [change.text for remedy in plan.remedies for change in remedy]
+    said = [change.text for remedy in plan.remedies for change in remedy.changes]
     assert any(text.startswith(words) for text in said), said
-    sizes = [sum(change.size for change in remedy) for remedy in plan.remedies]
+    sizes = [remedy.size for remedy in plan.remedies]
     assert sizes == sorted(sizes)
 
 
@@ -173,7 +174,7 @@ def test_a_budget_raised_as_told_is_enough_for_the_program_and_less_is_not() -> 
     (needed,) = (
         change.needed
         for remedy in plan.remedies
-        for change in remedy
+        for change in remedy.changes
         if change.limit is Limit.PEAK_W
     )
     assert shortlist(a_request(power_budget_w=needed * 1.001)).candidates
@@ -187,11 +188,11 @@ def test_fleets_that_fail_in_the_simulator_say_what_they_would_keep() -> None:
         plan.request, targets=Targets(ttfet_s=score.ttfet_s * 0.9, tbt_s=score.tbt_s * 2)
     )
     remedies = concessions(strict, plan.options)
-    sizes = [sum(change.size for change in remedy) for remedy in remedies]
+    sizes = [size_of(remedy.changes) for remedy in remedies]
     assert 0 < len(remedies) <= 3
     assert sizes == sorted(sizes)
     for remedy in remedies:
-        needed = {change.limit: change.needed for change in remedy}
+        needed = {change.limit: change.needed for change in remedy.changes}
         targets = Targets(
             ttfet_s=needed.get(Limit.TTFET, strict.targets.ttfet_s),
             tbt_s=needed.get(Limit.TBT, strict.targets.tbt_s),
@@ -205,7 +206,7 @@ def test_fleets_that_fail_in_the_simulator_say_what_they_would_keep() -> None:
 def test_too_much_load_asks_for_gpus_or_less_load() -> None:
     plan = make_plan(a_request(rate_per_s=50.0))
     assert isinstance(plan, Infeasible)
-    said = [change.text for remedy in plan.remedies for change in remedy]
+    said = [change.text for remedy in plan.remedies for change in remedy.changes]
     assert any("more GPUs in tier" in text for text in said)
     assert any("conversations/s instead of 50" in text for text in said)
 
