@@ -22,6 +22,9 @@ def print_plan(shown: CapsShown, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(plan_as_json(shown), indent=2))
         return
+    if not shown.here and not shown.elsewhere:
+        typer.echo("no caps in this tier map: no tier has power_cap_w or sm_clock_mhz")
+        return
     for line in plan_lines(shown):
         typer.echo(line)
     if plan is not None and not plan.changes and not plan.problems:

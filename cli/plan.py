@@ -58,6 +58,9 @@ SeedOption = Annotated[int, typer.Option(help="Of the simulated arrivals.")]
 QuickOption = Annotated[
     bool, typer.Option("--quick", help="Only the choice: no comparisons, no sensitivity.")
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Write over a plan's own files that were edited since.")
+]
 
 
 def plan(  # noqa: PLR0913, PLR0917 - each one is an option of the command
@@ -74,6 +77,7 @@ def plan(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     report: ReportOption = None,
     seed: SeedOption = 0,
     quick: QuickOption = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose counts, roles, tensor parallelism, power caps and policy for a load.
@@ -100,6 +104,7 @@ def plan(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             out=out,
             report=report,
             is_quick=quick,
+            is_forced=force,
         )
         result = run(wishes)
     show(result, as_json=as_json)

@@ -40,6 +40,7 @@ def _request_document(request: Request) -> dict[str, Any]:
         "e2e_s": targets.e2e_s,
         "power_budget_w": request.power_budget_w,
         "mean_power_budget_w": request.mean_power_w,
+        "tool_gaps_s": request.load.gaps_s(targets.level),
     }
 
 

@@ -1,15 +1,9 @@
 """From options to a plan, its tier map and its report."""
 
 import math
-import os
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from conserve_sglang.core.errors import PlanError
 from conserve_sglang.planning import (
@@ -25,13 +19,15 @@ from conserve_sglang.planning import (
     make_plan,
     tiers_without,
 )
+from conserve_sglang.planning.checksum import with_checksum
 from conserve_sglang.planning.tier_map import checked, tier_map_text
 from conserve_sglang.profiles import Profile, load_profile, open_profile, shipped_profiles
 from conserve_sglang.report.plan_page import plan_page
 
+from .plan_files import MAP_MARK, check_outputs, write
+from .plan_progress import progress
+
 HOURS_A_DAY = 24
-MAP_MARK, REPORT_MARK = "Chosen by `conserve-sglang plan`", "<title>Plan: "
-"""What the files begin with: nothing else that is there already is written over."""
 _SLOS = ("ttfet", "tbt", "e2e")
 
 
@@ -52,6 +48,7 @@ class Wishes:
     out: Path | None
     report: Path | None
     is_quick: bool
+    is_forced: bool = False
 
     @property
     def command(self) -> str:
@@ -97,7 +94,7 @@ class Result:
 
 def run(wishes: Wishes) -> Result:
     """Plan. Raises ConfigError for files and options that are wrong or do not fit together."""
-    check_outputs(wishes)
+    check_outputs(wishes.out, wishes.report, is_forced=wishes.is_forced)
     inventory = load_inventory(wishes.inventory)
     profiles = _profiles(wishes.profiles)
     request = Request(
@@ -110,7 +107,7 @@ def run(wishes: Wishes) -> Result:
         mean_power_w=_mean_power_w(_positive("--energy-budget", wishes.energy_budget_kwh)),
         seed=wishes.seed,
     )
-    with _progress() as told:
+    with progress() as told:
         plan = make_plan(request, told)
         if isinstance(plan, Plan) and not wishes.is_quick:
             plan = analysed(plan, told)
@@ -123,7 +120,7 @@ def run(wishes: Wishes) -> Result:
     )
     if wishes.report is not None and isinstance(plan, Plan):
         page = plan_page(plan, result.profiles, wishes.command)
-        _write(wishes.report, page)
+        write(wishes.report, with_checksum(page, "<!-- {} -->"))
     return result
 
 
@@ -134,10 +131,10 @@ def _is_used(profile: Profile, request: Request) -> bool:
 def _written(wishes: Wishes, plan: Plan) -> str:
     folder = wishes.out.parent if wishes.out is not None else Path()
     head = [*head_of(plan), f"    {wishes.command}"]
-    text = tier_map_text(plan.request, plan.chosen.counts, plan.chosen.policy, head)
+    text = with_checksum(tier_map_text(plan.request, plan.chosen.counts, plan.chosen.policy, head))
     checked(text, source=str(wishes.out or "the planned tier map"), folder=folder)
     if wishes.out is not None:
-        _write(wishes.out, text)
+        write(wishes.out, text)
     return text
 
 
@@ -145,51 +142,15 @@ def head_of(plan: Plan) -> list[str]:
     """What a planned tier map says of itself; everything in it is modelled."""
     score, load = plan.chosen.score, plan.request.load
     level = plan.request.targets.level * 100
-    return [
+    head = [
         f"{MAP_MARK} for {score.load_per_s:g} conversations/s of {load.source}.",
         f"Modelled, from profiles: TTFET p{level:g} {score.ttfet_s:.3g} s, last-turn TBT p{level:g}"
         f" {score.tbt_s * 1e3:.3g} ms, E2E p{level:g} {score.e2e_s:.3g} s,",
         f"{score.mean_w:.0f} W on average of {plan.chosen.peak_w:.0f} W at most,"
-        f" {score.tokens_per_joule:.3g} tokens/J. The command:",
+        f" {score.tokens_per_joule:.3g} tokens/J.",
     ]
-
-
-def check_outputs(wishes: Wishes) -> None:
-    """That files can be written, before the work is done. Raises PlanError where one cannot, is one
-    of the inputs, or is there already and was not written by `plan`."""
-    marks = ((wishes.out, MAP_MARK), (wishes.report, REPORT_MARK))
-    if wishes.out is not None and wishes.out == wishes.report:
-        raise PlanError(f"{wishes.out}: is named for both the tier map and the report")
-    for path, mark in marks:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise PlanError(f"{path}: cannot be written: it is a directory")
-        if not path.exists():
-            folder = path.parent
-            if not folder.is_dir():
-                raise PlanError(f"{path}: cannot be written: there is no directory {folder}")
-            if not os.access(folder, os.W_OK):
-                raise PlanError(f"{path}: cannot be written: {folder} is not writable")
-        elif not os.access(path, os.W_OK):
-            raise PlanError(f"{path}: cannot be written: permission denied")
-        elif path.is_file() and path.stat().st_size and mark not in _beginning(path):
-            raise PlanError(
-                f"{path}: is there already, and was not written by `conserve-sglang plan`; choose"
-                " another name, or remove it"
-            )
-
-
-def _beginning(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(400)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise PlanError(f"{path}: cannot be written: {error.strerror}") from error
+    notes = [plan.request.gaps_note]
+    return [*head, *(f"{note}." for note in notes if note), "The command:"]
 
 
 def _profiles(names: tuple[str, ...]) -> tuple[Profile, ...]:
@@ -240,15 +201,3 @@ def _positive(option: str, value: float | None) -> float | None:
 
 def _mean_power_w(kwh_a_day: float | None) -> float | None:
     return None if kwh_a_day is None else kwh_a_day * 1000 / HOURS_A_DAY
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """What is being done, on the terminal's error output; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("planning", total=None)
-        yield lambda words: bar.update(task, description=words)

@@ -40,6 +40,8 @@ def _print_plan(result: Result, plan: Plan) -> None:
         for one in plan.margins
     )
     console.print(f"margins: {margins or 'no limits were set'}")
+    if plan.request.gaps_note:
+        console.print(plan.request.gaps_note)
     if plan.fragile:
         console.print("! keeps the limits with these arrivals, but breaks one with another seed")
     for line in beyond_lines([plan.chosen.score.beyond]):
@@ -163,6 +165,8 @@ def _print_footing(result: Result, plan: Plan, console: Console) -> None:
 def _print_infeasible(result: Result, plan: Infeasible) -> None:
     console = Console(stderr=True)
     console.print(f"infeasible: {plan.reason}")
+    if plan.request.gaps_note:
+        console.print(plan.request.gaps_note)
     for number, remedy in enumerate(plan.remedies):
         words = "the smallest change found that would help" if number == 0 else "or"
         console.print(f"{words}: {remedy.text}")

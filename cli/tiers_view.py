@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -29,9 +30,12 @@ def as_document(tier_map: TierMap) -> dict[str, Any]:
 def print_table(tier_map: TierMap) -> None:
     """One row a worker, then policy, router and what is not applied."""
     console = Console()
-    table = Table(title=f"{tier_map.model.served_name}, policy {tier_map.policy.name}")
+    title = f"{tier_map.model.served_name}, policy {tier_map.policy.name}"
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
+    )
     for column in ("worker", "role", "GPU", "GPU ids", "host", "port", "bootstrap", "knobs"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # names are to be read whole
     for worker in tier_map.workers:
         table.add_row(*_cells(worker, tier_map.tier_of(worker)))
     console.print(table)

@@ -71,6 +71,10 @@ class MeterError(ConserveError):
     """Energy cannot be read: no bindings, no driver, no such device, a bad recording."""
 
 
+class WrongMeter(MeterError, ConfigError):
+    """A meter was asked for that there is not, or without what it needs."""
+
+
 class CapsError(ConserveError):
     """A power cap or clock is refused, cannot be set, or cannot be put back."""
 

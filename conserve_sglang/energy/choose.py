@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from conserve_sglang.core.errors import MeterError
+from conserve_sglang.core.errors import MeterError, WrongMeter
 from conserve_sglang.energy.meter import Device, Kind, Meter
 from conserve_sglang.energy.model import ModelMeter
 from conserve_sglang.energy.nvml import NvmlMeter, gpu_uuids
@@ -34,17 +34,18 @@ def open_meter(
     a recording is played as it is.
 
     `auto`: zeus where it is installed, else, or where it finds nothing, NVML. Never a model: that
-    is made of profiles, and has to be asked for. Raises MeterError where nothing can be read.
+    is made of profiles, and has to be asked for. Raises MeterError where nothing can be read,
+    and its WrongMeter where it was asked for wrongly.
     """
     if choice == "replay":
         if recording is None:
-            raise MeterError(
+            raise WrongMeter(
                 "The replay meter needs a recording: --recording FILE, or in a tier map"
                 " energy.recording."
             )
         return ReplayMeter.from_file(Path(recording), time.monotonic)
     if choice not in CHOICES:
-        raise MeterError(
+        raise WrongMeter(
             f"There is no meter {choice!r} here; there are {', '.join(CHOICES)} and model."
         )
 
@@ -68,7 +69,7 @@ def open_meter(
 def modelled_device(profile: str | None) -> ModelMeter:
     """One device that a profile stands for, with nothing running on it."""
     if profile is None:
-        raise MeterError(
+        raise WrongMeter(
             "The model meter needs a profile; there are: " + ", ".join(shipped_profiles()) + "."
         )
     known = open_profile(profile)

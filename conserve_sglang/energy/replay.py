@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from conserve_sglang.core.errors import MeterError
+from conserve_sglang.core.errors import MeterError, WrongMeter
 from conserve_sglang.energy.meter import Device, Kind, Origin, Reading
 
 COLUMNS = ("at_s", "device_id", "kind", "name", "joules", "watts", "source")
@@ -26,17 +26,17 @@ class ReplayMeter:
             self._devices[device.device_id] = device
             self._tracks.setdefault(device.device_id, []).append(reading)
         if not self._tracks:
-            raise MeterError("The recording holds no reading.")
+            raise WrongMeter("The recording holds no reading.")
         self._times = {name: [r.at_s for r in track] for name, track in self._tracks.items()}
         for name, times in self._times.items():
             if times != sorted(times):
-                raise MeterError(f"The recording of {name} goes back in time.")
+                raise WrongMeter(f"The recording of {name} goes back in time.")
         self._began_s = clock()
         self._first_s = min(times[0] for times in self._times.values())
 
     @classmethod
     def from_file(cls, path: Path, clock: Callable[[], float]) -> "ReplayMeter":
-        """Read a recording. Raises `MeterError` with the line that is wrong."""
+        """Read a recording. Raises `WrongMeter` with the line that is wrong."""
         return cls(_rows(path), clock)
 
     def devices(self) -> tuple[Device, ...]:
@@ -58,24 +58,27 @@ class ReplayMeter:
 
 
 def record(path: Path, devices: Iterable[Device], readings: Iterable[Mapping[str, Reading]]) -> int:
-    """Write readings as a recording; how many rows. Modelled readings are refused."""
+    """Write readings as a recording; how many rows. Modelled readings are refused, and then there
+    is no file."""
     known = {device.device_id: device for device in devices}
-    num_rows = 0
+    rows = [
+        _row(known[reading.device_id], reading)
+        for moment in readings
+        for reading in moment.values()
+    ]
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for moment in readings:
-            for reading in moment.values():
-                if reading.origin is not Origin.MEASURED:
-                    raise MeterError(f"{reading.device_id} is modelled: only measured is recorded.")
-                device = known[reading.device_id]
-                watts = "" if reading.watts is None else repr(reading.watts)
-                writer.writerow(
-                    (repr(reading.at_s), device.device_id, device.kind.value, device.name,
-                     repr(reading.joules), watts, reading.source)
-                )  # fmt: skip
-                num_rows += 1
-    return num_rows
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return len(rows)
+
+
+def _row(device: Device, reading: Reading) -> tuple[str, ...]:
+    if reading.origin is not Origin.MEASURED:
+        raise MeterError(f"{reading.device_id} is modelled: only measured is recorded.")
+    watts = "" if reading.watts is None else repr(reading.watts)
+    return (
+        repr(reading.at_s), device.device_id, device.kind.value, device.name,
+        repr(reading.joules), watts, reading.source,
+    )  # fmt: skip
 
 
 def _rows(path: Path) -> Iterable[tuple[Device, Reading]]:
@@ -83,11 +86,13 @@ def _rows(path: Path) -> Iterable[tuple[Device, Reading]]:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             rows, columns = list(reader), reader.fieldnames or COLUMNS
-    except (OSError, UnicodeDecodeError) as error:
-        raise MeterError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise WrongMeter(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise WrongMeter(f"{path} cannot be read: it is not UTF-8 text") from error
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
-        raise MeterError(
+        raise WrongMeter(
             f"{path}, line 1: there is no column {missing[0]}. A recording has the columns"
             f" {','.join(COLUMNS)}, as `conserve-sglang energy --seconds N --record FILE` writes."
         )
@@ -105,7 +110,7 @@ def _rows(path: Path) -> Iterable[tuple[Device, Reading]]:
                 source=f"recorded: {row['source']}",
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise MeterError(
+            raise WrongMeter(
                 f"{path}, line {number}: {error}. The columns are {','.join(COLUMNS)}."
             ) from error
         yield device, reading

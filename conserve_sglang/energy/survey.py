@@ -74,6 +74,11 @@ def survey(
         meter.close()
 
 
+def nothing_found(why: str) -> Survey:
+    """The survey of a machine where nothing is measured."""
+    return Survey(devices=(), may_set=may_set(), problems=(why,))
+
+
 def _readings(meter: Meter, seconds: float, every_s: float) -> Iterator[Mapping[str, Reading]]:
     """One at the beginning, one at the end, and some between."""
     yield meter.read()

@@ -62,15 +62,20 @@ def plan_launch(tier_map: TierMap, options: LaunchOptions) -> LaunchPlan:
 def describe_commands(
     tier_map: TierMap, options: LaunchOptions
 ) -> tuple[tuple[str, ProcessSpec], ...]:
-    """Every process of the map with its host, to be shown instead of started."""
+    """Every process of the map with its host, to be shown instead of started; with a host given,
+    what that one starts. Raises ConfigError where no worker runs on it."""
     check_energy_files(tier_map)
-    return all_commands(
+    commands = all_commands(
         tier_map,
         is_here=host_test(options.host),
         python=sys.executable,
         router_options=options.router_options,
         phase_dir=str(options.log_dir.absolute()),
     )
+    if options.host is None:
+        return commands
+    own = {spec.name for spec in plan_launch(tier_map, options).processes}
+    return tuple((host, spec) for host, spec in commands if spec.name in own)
 
 
 def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from conserve_sglang.planning.hardware import Hardware
+from conserve_sglang.planning.inventory import lacking_roles
 from conserve_sglang.planning.plan import Comparison, Doubt, Infeasible, Option, Plan
 from conserve_sglang.planning.planner import Bench, Told, make_plan
 from conserve_sglang.planning.problem import Objective
@@ -79,6 +80,10 @@ def _comparisons(plan: Plan, told: Told) -> list[Comparison]:
 
 
 def _best(request: Request, label: str) -> Comparison:
+    own = {one.tier for one in request.hardware}
+    lacking = lacking_roles(tier for tier in request.inventory.tiers if tier.name in own)
+    if lacking is not None:
+        return Comparison(label=label, option=None, why=lacking)
     plan = make_plan(request)
     if isinstance(plan, Infeasible):
         return Comparison(label=label, option=plan.nearest, why=_why(plan))

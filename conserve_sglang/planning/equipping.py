@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from conserve_sglang.core.errors import PlanError, ProfileError
 from conserve_sglang.planning.hardware import Hardware
-from conserve_sglang.planning.inventory import GpuTier, Inventory
+from conserve_sglang.planning.inventory import GpuTier, Inventory, lacking_roles
 from conserve_sglang.profiles import Profile
 from conserve_sglang.profiles.knobs import with_knobs
 from conserve_sglang.sim import perf_model_of
@@ -17,16 +17,20 @@ the card accepts, where that is known."""
 
 def hardware_of(inventory: Inventory, profiles: Sequence[Profile]) -> tuple[Hardware, ...]:
     """Every way to equip a worker. Raises PlanError if no tier has a profile of its GPU and the
-    inventory's model, or one has no watts or no KV room."""
-    found = tuple(one for tier in inventory.tiers for one in _of_tier(inventory, tier, profiles))
-    if not found:
+    inventory's model, or one has no watts or no KV room, or none that its caps and sizes leave; and
+    if the roles of those that have one leave nothing that serves."""
+    without = tiers_without(inventory, profiles)
+    known = [tier for tier in inventory.tiers if tier.name not in without]
+    if not known:
         wanted = sorted({tier.gpu for tier in inventory.tiers})
         raise PlanError(
             f"none of the profiles is of {' or '.join(wanted)} with {inventory.model};"
             " give some with --profiles (conserve-sglang profiles lists those that are shipped,"
             " conserve-sglang profile measures one)"
         )
-    return found
+    if lacking := lacking_roles(known):
+        raise PlanError(f"the inventory cannot serve: {lacking}")
+    return tuple(one for tier in known for one in _of_tier(inventory, tier, profiles))
 
 
 def tiers_without(inventory: Inventory, profiles: Sequence[Profile]) -> tuple[str, ...]:
@@ -40,15 +44,35 @@ def _of_tier(
     inventory: Inventory, tier: GpuTier, profiles: Sequence[Profile]
 ) -> Iterator[Hardware]:
     largest = max(len(host.gpu_ids) for host in tier.hosts)
+    fitting = list(_fitting(inventory, tier, profiles))
+    sized = [one for one in fitting if one.tp <= largest and one.tp in (tier.tps or (one.tp,))]
+    if not sized:
+        raise PlanError(_no_size(tier, fitting, largest))
     seen: set[tuple[int, float | None, int | None]] = set()
-    for profile in _fitting(inventory, tier, profiles):
-        if profile.tp > largest or (tier.tps is not None and profile.tp not in tier.tps):
-            continue
+    had: set[float | None] = set()
+    for profile in sized:
         for capped in _under_caps(tier, profile):
+            had.add(capped.power_cap_w or capped.tdp_w)
             knobs = (capped.tp, capped.power_cap_w, capped.sm_clock_mhz)
             if knobs not in seen:
                 seen.add(knobs)
                 yield _hardware(tier, capped, profile.name)
+    if lost := [cap for cap in tier.power_caps_w or () if cap is not None and cap not in had]:
+        raise PlanError(
+            f"tier {tier.name}: power_caps_w: no profile tells what the {tier.gpu} does at"
+            f" {', '.join(f'{cap:g}' for cap in lost)} W: that is above the power it was taken at,"
+            " or below what the GPU draws while it waits; leave it out"
+        )
+
+
+def _no_size(tier: GpuTier, fitting: Sequence[Profile], largest: int) -> str:
+    sizes = ", ".join(map(str, sorted({one.tp for one in fitting})))
+    allowed = "any tp" if tier.tps is None else f"tp: [{', '.join(map(str, tier.tps))}]"
+    return (
+        f"tier {tier.name}: its profiles are of workers with {sizes} GPUs (tp); its largest host"
+        f" has {largest}, and the inventory allows {allowed}. Give other profiles with --profiles,"
+        " or leave the tier out"
+    )
 
 
 def _fitting(inventory: Inventory, tier: GpuTier, profiles: Iterable[Profile]) -> Iterator[Profile]:

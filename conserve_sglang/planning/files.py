@@ -14,6 +14,7 @@ from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.core.tier import FlagValue
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.inventory import ALL_ROLES, GpuTier, Host, Inventory
+from conserve_sglang.planning.inventory_check import problems
 from conserve_sglang.planning.load import Load
 from conserve_sglang.profiles.hardware import least_cap_w
 from conserve_sglang.tiermap.strict import Parts, explain, read_text, read_yaml
@@ -123,30 +124,19 @@ _WORKLOAD: Parts = {"": WorkloadFile, "shape": ShapeFile}
 def load_inventory(path: Path) -> Inventory:
     """Read an inventory file. Raises PlanError with the field that is wrong."""
     decoded = _decode(path, InventoryFile, _INVENTORY)
-    names = [tier.name for tier in decoded.tiers]
-    if len(set(names)) < len(names):
-        raise PlanError(f"{path}: tiers: two have the same name; rename one")
-    return Inventory(
+    inventory = Inventory(
         model=decoded.model.path,
         served_name=decoded.model.served_name,
         tiers=tuple(_tier(path, tier) for tier in decoded.tiers),
         transfer_backend=decoded.transfer_backend,
         router=decoded.router,
     )
+    if found := [f"{path}: {problem}" for problem in problems(inventory)]:
+        raise PlanError("\n".join(found))
+    return inventory
 
 
 def _tier(path: Path, tier: GpuTierFile) -> GpuTier:
-    for tp in tier.tp or ():
-        if tp & (tp - 1):
-            raise PlanError(f"{path}: tier {tier.name}: tp: {tp} is no power of two")
-    least_w = tier.least_power_cap_w or least_cap_w(tier.gpu)
-    for cap in tier.power_caps_w or ():
-        if cap is not None and least_w is not None and cap < least_w:
-            raise PlanError(
-                f"{path}: tier {tier.name}: power_caps_w: {cap:g} W is less than the {least_w:g} W"
-                f" that the {tier.gpu} accepts; leave it out, or say in least_power_cap_w what"
-                " `nvidia-smi -q -d POWER` tells as the Min Power Limit of these cards"
-            )
     return GpuTier(
         name=tier.name,
         gpu=tier.gpu,
@@ -154,7 +144,7 @@ def _tier(path: Path, tier: GpuTierFile) -> GpuTier:
         roles=ALL_ROLES if tier.roles is None else tuple(Role(role) for role in tier.roles),
         tps=tier.tp,
         power_caps_w=tier.power_caps_w,
-        least_cap_w=least_w,
+        least_cap_w=tier.least_power_cap_w or least_cap_w(tier.gpu),
         kv_capacity_tokens=tier.kv_capacity_tokens,
         sglang_flags=tier.sglang_flags,
     )
@@ -164,8 +154,6 @@ def _host(path: Path, tier: str, host: HostFile) -> Host:
     if (host.gpus is None) == (host.gpu_ids is None):
         raise PlanError(f"{path}: tier {tier}, host {host.name}: give either gpus or gpu_ids")
     ids = tuple(range(host.gpus)) if host.gpus is not None else host.gpu_ids or ()
-    if len(set(ids)) < len(ids):
-        raise PlanError(f"{path}: tier {tier}, host {host.name}: a GPU stands there twice")
     return Host(name=host.name, gpu_ids=ids)
 
 

@@ -1,6 +1,6 @@
 """What there is to choose from: GPUs by tier and host, and what may be done with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from conserve_sglang.core.tier import FlagValue
@@ -68,11 +68,25 @@ class Inventory:
         return sum(tier.num_gpus for tier in self.tiers)
 
 
+def lacking_roles(tiers: Iterable[GpuTier]) -> str | None:
+    """Why these tiers can serve nothing together for want of a role; None: they have what it
+    takes, mixed workers, or prefill and decode ones."""
+    tiers = tuple(tiers)
+    allowed = {role for tier in tiers for role in tier.roles}
+    if Role.MIXED in allowed or {Role.PREFILL, Role.DECODE} <= allowed:
+        return None
+    said = ", ".join(
+        f"{tier.name}: {' or '.join(role.value for role in tier.roles) or 'none'}" for tier in tiers
+    )
+    return f"roles are needed that serve, mixed, or prefill and decode; allowed are {said}"
+
+
 def placed(tier: GpuTier, sizes: Mapping[int, int]) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
     """Where workers go: for each size (GPUs of a worker, a power of two) its many workers, as host
-    and GPU ids. The largest first, each on the host with fewest GPUs left that has room, which
-    finds a place for all if there is one. Raises ValueError if there is none."""
-    free = {host.name: list(host.gpu_ids) for host in tier.hosts}
+    and GPU ids. On as few hosts as will do; the largest worker first, each on the host with fewest
+    GPUs left that has room, which finds a place for all if there is one. Raises ValueError if there
+    is none."""
+    free = {host.name: list(host.gpu_ids) for host in _few(tier.hosts, sizes)}
     found: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
     for size in sorted(sizes, reverse=True):
         for _ in range(sizes[size]):
@@ -83,3 +97,25 @@ def placed(tier: GpuTier, sizes: Mapping[int, int]) -> dict[int, list[tuple[str,
             taken, free[host] = free[host][:size], free[host][size:]
             found.setdefault(size, []).append((host, tuple(taken)))
     return found
+
+
+def _few(hosts: Sequence[Host], sizes: Mapping[int, int]) -> Sequence[Host]:
+    """The fewest hosts that have room for all; all of them where there is not enough. The largest
+    ones, since a larger host takes all that a smaller one does; but for the last the smallest that
+    will do."""
+    by_room = sorted(hosts, key=lambda host: -len(host.gpu_ids))
+    for number in range(len(by_room)):
+        if _has_room(by_room[: number + 1], sizes):
+            sure = by_room[:number]
+            last = next(host for host in by_room[::-1] if _has_room([*sure, host], sizes))
+            return [host for host in hosts if host in sure or host is last]
+    return hosts
+
+
+def _has_room(hosts: Sequence[Host], sizes: Mapping[int, int]) -> bool:
+    """Whether workers fit: with powers of two as sizes it is enough to count, size by size."""
+    return all(
+        sum(size * count for size, count in sizes.items() if size >= least)
+        <= sum(len(host.gpu_ids) // least * least for host in hosts)
+        for least in sizes
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
 from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.core.stats import percentile
 from conserve_sglang.workload import ConversationPlan, at_rate, poisson_arrivals, with_arrivals
 
 
@@ -31,6 +32,17 @@ class Load:
         turns = (turn for plan in self.conversations for turn in plan.turns)
         tokens = sum(turn.input_tokens + turn.output_tokens for turn in turns)
         return tokens / len(self.conversations)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether anybody waits for a tool."""
+        return any(turn.gap_s for plan in self.conversations for turn in plan.turns[1:])
+
+    def gaps_s(self, level: float) -> float:
+        """The quantile `level` of a conversation's tool gaps, summed up. No fleet's TTFET or E2E at
+        that level is shorter."""
+        sums = sorted(sum(turn.gap_s for turn in plan.turns[1:]) for plan in self.conversations)
+        return percentile(sums, level * 100)
 
     def sample(self, count: int, rate_per_s: float, seed: int) -> Iterator[ConversationPlan]:
         """`count` conversations in order of arrival. Fewer than there are: the first ones, which

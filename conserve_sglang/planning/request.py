@@ -52,6 +52,21 @@ class Request:
             e2e_s=self.targets.e2e_s,
         )
 
+    @property
+    def gaps_note(self) -> str:
+        """What of TTFET and E2E no GPU shortens; empty where there are no tool gaps."""
+        if not self.load.has_gaps:
+            return ""
+        targets, level = self.targets, self.targets.level
+        gaps_s = self.load.gaps_s(level)
+        at = f"{gaps_s:,.4g} s of a conversation at p{level * 100:g}"
+        told = f"TTFET and E2E hold the tool gaps: {at}"
+        asked = (("TTFET", targets.ttfet_s), ("E2E", targets.e2e_s))
+        short = [f"{name} target of {s:g} s" for name, s in asked if s is not None and s <= gaps_s]
+        if not short:
+            return told
+        return f"{told}, so no fleet keeps the {' and the '.join(short)}"
+
     def allows(self, hardware: Hardware, role: Role) -> bool:
         """Whether the inventory lets these GPUs serve in a role."""
         return any(

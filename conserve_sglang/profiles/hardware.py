@@ -116,7 +116,7 @@ MODELS: Mapping[str, ModelShape] = {
 
 def gpu_named(name: str) -> Gpu:
     """A GPU by its product name, in any case. ProfileError lists the known ones."""
-    found = {known.lower(): gpu for known, gpu in GPUS.items()}.get(name.lower())
+    found = _known(name)
     if found is None:
         raise ProfileError(f"nothing is known of a GPU {name!r}; known: {', '.join(GPUS)}")
     return found
@@ -124,5 +124,15 @@ def gpu_named(name: str) -> Gpu:
 
 def least_cap_w(gpu: str) -> float | None:
     """The lowest power cap a GPU accepts; None where that, or the GPU, is not known."""
-    found = {known.lower(): one for known, one in GPUS.items()}.get(gpu.lower())
+    found = _known(gpu)
     return None if found is None else found.least_cap_w
+
+
+def most_cap_w(gpu: str) -> float | None:
+    """The highest power cap a GPU accepts, its rated power; None where the GPU is not known."""
+    found = _known(gpu)
+    return None if found is None else found.tdp_w
+
+
+def _known(gpu: str) -> Gpu | None:
+    return {known.lower(): one for known, one in GPUS.items()}.get(gpu.lower())

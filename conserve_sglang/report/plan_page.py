@@ -85,7 +85,8 @@ def _head(plan: Plan) -> str:
         (f"{short(score.e2e_s)} s", _of(f"E2E {level}", request.targets.e2e_s, "s"), ""),
         (f"{plan.chosen.num_gpus} of {request.inventory.num_gpus}", "GPUs in use", ""),
     ]
-    return f"<h1>{title}</h1>{paragraph(load, 'soft')}{tiles(values)}"
+    gaps = paragraph(f"{request.gaps_note}.", "soft") if request.gaps_note else ""
+    return f"<h1>{title}</h1>{paragraph(load, 'soft')}{tiles(values)}{gaps}"
 
 
 def _of(name: str, limit: float | None, unit: str) -> str:

@@ -18,6 +18,11 @@ def test_plan_without_a_gpu_shows_what_is_asked_for(run_cli: RunCli) -> None:
     assert document["changes"] == []
 
 
+def test_a_map_without_caps_says_so(run_cli: RunCli) -> None:
+    ran = run_cli("caps", "plan", "--tier-map", MAPS / "cpu_local.yaml")
+    assert (ran.code, ran.out.startswith("no caps in this tier map")) == (0, True)
+
+
 def test_other_machines_caps_are_told_apart(run_cli: RunCli) -> None:
     words = ("caps", "plan", "--tier-map", MAPS / "a40_capped.yaml", "--host", "elsewhere")
     assert "elsewhere: tier decode: GPU 3 of 127.0.0.1: power cap 200 W" in run_cli(*words).out

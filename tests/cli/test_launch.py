@@ -39,6 +39,17 @@ def test_a_dry_run_as_json(run_cli: RunCli) -> None:
     assert len(document["notices"]) == 1
 
 
+def test_a_dry_run_of_a_host_has_what_that_one_starts(run_cli: RunCli) -> None:
+    words = ("launch", "--tier-map", TWO_MACHINES, "--dry-run", "--json", "--host")
+    rows = json.loads(run_cli(*words, "l4-box", "--no-router").out)["processes"]
+    assert {row["host"] for row in rows} == {"l4-box"}
+    with_router = json.loads(run_cli(*words, "l4-box").out)["processes"]
+    assert [row["name"] for row in with_router] == [*(row["name"] for row in rows), "router"]
+    ran = run_cli(*words, "nohost")
+    assert ran.code == 2
+    assert "its hosts are a40-box, l4-box" in ran.err
+
+
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
 def test_a_dry_run_keeps_secrets(run_cli: RunCli, tmp_path: Path, as_json: list[str]) -> None:
     text = (MAPS / "cpu_local.yaml").read_text()

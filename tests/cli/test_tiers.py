@@ -48,6 +48,18 @@ def test_show_has_every_worker_and_says_what_is_not_enforced(run_cli: RunCli) ->
     assert "is not enforced, as no energy is read" in " ".join(out.split())
 
 
+def test_show_at_80_columns_has_every_name_whole(
+    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run_cli("tiers", "show", MAPS / "h100_l4.yaml").out.splitlines()
+    assert [line.split()[0] for line in lines[3:10]] == [
+        *(f"l4-prefill-{number}" for number in range(6)),
+        "h100-decode-0",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
 def test_show_as_json_is_the_decoded_map(run_cli: RunCli) -> None:
     document = json.loads(run_cli("tiers", "show", "--json", TWO_MACHINES).out)
     assert [worker["worker_id"] for worker in document["workers"]][:2] == ["a40-0", "l4-0"]

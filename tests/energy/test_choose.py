@@ -1,5 +1,6 @@
 """Which meter is taken, and what is said where there is none."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from conserve_sglang.core.errors import MeterError
 from conserve_sglang.energy import choose
 from conserve_sglang.energy.choose import modelled_device, open_meter
-from conserve_sglang.energy.meter import Origin
+from conserve_sglang.energy.meter import Meter, Origin
 from conserve_sglang.energy.replay import ReplayMeter
 from tests.cli.conftest import RunCli, run_cli
 
@@ -90,18 +91,38 @@ def test_what_was_measured_can_be_recorded_and_played_again(
 def test_modelled_numbers_are_not_recorded(run_cli: RunCli, tmp_path: Path) -> None:
     model = ("energy", "--meter", "model", "--profile", "l4-qwen3-0.6b")
     ran = run_cli(*model, "--seconds", "0.1", "--record", tmp_path / "r.csv")
-    assert ran.code == 1
-    assert "only measured is recorded" in ran.err
+    assert ran.code == 2
+    assert "only what is measured is recorded" in ran.err
+    assert not (tmp_path / "r.csv").exists()
     ran = run_cli(*model, "--record", tmp_path / "r.csv")
     assert ran.code == 2
     assert "--seconds" in ran.err
 
 
+def test_nothing_to_measure_is_json_too(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> Meter:
+        raise MeterError("no meter here")
+
+    monkeypatch.setattr("conserve_sglang.energy.choose.open_meter", none)
+    ran = run_cli("energy", "--json")
+    assert ran.code == 1
+    document = json.loads(ran.out)
+    assert (document["devices"], document["problems"]) == ([], ["no meter here"])
+    assert ran.err == "error: no meter here\n"
+
+
 def test_command_says_what_a_meter_needs_and_only_what_it_knows(
     run_cli: RunCli, tmp_path: Path
 ) -> None:
-    assert "nvml, replay and model" in run_cli("energy", "--meter", "foo").err
-    assert "--recording FILE" in run_cli("energy", "--meter", "replay").err
+    for asked, told in {
+        ("--meter", "foo"): "nvml, replay and model",
+        ("--meter", "replay"): "--recording FILE",
+        ("--meter", "replay", "--recording", tmp_path / "none"): "No such file",
+        ("--meter", "model"): "needs a profile",
+        ("--seconds", 1, "--record", tmp_path / "none" / "r.csv"): "no file can be there",
+    }.items():
+        ran = run_cli("energy", *asked)
+        assert (ran.code, told in ran.err) == (2, True), asked
     (tmp_path / "r.csv").write_text(ROWS)
     out = run_cli("energy", "--meter", "replay", "--recording", tmp_path / "r.csv").out
     assert "nothing is known of setting one" in out

@@ -54,6 +54,7 @@ def test_modelled_reading_is_not_recorded_as_measured(tmp_path: Path) -> None:
     modelled = {"GPU-1": replace(TRACK[0]["GPU-1"], origin=Origin.MODELLED)}
     with pytest.raises(MeterError, match="modelled"):
         record(tmp_path / "meter.csv", [GPU], [modelled])
+    assert not (tmp_path / "meter.csv").exists()
 
 
 @pytest.mark.parametrize(

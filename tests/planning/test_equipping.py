@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from conserve_sglang.core.errors import PlanError
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Targets, hardware_of
@@ -24,11 +26,11 @@ CLOCKED = replace(
 )  # fmt: skip
 
 
-def an_inventory(gpu: str = "A40", **changes: object) -> Inventory:
+def an_inventory(gpu: str = "A40", **changes: Any) -> Inventory:
     tier = GpuTier(name="gpus", gpu=gpu, hosts=(Host(name="box", gpu_ids=(0, 1, 2, 3)),))
     return Inventory(
         model="Qwen/Qwen3-0.6B",
-        tiers=(replace(tier, **changes),),  # type: ignore[arg-type]
+        tiers=(replace(tier, **changes),),
     )
 
 
@@ -85,3 +87,23 @@ def test_a_chosen_clock_is_set_by_the_map_and_played_by_the_profile_taken_at_it(
         "gpus-decode": "a40-at-1200",
     }
     assert notes == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"roles": (Role.PREFILL,)}, "allowed are gpus: prefill"),
+        ({"tps": (4,)}, r"workers with 1 GPUs .* the inventory allows tp: \[4\]"),
+        ({"power_caps_w": (None, 900.0)}, "no profile tells what the A40 does at 900 W"),
+        ({"power_caps_w": (20.0,)}, "no profile tells what the A40 does at 20 W"),
+    ],
+)
+def test_what_leaves_no_choice_is_told_as_what_it_is(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        hardware_of(an_inventory(**changes), [WHOLE])
+
+
+def test_a_cap_may_come_from_any_of_the_profiles() -> None:
+    capped = shipped_profile("a40-qwen3-0.6b-200w")
+    inventory = an_inventory(power_caps_w=(250.0, 200.0))
+    assert sorted(caps_of(inventory, capped, WHOLE), key=str) == [200, 250]

@@ -19,6 +19,7 @@ tiers:
     hosts: [{name: one, gpu_ids: [2, 3]}, {name: two, gpus: 1}]
     roles: [decode]
 """
+GENERATED = "schema_version: 1, generator: claude-code, conversations_per_s: 1"
 
 
 def written(folder: Path, text: str, name: str = "file.yaml") -> Path:
@@ -51,6 +52,18 @@ def test_an_inventory_is_read(tmp_path: Path) -> None:
             "tier a40: power_caps_w: 90 W is less than the 100 W",
         ),
         ("[null, 200]", "[150], least_power_cap_w: 160", "150 W is less than the 160 W"),
+        ("[null, 200]", "[null, 900]", "tier a40: power_caps_w: 900 W is more than the 300 W"),
+        (
+            "{name: two, gpus: 1}",
+            "{name: one, gpus: 1}",
+            "tier l4: hosts: one stands there twice; write all its GPUs into one",
+        ),
+        ("{name: two, gpus: 1}", "{name: two, gpu_ids: []}", "host two: has no GPU"),
+        (
+            "{name: two, gpus: 1}",
+            "{name: box, gpu_ids: [3, 4]}",
+            "tiers a40 and l4: both have GPU 3 of box; say with gpu_ids",
+        ),
         ("schema_version: 1", "schema_version: 2", "schema_version"),
     ],
 )
@@ -61,6 +74,30 @@ def test_a_wrong_inventory_says_what_is_wrong(
     with pytest.raises(PlanError, match=message) as caught:
         load_inventory(path)
     assert str(path) in str(caught.value)
+
+
+def test_two_tiers_may_share_a_host_but_no_gpu_of_it(tmp_path: Path) -> None:
+    shared = INVENTORY.replace("{name: two, gpus: 1}", "{name: box, gpu_ids: [4, 5]}")
+    assert load_inventory(written(tmp_path, shared)).num_gpus == 8
+    local = INVENTORY.replace("name: box", "name: localhost").replace(
+        "name: two", "name: 127.0.0.1"
+    )
+    with pytest.raises(PlanError, match=r"both have GPU 0 of 127\.0\.0\.1"):
+        load_inventory(written(tmp_path, local))
+
+
+def test_tool_gaps_are_told_at_the_level_that_is_asked_for(tmp_path: Path) -> None:
+    text = """
+    schema_version: 1
+    shape: {turns: 5, first_input_tokens: 1000, append_tokens: 50, output_tokens: 20, gap_s: 30}
+    conversations_per_s: 1
+    """
+    load = load_workload(written(tmp_path, text))
+    assert load.gaps_s(0.95) == 120
+    code = load_workload(written(tmp_path, f"{{{GENERATED}}}"))
+    sums = sorted(sum(turn.gap_s for turn in plan.turns[1:]) for plan in code.conversations)
+    assert code.gaps_s(0.5) < code.gaps_s(0.95) < sums[-1]
+    assert sum(one <= code.gaps_s(0.95) for one in sums) >= 0.95 * len(sums)
 
 
 def test_a_shape_is_one_conversation_played_over_and_over(tmp_path: Path) -> None:
