@@ -23,6 +23,7 @@ from conserve_sglang.planning.checksum import with_checksum
 from conserve_sglang.planning.tier_map import checked, tier_map_text
 from conserve_sglang.profiles import Profile, load_profile, open_profile, shipped_profiles
 from conserve_sglang.report.plan_page import plan_page
+from conserve_sglang.report.refusal_page import refusal_page
 
 from .plan_files import MAP_MARK, check_outputs, write
 from .plan_progress import progress
@@ -118,8 +119,9 @@ def run(wishes: Wishes) -> Result:
         left_out=tiers_without(inventory, profiles),
         tier_map=_written(wishes, plan) if isinstance(plan, Plan) else None,
     )
-    if wishes.report is not None and isinstance(plan, Plan):
-        page = plan_page(plan, result.profiles, wishes.command)
+    if wishes.report is not None:
+        rest = (result.profiles, wishes.command)
+        page = plan_page(plan, *rest) if isinstance(plan, Plan) else refusal_page(plan, *rest)
         write(wishes.report, with_checksum(page, "<!-- {} -->"))
     return result
 

@@ -180,6 +180,8 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
         console.print("no change of a single limit helps: other GPUs or another model are needed")
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")
+    if result.wishes.report is not None:
+        console.print(f"report: {result.wishes.report}")
 
 
 def _at_scale(plan: Plan) -> str:

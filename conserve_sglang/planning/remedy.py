@@ -89,7 +89,7 @@ MEANING = (
     "Smallest, of changes of the same limits, in the simulator with these arrivals: the fewest"
     " more GPUs of whatever tier; of a target, a budget or the load the least relative change, to"
     " 1 %. One step less was tried where it says so; that still less fails too is granted, and so"
-    " is that more workers do no harm."
+    " is that more workers and higher caps do no harm."
 )
 STEP = 0.01
 """What a target, a budget or a load is told to, as a share of what is needed."""

@@ -136,8 +136,8 @@ def infeasible(run_cli: RunCli, files: tuple[object, ...], *more: object) -> Ran
 def test_what_cannot_be_is_exit_code_3_and_the_least_change(
     run_cli: RunCli, files: tuple[object, ...], tmp_path: Path
 ) -> None:
-    out = tmp_path / "map.yaml"
-    ran = infeasible(run_cli, files, "-o", out)
+    out, report = tmp_path / "map.yaml", tmp_path / "report.html"
+    ran = infeasible(run_cli, files, "-o", out, "--report", report)
     assert ran.code == 3
     said = " ".join(ran.err.split())
     assert "infeasible: no choice of these GPUs keeps all limits; the nearest" in said
@@ -154,6 +154,10 @@ def test_what_cannot_be_is_exit_code_3_and_the_least_change(
     assert first["tried"] in ("all", "near")
     assert first["fleets"] > 0
     assert document["smallest_means"] in said
+    page = report.read_text()
+    assert page.startswith("<!doctype html>")
+    assert first["text"] in page
+    assert document["smallest_means"] in page
 
 
 @pytest.mark.parametrize(
