@@ -27,9 +27,9 @@ from conserve_sglang.report.refusal_page import refusal_page
 
 from .plan_files import MAP_MARK, check_outputs, write
 from .plan_progress import progress
+from .slo_option import parse_slo
 
 HOURS_A_DAY = 24
-_SLOS = ("ttfet", "tbt", "e2e")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,20 +170,7 @@ def _profiles(names: tuple[str, ...]) -> tuple[Profile, ...]:
 
 
 def _targets(wishes: Wishes) -> Targets:
-    given: dict[str, float] = {}
-    for text in ",".join(wishes.slo).split(","):
-        if not text:
-            continue
-        name, _, value = text.partition("=")
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = 0.0
-        if name not in _SLOS or not (seconds > 0 and math.isfinite(seconds)):
-            raise PlanError(f"--slo {text}: write ttfet=SECONDS, tbt=SECONDS or e2e=SECONDS")
-        if given.get(f"{name}_s", seconds) != seconds:
-            raise PlanError(f"--slo: {name} is given twice; leave one out")
-        given[f"{name}_s"] = seconds
+    given = {f"{name}_s": seconds for name, seconds in parse_slo(wishes.slo).items()}
     return Targets(level=wishes.percentile / 100, **given)
 
 

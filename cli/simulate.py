@@ -72,6 +72,15 @@ ProfileOption = Annotated[
         help="A profile to prefer, by name or YAML file; may be given again.",
     ),
 ]
+SloOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slo",
+        metavar="NAME=SECONDS",
+        help="Judge by ttfet=8, tbt=0.1 (of last turns), e2e=60, several with commas, or by the"
+        " tier map's slo: map. By default by 5 times the mean run alone, as the paper does.",
+    ),
+]
 BudgetOption = Annotated[
     bool,
     typer.Option(
@@ -99,6 +108,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     fitting: FittingOption = None,
     kv_capacity_tokens: KvCapacityOption = None,
     profile: ProfileOption = None,
+    slo: SloOption = None,
     figures: FiguresOption = None,
     keeps_budget: BudgetOption = False,
     as_json: JsonOption = False,
@@ -109,25 +119,22 @@ def simulate(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     """
     from conserve_sglang.traces import Source
 
-    from .simulate_compare import Wanted, play, show
+    from .simulate_compare import play, show
+    from .simulate_run import Wanted
 
     with clean_failure():
         source = Source(
-            trace=trace,
-            tokenizer=tokenizer,
-            synthetic=synthetic,
-            like=like,
-            rate_per_s=rate,
-            cv=cv,
-            arrivals_of=arrivals_of,
-            load=load,
-            gap_factor=tool_gaps,
-            seed=seed,
-            max_turns=max_turns,
-            window_tokens=window,
-            fitting=fitting,
+            trace=trace, tokenizer=tokenizer, synthetic=synthetic, like=like, rate_per_s=rate,
+            cv=cv, arrivals_of=arrivals_of, load=load, gap_factor=tool_gaps, seed=seed,
+            max_turns=max_turns, window_tokens=window, fitting=fitting,
+        )  # fmt: skip
+        wanted = Wanted(
+            policies=tuple(policy or ()),
+            kv_capacity_tokens=kv_capacity_tokens,
+            profiles=tuple(profile or ()),
+            figures=figures,
+            keeps_budget=keeps_budget,
+            slo=tuple(slo or ()),
         )
-        names, profiles = tuple(policy or ()), tuple(profile or ())
-        wanted = Wanted(names, kv_capacity_tokens, profiles, figures, keeps_budget)
         played = play(tier_map, source, wanted)
     show(played, as_json=as_json)

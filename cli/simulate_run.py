@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.tier import FlagValue, PolicyChoice, TierMap
+from conserve_sglang.core.tier import FlagValue, PolicyChoice, Slo, Tier, TierMap
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning.power_log import PowerLog
 from conserve_sglang.policy import POLICIES
@@ -28,11 +28,15 @@ from conserve_sglang.sim import (
 )
 from conserve_sglang.sim.budget import BudgetSummary, SimulatedBudget
 from conserve_sglang.tiermap import load_tier_map
+from conserve_sglang.tiermap.load import policy_problems
 from conserve_sglang.traces import BadLine, Source, draw
 from conserve_sglang.workload import ConversationPlan
 
 from .simulate_watch import Latencies, progress
+from .slo_option import parse_slo
 
+MAPS_OWN = "map"
+"""Of --slo: judge by the tier map's targets."""
 NUM_BINS = 60
 """Of the power over the time in which conversations arrive."""
 
@@ -41,11 +45,13 @@ NUM_BINS = 60
 class Result:
     """A run and what it was a run of: `policy` with its `params`, called `label` beside others.
 
-    `perf` is what conversations run alone are computed with, `profiles` each tier's; `notes` says
-    for which tier another one's was taken, and what else the figures are to be read with.
-    `latencies` and `watts` (of each tier over time, if asked for) are what figures are drawn of.
-    `num_left_out`: conversations whose turn 1 is larger than the window. `scaling` says how their
-    lengths were scaled to it; empty if they were not. `beyond`: what was extrapolated.
+    `perf` is what conversations run alone are computed with, `alone_on` says on which GPU that is;
+    `profiles` are each tier's; `notes` says for which tier another one's was taken, and what else
+    the figures are to be read with. `slo`: the targets they are judged by, and `attained` the share
+    of conversations that keep all of them; None for the paper's. `latencies` and `watts` (of each
+    tier over time, if asked for) are what figures are drawn of. `num_left_out` of `num_given`
+    conversations have a turn 1 larger than the window. `scaling` says how their lengths were scaled
+    to it; empty if they were not. `beyond`: what was extrapolated.
     """
 
     tier_map: str
@@ -55,10 +61,15 @@ class Result:
     seed: int
     rate_per_s: float | None
     perf: PerfModel
+    alone_on: str
+    slo: Slo | None
+    judged_by: str
+    attained: float | None
     profiles: dict[str, Profile]
     notes: tuple[str, ...]
     bad_lines: tuple[BadLine, ...]
     num_left_out: int
+    num_given: int
     scaling: str
     num_kv_transfers: int
     summary: Summary
@@ -68,29 +79,37 @@ class Result:
     budget: BudgetSummary | None = None
 
 
-def run(  # noqa: PLR0913 - each one is an option of the command
-    path: Path,
-    source: Source,
-    policy: str | None,
-    kv_capacity_tokens: int | None,
-    wanted: Sequence[str] = (),
-    *,
-    wants_watts: bool = False,
-    keeps_budget: bool = False,
-) -> Result:
-    """Simulate, with the wanted profiles where they fit. Raises ConfigError for options that do
-    not fit together."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How to play: under which policies (none: the tier map's), with which KV room and profiles;
+    `figures`: the folder to draw into; `keeps_budget`: under the power controller; `slo`: judged by
+    these targets."""
+
+    policies: tuple[str, ...]
+    kv_capacity_tokens: int | None
+    profiles: tuple[str, ...]
+    figures: Path | None
+    keeps_budget: bool = False
+    slo: tuple[str, ...] = ()
+
+
+def run(path: Path, source: Source, policy: str | None, wanted: Wanted) -> Result:
+    """Simulate one policy (None: the tier map's), with the wanted profiles where they fit. Raises
+    ConfigError for options that do not fit together."""
     tier_map = load_tier_map(path)
-    if keeps_budget and not tier_map.has_budget:
+    if wanted.keeps_budget and not tier_map.has_budget:
         raise ConfigError(f"{path}: has no power_budget_w or energy_budget_j_per_output_token")
+    targets, judged_by = slo_of(path, tier_map, wanted.slo)
     choice = policy_of(tier_map, policy)
     label = policy or choice.name
-    profiles, notes = profiles_of(tier_map, [open_profile(name) for name in wanted])
-    perf = perf_model_of(profiles[alone_tier(tier_map)])
-    deployment = deployment_of(tier_map, profiles, choice, kv_capacity_tokens)
+    profiles, notes = profiles_of(tier_map, [open_profile(name) for name in wanted.profiles])
+    alone = alone_tier(tier_map)
+    perf = perf_model_of(profiles[alone])
+    deployment = deployment_of(tier_map, profiles, choice, wanted.kv_capacity_tokens)
     drawn = draw(source)
-    budget = SimulatedBudget(tier_map, profiles) if keeps_budget else None
-    played = _play(deployment, perf, drawn.conversations, label, wants_watts, budget)
+    budget = SimulatedBudget(tier_map, profiles) if wanted.keeps_budget else None
+    tally, draws = Tally(perf, targets), wanted.figures is not None
+    played = _play(deployment, tally, drawn.conversations, label, draws, budget)
     return Result(
         tier_map=str(path),
         policy=choice.name,
@@ -99,10 +118,15 @@ def run(  # noqa: PLR0913 - each one is an option of the command
         seed=source.seed,
         rate_per_s=source.rate_per_s,
         perf=perf,
+        alone_on=next(_alone_on(tier, perf) for tier in tier_map.tiers if tier.name == alone),
+        slo=targets,
+        judged_by=judged_by,
+        attained=tally.attained,
         profiles=profiles,
-        notes=(*notes, *_notes_of(tier_map, choice, drawn.conversations)),
+        notes=(*notes, *drawn.notes, *_notes_of(tier_map, choice, drawn.conversations)),
         bad_lines=drawn.bad_lines,
         num_left_out=drawn.num_left_out,
+        num_given=drawn.num_left_out + len(drawn.conversations),
         scaling=drawn.scaling,
         num_kv_transfers=played.num_kv_transfers,
         summary=played.summary,
@@ -125,7 +149,34 @@ def policy_of(tier_map: TierMap, wanted: str | None) -> PolicyChoice:
         if not key or not equals:
             raise ConfigError(f"--policy {wanted}: {part!r} is not param=value")
         params[key.strip()] = _value(value.strip())
-    return PolicyChoice(name=name, params=params)
+    choice = PolicyChoice(name=name, params=params)
+    problems = [
+        problem.removeprefix("policy.name: ").removeprefix("policy.params.")
+        for problem in policy_problems(choice)
+    ]
+    if problems:
+        raise ConfigError(f"--policy {wanted}: {'; '.join(problems)}")
+    return choice
+
+
+def slo_of(path: Path, tier_map: TierMap, given: Sequence[str]) -> tuple[Slo | None, str]:
+    """The targets to judge by, and whose they are; None for the paper's. Raises ConfigError."""
+    if not given:
+        return None, "5 times the mean run alone (the paper's)"
+    if list(given) == [MAPS_OWN]:
+        if tier_map.slo == Slo():
+            raise ConfigError(f"--slo {MAPS_OWN}: {path} has no slo; give ttfet=SECONDS")
+        return tier_map.slo, "the tier map's slo"
+    found = parse_slo(given)
+    slo = Slo(ttfet_s=found.get("ttfet"), last_turn_tbt_s=found.get("tbt"), e2e_s=found.get("e2e"))
+    return slo, "--slo"
+
+
+def _alone_on(tier: Tier, perf: PerfModel) -> str:
+    gpus = (
+        "the CPU" if tier.is_cpu else f"one {tier.gpu}" if tier.tp == 1 else f"{tier.tp} {tier.gpu}"
+    )
+    return f"{gpus} of tier {tier.name} (profile {perf.name})"
 
 
 def _value(text: str) -> FlagValue:
@@ -169,13 +220,13 @@ class _Played:
 
 def _play(
     deployment: Deployment,
-    perf: PerfModel,
+    tally: Tally,
     plans: Sequence[ConversationPlan],
     name: str,
     wants_watts: bool,
     budget: SimulatedBudget | None,
 ) -> _Played:
-    tally, latencies = Tally(perf), Latencies()
+    latencies = Latencies()
     with progress(name, len(plans)) as told:
 
         def sink(record: ConversationRecord) -> None:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,19 +14,21 @@ Told = Callable[[ConversationRecord], None]
 
 
 class Latencies:
-    """A sink that keeps the latencies of answered conversations, eight bytes each."""
+    """A sink that keeps the latencies of conversations, eight bytes each; infinite for those that
+    were not answered."""
 
     def __init__(self) -> None:
         self.ttfet_s, self.last_turn_tbt_s, self.e2e_s = array("d"), array("d"), array("d")
 
     def __call__(self, record: ConversationRecord) -> None:
         """Take in a conversation that is over."""
-        if record.outcome is not Outcome.ANSWERED:
-            return
-        self.ttfet_s.append(record.ttfet_s)
-        self.e2e_s.append(record.e2e_s)
-        if record.last_turn_tbt_s is not None:
-            self.last_turn_tbt_s.append(record.last_turn_tbt_s)
+        is_answered = record.outcome is Outcome.ANSWERED
+        self.ttfet_s.append(record.ttfet_s if is_answered else inf)
+        self.e2e_s.append(record.e2e_s if is_answered else inf)
+        has_tbt = record.plan.turns[-1].output_tokens > 1
+        tbt_s = record.last_turn_tbt_s if is_answered else (inf if has_tbt else None)
+        if tbt_s is not None:
+            self.last_turn_tbt_s.append(tbt_s)
 
 
 @contextmanager

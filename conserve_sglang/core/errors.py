@@ -4,6 +4,7 @@ ConserveError
 ├── ConfigError            a file or option is wrong: say which, where, and what to do
 │   ├── TierMapError       with the file and the path of the field inside it
 │   ├── TraceError         a file of conversations as a whole cannot be read
+│   │   └── NotThisFormat  it is in no format known, or not in the one named
 │   ├── PlanError          what is to be planned is wrong, or does not fit together
 │   └── ProfileError       a profile of a GPU cannot be read, or lacks what was asked
 │       └── OutsideProfile what was asked lies beyond its points
@@ -37,6 +38,10 @@ class TierMapError(ConfigError):
 
 class TraceError(ConfigError):
     """A file of conversations as a whole cannot be read; a bad line is not an error."""
+
+
+class NotThisFormat(TraceError):
+    """A file of conversations is in no format known here, or not in the one that was named."""
 
 
 class PlanError(ConfigError):

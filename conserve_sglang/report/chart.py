@@ -42,7 +42,8 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """What to draw. `description` is for those who cannot see it."""
+    """What to draw. `description` is for those who cannot see it. `y_to`: the y axis shows at least
+    up to there."""
 
     title: str
     x_label: str
@@ -51,6 +52,7 @@ class Chart:
     marks: Sequence[Mark] = ()
     x_from_zero: bool = False
     y_from_zero: bool = True
+    y_to: float | None = None
     description: str = ""
     x_ticks: Sequence[tuple[float, str]] = field(default=())
 
@@ -96,7 +98,8 @@ def _frame(chart: Chart, width: int, height: int, top: float) -> Frame:
     x_marks = [mark.value for mark in chart.marks if mark.axis == "x"]
     y_marks = [mark.value for mark in chart.marks if mark.axis == "y"]
     xs = extent([*(x for x, _ in points), *x_marks], chart.x_from_zero)
-    ys = extent([*(y for _, y in points), *bases, *y_marks], chart.y_from_zero)
+    reach = [] if chart.y_to is None else [chart.y_to]
+    ys = extent([*(y for _, y in points), *bases, *y_marks, *reach], chart.y_from_zero)
     if any(series.kind == "area" for series in chart.series):
         xs = min(x for x, _ in points), max(x for x, _ in points)
     left = 14 + CHARACTER * max(len(short(tick)) for tick in ticks(*ys))

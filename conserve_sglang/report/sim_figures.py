@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from conserve_sglang.report.chart import Bar, Chart, Series, bars, stacked, svg
 from conserve_sglang.report.scale import short
@@ -14,9 +15,9 @@ NUM_COLORS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
-    """What is drawn of one run: its latencies by conversation in seconds, and watts of each tier
-    over time. `policy` names it, apart from all others. `tokens_per_joule` is None where power is
-    not known."""
+    """What is drawn of one run: its latencies by conversation in seconds, infinite for those that
+    were not answered, and watts of each tier over time. `policy` names it, apart from all others.
+    `tokens_per_joule` is None where power is not known."""
 
     policy: str
     ttfet_s: Sequence[float]
@@ -38,7 +39,7 @@ def figures(runs: Sequence[RunFigures]) -> dict[str, str]:
     }
     if all(run.tokens_per_joule is not None for run in runs):
         rows = [
-            Bar(name=run.policy, value=rate, note=short(rate))
+            Bar(name=run.policy, value=rate, note=f"{short(rate)}{_answered(run.e2e_s)}")
             for run in runs
             for rate in (run.tokens_per_joule or 0.0,)
         ]
@@ -51,35 +52,48 @@ def figures(runs: Sequence[RunFigures]) -> dict[str, str]:
 
 
 def _shares(name: str, runs: Sequence[tuple[str, Sequence[float]]], style: str) -> str:
-    """The share of conversations (per cent) below each latency."""
+    """The share (per cent) of all conversations that arrived below each latency: a curve goes up to
+    the share that was answered, and on at that height."""
+    ends_at = max((value for _, values in runs for value in values if isfinite(value)), default=1.0)
     series = [
         Series(
-            name=policy,
-            points=_steps(values),
+            name=f"{policy}{_answered(values)}",
+            points=_steps(values, ends_at),
             color=number % NUM_COLORS + 1,
             is_dashed=number % (2 * NUM_COLORS) >= NUM_COLORS,
         )
         for number, (policy, values) in enumerate(runs)
         if values
     ]
+    told = _answered(runs[0][1]) if len(runs) == 1 else ""  # one line needs no legend
     return svg(
         Chart(
-            title=f"{name} of conversations, modelled",
+            title=f"{name} of conversations, modelled{told}",
             x_label=f"{name}, s",
-            y_label="% of conversations below",
+            y_label="% of all conversations below",
             series=series,
             x_from_zero=True,
+            y_to=100.0,
         ),
         style=style,
     )
 
 
-def _steps(values: Sequence[float]) -> list[tuple[float, float]]:
-    ordered = sorted(values)
+def _answered(latencies: Sequence[float]) -> str:
+    """Behind a name, what share of the conversations was answered, if not all were."""
+    num = sum(map(isfinite, latencies))
+    return f" ({num / len(latencies):.1%} answered)" if num < len(latencies) else ""
+
+
+def _steps(values: Sequence[float], ends_at: float) -> list[tuple[float, float]]:
+    ordered = sorted(filter(isfinite, values))
+    if not ordered:
+        return [(0.0, 0.0), (ends_at, 0.0)]
     every = max(1, len(ordered) // MOST_POINTS)
     ranks = [*range(0, len(ordered), every), len(ordered) - 1]
-    below = [(ordered[rank], 100 * (rank + 1) / len(ordered)) for rank in ranks]
-    return [(ordered[0], 0.0), *below]
+    below = [(ordered[rank], 100 * (rank + 1) / len(values)) for rank in ranks]
+    last = [] if len(ordered) == len(values) else [(ends_at, below[-1][1])]
+    return [(ordered[0], 0.0), *below, *last]
 
 
 def _power(run: RunFigures, style: str) -> str:

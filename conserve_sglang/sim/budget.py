@@ -36,9 +36,11 @@ _STILL_S = 3600.0  # nothing has happened for so long: the simulation is told to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSummary:
-    """What became of a budget, modelled: periods, those above it, moves by reason, and the end."""
+    """What became of the budgets, modelled: periods, those above the one of power, moves by reason,
+    and the end."""
 
     power_budget_w: float | None
+    energy_budget_j_per_output_token: float | None
     num_periods: int
     num_over: int
     max_w: float
@@ -81,10 +83,12 @@ class SimulatedBudget:
 
     def summary(self) -> BudgetSummary:
         """So far."""
-        budget_w = self.controller.settings.power_budget_w
+        settings = self.controller.settings
+        budget_w, energy = settings.power_budget_w, settings.energy
         over = [] if budget_w is None else [watts for watts in self.watts if watts > budget_w]
         return BudgetSummary(
             power_budget_w=budget_w,
+            energy_budget_j_per_output_token=None if energy is None else energy.j_per_output_token,
             num_periods=len(self.watts),
             num_over=len(over),
             max_w=max(self.watts, default=0.0),

@@ -4,8 +4,10 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from conserve_sglang.core.stats import geometric_mean, percentile
+from conserve_sglang.core.tier import Slo
 from conserve_sglang.policy import PlacementReason
 from conserve_sglang.sim.alone import Alone, alone
 from conserve_sglang.sim.driver import Simulation
@@ -19,7 +21,12 @@ SLO_FACTOR = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One latency: seconds, and divided by that of the same conversation run alone."""
+    """One latency: seconds, and divided by that of the same conversation run alone.
+
+    Of all `count` conversations that arrived and would have it: one that was not answered never
+    ends (infinite), so that nobody looks fast who serves few. `slo_attainment`: the share of them
+    that keeps `slo_s`; both None where there is no target.
+    """
 
     count: int
     p50_s: float
@@ -27,17 +34,14 @@ class Figures:
     p50_normalised: float
     p95_normalised: float
     geomean_normalised: float
-    slo_s: float
-    slo_attainment: float
+    slo_s: float | None
+    slo_attainment: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A run's figures; latencies are of answered conversations, None when there are none.
-
-    Of all conversations, those not answered count as having missed their SLO. `modelled_energy` is
-    None where that was not asked for, or a worker's profile has no watts.
-    """
+    """A run's figures; latencies are None where no conversation has one. `modelled_energy` is None
+    where that was not asked for, or a worker's profile has no watts."""
 
     num_conversations: int
     outcomes: dict[str, int]
@@ -63,19 +67,22 @@ class Latency:
     alone: "array[float]" = field(default_factory=lambda: array("d"))
 
     def add(self, seconds: float | None, alone: float | None) -> None:
-        """Note one conversation, unless it has no such latency."""
+        """Note one conversation, unless it has no such latency; infinite: it was not answered."""
         if seconds is not None and alone is not None:
             self.seconds.append(seconds)
             self.alone.append(alone)
 
-    def figures(self, num_missing: int) -> Figures | None:
-        """What to report; `num_missing` conversations were never answered."""
+    def mean_alone_s(self) -> float:
+        """What a conversation takes by itself on average; there must be one."""
+        return sum(self.alone) / len(self.alone)
+
+    def figures(self, slo_s: float | None) -> Figures | None:
+        """What to report, judged by a target if there is one."""
         if not self.seconds:
             return None
         ordered = sorted(self.seconds)
         ratios = sorted(own / alone for own, alone in zip(self.seconds, self.alone, strict=True))
-        slo_s = SLO_FACTOR * sum(self.alone) / len(self.alone)
-        met = sum(own <= slo_s for own in self.seconds)
+        met = None if slo_s is None else sum(own <= slo_s for own in ordered) / len(ordered)
         return Figures(
             count=len(ordered),
             p50_s=percentile(ordered, 50),
@@ -84,15 +91,20 @@ class Latency:
             p95_normalised=percentile(ratios, 95),
             geomean_normalised=geometric_mean(ratios),
             slo_s=slo_s,
-            slo_attainment=met / (len(ordered) + num_missing),
+            slo_attainment=met,
         )
 
 
 class Tally:
-    """A sink that keeps only numbers: eight bytes a latency, so that a long run stays small."""
+    """A sink that keeps only numbers: eight bytes a latency, so that a long run stays small.
 
-    def __init__(self, perf: PerfModel) -> None:
-        self._perf = perf
+    `perf`: what conversations run alone are computed with. `slo`: the targets to judge by; without
+    it they are the paper's, five times the mean of these.
+    """
+
+    def __init__(self, perf: PerfModel, slo: Slo | None = None) -> None:
+        self._perf, self._slo = perf, slo
+        self._num_kept = 0
         self._ttfet, self._tbt, self._e2e = Latency(), Latency(), Latency()
         self._outcomes: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
@@ -112,15 +124,31 @@ class Tally:
             self._longest_prompt = max(self._longest_prompt, turn.input_tokens)
         if record.turns:
             self._ended_at_s = max(self._ended_at_s, record.turns[-1].last_token_at_s)
-        if record.outcome is Outcome.ANSWERED:
-            self._time(record, alone(record.plan, self._perf))
-        else:
+        if record.outcome is not Outcome.ANSWERED:
             self._unanswered[record.why] += 1
+        self._time(record, alone(record.plan, self._perf))
 
     def _time(self, record: ConversationRecord, by_itself: Alone) -> None:
-        self._ttfet.add(record.ttfet_s, by_itself.ttfet_s)
-        self._tbt.add(record.last_turn_tbt_s, by_itself.last_turn_tbt_s)
-        self._e2e.add(record.e2e_s, by_itself.e2e_s)
+        is_answered = record.outcome is Outcome.ANSWERED
+        ttfet_s = record.ttfet_s if is_answered else inf
+        tbt_s = record.last_turn_tbt_s if is_answered else inf
+        e2e_s = record.e2e_s if is_answered else inf
+        self._ttfet.add(ttfet_s, by_itself.ttfet_s)
+        self._tbt.add(tbt_s, by_itself.last_turn_tbt_s)
+        self._e2e.add(e2e_s, by_itself.e2e_s)
+        if self._slo is not None and is_answered:
+            pairs = (
+                (self._slo.ttfet_s, ttfet_s),
+                (self._slo.last_turn_tbt_s, tbt_s),
+                (self._slo.e2e_s, e2e_s),
+            )
+            self._num_kept += all(most is None or own is None or own <= most for most, own in pairs)
+
+    @property
+    def attained(self) -> float | None:
+        """The share of all conversations that keep every target given; None without any."""
+        num = sum(self._outcomes.values())
+        return self._num_kept / num if self._slo is not None and num else None
 
     @property
     def window_s(self) -> float:
@@ -130,7 +158,7 @@ class Tally:
     def summary(self, simulation: Simulation | None = None) -> Summary:
         """The figures so far, with the energy of the simulation they are of, if that is given."""
         num = sum(self._outcomes.values())
-        missing = num - self._outcomes[Outcome.ANSWERED.value]
+        targets = self._targets()
         num_turns = sum(self._reasons.values())
         duration_s = self.window_s
         return Summary(
@@ -144,11 +172,18 @@ class Tally:
             duration_s=duration_s,
             output_tokens_per_s=_per(self._output_tokens, duration_s),
             turns_per_s=_per(num_turns, duration_s),
-            ttfet=self._ttfet.figures(missing),
-            last_turn_tbt=self._tbt.figures(missing),
-            e2e=self._e2e.figures(missing),
+            ttfet=self._ttfet.figures(targets.ttfet_s),
+            last_turn_tbt=self._tbt.figures(targets.last_turn_tbt_s),
+            e2e=self._e2e.figures(targets.e2e_s),
             modelled_energy=self._energy(simulation) if simulation is not None else None,
         )
+
+    def _targets(self) -> Slo:
+        if self._slo is not None:
+            return self._slo
+        every = (self._ttfet, self._tbt, self._e2e)
+        ttfet, tbt, e2e = (SLO_FACTOR * one.mean_alone_s() if one.alone else None for one in every)
+        return Slo(ttfet_s=ttfet, last_turn_tbt_s=tbt, e2e_s=e2e)
 
     def _energy(self, simulation: Simulation) -> ModelledEnergy | None:
         served = Served(

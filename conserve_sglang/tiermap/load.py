@@ -58,7 +58,7 @@ def parse_tier_map(text: str, *, source: str, folder: Path) -> TierMap:
     except msgspec.ValidationError as error:
         raise TierMapError(f"{source}: {explain(str(error), PARTS)}") from error
     tier_map = _to_domain(decoded, source, folder)
-    found = [*_policy_problems(tier_map.policy), *problems(tier_map)]
+    found = [*policy_problems(tier_map.policy), *problems(tier_map)]
     if found:
         raise TierMapError("\n".join(f"{source}: {problem}" for problem in found))
     return tier_map
@@ -145,7 +145,7 @@ def _workers(tier: TierFile) -> Iterable[WorkerPlan]:
         )
 
 
-def _policy_problems(policy: PolicyChoice) -> Iterable[str]:
+def policy_problems(policy: PolicyChoice) -> Iterable[str]:
     """Check the parameters against the policy's own type: conversion ignores unknown keys."""
     params_type = PARAMS.get(policy.name)
     if params_type is None:
@@ -160,4 +160,5 @@ def _policy_problems(policy: PolicyChoice) -> Iterable[str]:
     except msgspec.ValidationError as error:
         match = WITH_PATH.match(str(error))
         path = f".{match['path']}" if match and match["path"] else ""
-        yield f"policy.params{path}: {match['what'] if match else error}"
+        what = match["what"] if match else str(error)
+        yield f"policy.params{path}: {what[:1].lower()}{what[1:]}"

@@ -3,15 +3,17 @@
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from conserve_sglang.core.errors import TraceError
+from conserve_sglang.core.errors import NotThisFormat, TraceError
 from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.traces.claude_sessions import read_claude_sessions
 from conserve_sglang.traces.messages import read_messages, read_swe_agent
@@ -26,8 +28,11 @@ from conserve_sglang.traces.public import (
     read_mooncake,
 )
 from conserve_sglang.traces.reading import Line, Trace, is_json, numbered
-from conserve_sglang.traces.tokens import CountTokens, load_counter
+from conserve_sglang.traces.tokens import CountTokens, load_counter, tokenizer_file
 
+STDIN = Path("-")
+GZIP = b"\x1f\x8b"
+"""What a file compressed with gzip begins with."""
 Reader = Callable[[Iterable[Line]], Trace]
 TextReader = Callable[[Iterable[Line], CountTokens], Trace]
 
@@ -77,50 +82,60 @@ def format_of(text: str) -> str | None:
 
 
 def read_trace(path: Path, format_name: str | None = None, tokenizer: Path | None = None) -> Trace:
-    """Read a file of conversations (one whose name ends in .gz is unpacked), or all files of a
-    folder; the format is recognised if not given. `tokenizer` is a tokenizer.json, for formats with
-    text instead of lengths.
+    """Read a file of conversations (if compressed with gzip, it is unpacked), standard input if
+    `path` is "-", or all files of a folder that are in a format known; the format is recognised if
+    not given. `tokenizer` is a tokenizer.json, for formats with text instead of lengths.
 
     Raises TraceError when a file cannot be read, nothing is known of its format, or a tokenizer is
-    needed and not given.
+    needed and not given, or is not there.
     """
     if format_name is not None and format_name not in FORMATS:
         raise TraceError(f"format {format_name!r} is unknown; use one of {', '.join(FORMATS)}")
+    if tokenizer is not None:
+        tokenizer_file(tokenizer)
     if path.is_dir():
         return _read_folder(path, format_name, tokenizer)
+    name = "standard input" if path == STDIN else str(path)
     try:
         with _text_of(path) as file:
-            return _read(path, numbered(file), format_name, tokenizer)
+            return _read(numbered(file), format_name, tokenizer)
+    except NotThisFormat as error:
+        raise NotThisFormat(f"{name}: {error}") from error
+    except TraceError as error:
+        raise TraceError(f"{name}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:  # the last two: gzip's
         why = getattr(error, "strerror", None) or error
-        raise TraceError(f"{path}: cannot be read: {why}") from error
+        raise TraceError(f"{name}: cannot be read: {why}") from error
 
 
-def _text_of(path: Path) -> IO[str]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=None)
+@contextmanager
+def _text_of(path: Path) -> Iterator[IO[str]]:
+    with ExitStack() as stack:
+        file: int | Path = 0 if path == STDIN else path
+        given = stack.enter_context(open(file, "rb", closefd=path != STDIN))
+        is_packed = given.peek(len(GZIP)).startswith(GZIP)
+        whole = stack.enter_context(gzip.open(given)) if is_packed else given
+        yield TextIOWrapper(whole, encoding="utf-8-sig", errors="replace", newline=None)
 
 
-def _read(
-    path: Path, lines: Iterable[Line], format_name: str | None, tokenizer: Path | None
-) -> Trace:
+def _read(lines: Iterable[Line], format_name: str | None, tokenizer: Path | None) -> Trace:
     lines = iter(lines)
     first = next(lines, None)
     if first is None:
-        raise TraceError(f"{path}: is empty")
+        raise NotThisFormat("is empty")
     name = format_name or format_of(first.text)
     given: Iterable[Line] = chain([first], lines)
     if name is None and first.text.lstrip().startswith(("{", "[")):
         gathered = list(given)
         given, name = gathered, _format_of_all(gathered)
     if name is None:
-        raise TraceError(f"{path}: is in no format known here; they are {', '.join(FORMATS)}")
+        raise NotThisFormat(f"is in no format known here; they are {', '.join(FORMATS)}")
     if name in LENGTH_FORMATS:
         return LENGTH_FORMATS[name](given)
     if tokenizer is None:
         raise TraceError(
-            f"{path}: holds text ({name}), and its tokens must be counted: give the tokenizer.json"
-            " of the model with --tokenizer"
+            f"holds text ({name}), and its tokens must be counted: give the tokenizer.json of the"
+            " model with --tokenizer"
         )
     return TEXT_FORMATS[name](given, load_counter(tokenizer))
 
@@ -138,15 +153,28 @@ def _read_folder(folder: Path, format_name: str | None, tokenizer: Path | None) 
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
     if not files:
         raise TraceError(f"{folder}: has no file in it")
-    traces = {file: read_trace(file, format_name, tokenizer) for file in files}
-    stems = Counter(file.stem for file in files)
-    names = {file: file.stem if stems[file.stem] == 1 else file.name for file in files}
+    traces: dict[Path, Trace] = {}
+    not_read: list[str] = []
+    for file in files:
+        try:
+            traces[file] = read_trace(file, format_name, tokenizer)
+        except NotThisFormat as error:
+            not_read.append(f"{file.name}{str(error).removeprefix(str(file))}")
+    if not traces:
+        raise TraceError(f"{folder}: no file in it can be read; {not_read[0]}")
+    return replace(_together(traces), not_read=tuple(not_read))
+
+
+def _together(traces: Mapping[Path, Trace]) -> Trace:
+    stems = Counter(file.stem for file in traces)
+    names = {file: file.stem if stems[file.stem] == 1 else file.name for file in traces}
     plans = [
         replace(plan, conversation_id=ConversationId(f"{names[file]}/{plan.conversation_id}"))
         for file, trace in traces.items()
         for plan in trace.conversations
     ]
     plans.sort(key=lambda plan: plan.arrived_at_s)
+    every = list(traces.values())
     return Trace(
         conversations=tuple(plans),
         bad_lines=tuple(
@@ -154,6 +182,9 @@ def _read_folder(folder: Path, format_name: str | None, tokenizer: Path | None) 
             for file, trace in traces.items()
             for bad in trace.bad_lines
         ),
-        num_lines=sum(trace.num_lines for trace in traces.values()),
-        unit=traces[files[0]].unit,
+        num_lines=sum(trace.num_lines for trace in every),
+        unit=every[0].unit,
+        has_arrivals=any(trace.has_arrivals for trace in every),
+        has_gaps=any(trace.has_gaps for trace in every),
+        about_gaps=next((trace.about_gaps for trace in every if trace.about_gaps), ""),
     )

@@ -36,7 +36,7 @@ def read_messages(lines: Iterable[Line], count: CountTokens) -> Trace:
     arrive at 0, without tool gaps. Thinking (`reasoning_content`) is counted as output, and not as
     part of later prompts. A conversation is named by `conversation_id`, `id` or `instance_id`.
     """
-    gathering = Gathering("conversations")
+    gathering = Gathering("conversations", has_arrivals=False, has_gaps=False)
     for line in documents(lines):
         with gathering.line(line.number):
             given = msgspec.json.decode(line.text)
@@ -62,7 +62,7 @@ def read_swe_agent(lines: Iterable[Line], count: CountTokens) -> Trace:
     prompt's beginning. The tool gap is the `execution_time` of the step before. Tools offered are
     not in the file, and so not counted. One conversation arrives at 0.
     """
-    gathering = Gathering("trajectories")
+    gathering = Gathering("trajectories", has_arrivals=False)
     for line in documents(lines):
         with gathering.line(line.number):
             document = msgspec.json.decode(line.text)

@@ -5,10 +5,11 @@
                {"input_tokens": 1000, "output_tokens": 30, "shared_tokens": 940, "gap_s": 2.0}]}
 
 Fields with a default (`arrived_at_s`, `shared_tokens`, `gap_s`: 0) may be left out; unknown ones
-are errors.
+are errors. README.md tells what they mean.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import msgspec
 
@@ -56,7 +57,12 @@ def read_own(lines: Iterable[Line]) -> Trace:
     for line in lines:
         with gathering.line(line.number):
             take(line.text)
-    return gathering.trace()
+    trace = gathering.trace()
+    return replace(
+        trace,
+        has_arrivals=any(plan.arrived_at_s for plan in trace.conversations),
+        has_gaps=any(turn.gap_s for plan in trace.conversations for turn in plan.turns),
+    )
 
 
 def write_conversation(plan: ConversationPlan) -> str:

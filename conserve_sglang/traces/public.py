@@ -16,6 +16,10 @@ CLAUDE_CODE_COLUMNS = (
 )  # fmt: skip
 AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BLOCK_TOKENS = 512
+FROM_ARRIVALS = (
+    "from arrival to arrival, too long by the time that the turn before was served, which the file"
+    " does not tell"
+)
 _TOO_FINE = re.compile(r"(\.\d{6})\d+")  # seven decimals are one too many
 
 Row = dict[str, str]
@@ -40,7 +44,8 @@ def read_conserve_lengths(lines: Iterable[Line]) -> Trace:
             raise ValueError(f"carried_over: {turn.shared_tokens} of a context of {context}")
         gathering.add_turn(RawTurn(name, 0.0, turn))
 
-    return _read_rows(lines, CONSERVE_COLUMNS, take)
+    gathering = Gathering(has_arrivals=False, has_gaps=False)
+    return _read_rows(lines, CONSERVE_COLUMNS, take, gathering)
 
 
 def read_claude_code(lines: Iterable[Line]) -> Trace:
@@ -69,7 +74,7 @@ def read_claude_code(lines: Iterable[Line]) -> Trace:
         ends_at_s[name] = at_s + seconds(row, "api_time_s")
         gathering.add_turn(RawTurn(name, at_s, turn))
 
-    return _read_rows(lines, CLAUDE_CODE_COLUMNS, take)
+    return _read_rows(lines, CLAUDE_CODE_COLUMNS, take, Gathering())
 
 
 def read_azure(lines: Iterable[Line]) -> Trace:
@@ -93,7 +98,7 @@ def read_azure(lines: Iterable[Line]) -> Trace:
         after_s = (at - begins_at).total_seconds()
         gathering.add_turn(RawTurn(f"line-{number}", after_s, turn))
 
-    return _read_rows(lines, AZURE_COLUMNS, take)
+    return _read_rows(lines, AZURE_COLUMNS, take, Gathering(has_gaps=False))
 
 
 class MooncakeLine(msgspec.Struct):
@@ -113,7 +118,7 @@ def read_mooncake(lines: Iterable[Line]) -> Trace:
     a lower bound. Requests with a common preamble and nothing else look like a conversation too.
     A tool gap is the time between arrivals, too long by the service time, which the file lacks.
     """
-    gathering = Gathering()
+    gathering = Gathering(about_gaps=FROM_ARRIVALS)
     decoder = msgspec.json.Decoder(MooncakeLine)
     tips: dict[tuple[int, int], str] = {}
 
@@ -156,8 +161,8 @@ def _read_rows(
     lines: Iterable[Line],
     columns: tuple[str, ...],
     take: Callable[[Gathering, int, Row], None],
+    gathering: Gathering,
 ) -> Trace:
-    gathering = Gathering()
     for number, row in rows(lines, columns, gathering):
         with gathering.line(number):
             take(gathering, number, row)

@@ -4,11 +4,11 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 import msgspec
 
-from conserve_sglang.core.errors import TraceError
+from conserve_sglang.core.errors import NotThisFormat
 from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.workload import ConversationPlan, TurnPlan
 
@@ -30,13 +30,19 @@ class Trace:
     """A file's conversations in order of arrival, and the lines that are not among them.
 
     `num_lines` counts what could have been a bad line: `unit` says what, since in some formats a
-    line holds many requests.
+    line holds many requests. `has_arrivals` and `has_gaps`: whether it tells when conversations
+    arrive, and how long tools take; `about_gaps`: how its gaps differ from these, if they do.
+    `not_read`: files of a folder that are in no format known, each with why.
     """
 
     conversations: tuple[ConversationPlan, ...]
     bad_lines: tuple[BadLine, ...]
     num_lines: int
     unit: str = "lines"
+    has_arrivals: bool = True
+    has_gaps: bool = True
+    about_gaps: str = ""
+    not_read: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +62,25 @@ class RawTurn:
     turn: TurnPlan
 
 
-class Gathering:
-    """Collects conversations and bad lines while a file is read."""
+MOST_TOKENS = 1_000_000_000
+"""Of a turn. No model has such a context: a larger number is a mistake of the file."""
 
-    def __init__(self, unit: str = "lines") -> None:
+
+class Gathering:
+    """Collects conversations and bad lines while a file is read. The options are `Trace`'s."""
+
+    def __init__(
+        self,
+        unit: str = "lines",
+        *,
+        has_arrivals: bool = True,
+        has_gaps: bool = True,
+        about_gaps: str = "",
+    ) -> None:
         self.bad_lines: list[BadLine] = []
         self.num_lines = 0
-        self._unit = unit
+        self.has_arrivals, self.has_gaps = has_arrivals, has_gaps
+        self._unit, self._about_gaps = unit, about_gaps
         self._plans: list[ConversationPlan] = []
         self._turns: dict[str, list[RawTurn]] = {}
 
@@ -88,11 +106,15 @@ class Gathering:
         self.bad_lines.append(BadLine(number=number, why=why))
 
     def add_turn(self, turn: RawTurn) -> None:
-        """A turn of a conversation whose turns stand on lines of their own."""
+        """A turn of a conversation whose turns stand on lines of their own. Raises ValueError for
+        one that cannot be."""
+        _check(turn.turn, turn.arrived_at_s)
         self._turns.setdefault(turn.conversation_id, []).append(turn)
 
     def add(self, plan: ConversationPlan) -> None:
-        """A whole conversation."""
+        """A whole conversation. Raises ValueError for one that cannot be."""
+        for turn in plan.turns:
+            _check(turn, plan.arrived_at_s)
         self._plans.append(plan)
 
     def trace(self) -> Trace:
@@ -105,6 +127,9 @@ class Gathering:
             bad_lines=tuple(bad),
             num_lines=self.num_lines,
             unit=self._unit,
+            has_arrivals=self.has_arrivals,
+            has_gaps=self.has_gaps,
+            about_gaps=self._about_gaps,
         )
 
     def num_turns(self, conversation_id: str) -> int:
@@ -115,6 +140,16 @@ class Gathering:
         """The latest turn of a conversation."""
         turns = self._turns.get(conversation_id)
         return turns[-1] if turns else None
+
+
+def _check(turn: TurnPlan, arrived_at_s: float) -> None:
+    if not 0 <= arrived_at_s < inf:
+        raise ValueError(f"arrives at {arrived_at_s:g} s; times begin at 0")
+    if max(turn.input_tokens, turn.output_tokens) > MOST_TOKENS:
+        raise ValueError(
+            f"a turn of {turn.input_tokens:,} tokens of input and {turn.output_tokens:,} of output:"
+            f" at most {MOST_TOKENS:,} can be"
+        )
 
 
 def _conversation(turns: Sequence[RawTurn]) -> ConversationPlan:
@@ -154,8 +189,8 @@ def is_json(text: str) -> bool:
 def rows(
     lines: Iterable[Line], columns: Sequence[str], gathering: Gathering
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with its header; TraceError if a column is missing. Lines that cannot be
-    parted into cells are refused.
+    """Rows of a CSV file with its header; NotThisFormat if a column is missing. Lines that cannot
+    be parted into cells, or have more of them than the header, are refused.
 
     Fields do not span lines, so that a row's number is its line's.
     """
@@ -170,7 +205,10 @@ def rows(
             header = cells
             missing = [column for column in columns if column not in header]
             if missing:
-                raise TraceError(f"line {line.number}: no column {', '.join(missing)}")
+                raise NotThisFormat(f"line {line.number}: no column {', '.join(missing)}")
+            continue
+        if len(cells) > len(header):
+            gathering.refuse(line.number, f"{len(cells)} cells, and the header has {len(header)}")
             continue
         yield line.number, dict(zip(header, cells, strict=False))
 

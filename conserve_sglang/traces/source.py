@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.traces.formats import read_trace
-from conserve_sglang.traces.reading import BadLine
+from conserve_sglang.traces.reading import BadLine, Trace
 from conserve_sglang.workload import (
     ConversationPlan,
     at_load,
@@ -19,11 +19,18 @@ from conserve_sglang.workload import (
     mini_swe_conversations,
     poisson_arrivals,
     scaled_to_window,
+    shares_nothing,
     trace_arrivals,
     with_arrivals,
     with_gaps_scaled,
 )
 
+LATEST_S = 2.0**33
+"""Beyond it (272 years) neighbouring times, 64-bit floats, lie more than a microsecond apart."""
+NOTHING_SHARED = (
+    "no later turn shares anything with the turn before: each prefills its whole prompt (in our"
+    " JSONL, shared_tokens of a turn says how much of its prompt was there before)"
+)
 GENERATORS: dict[str, Callable[[int, random.Random], Iterator[ConversationPlan]]] = {
     "mini-swe": mini_swe_conversations,
     "claude-code": claude_code_conversations,
@@ -57,31 +64,40 @@ class Source:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
     """The conversations, and what was done to get them. `num_left_out`: those whose first turn is
-    larger than the window. `scaling` says how lengths were scaled; empty if they were not."""
+    larger than the window. `scaling` says how lengths were scaled; empty if they were not. `notes`:
+    what else a reader has to know of them."""
 
     conversations: Sequence[ConversationPlan]
     bad_lines: tuple[BadLine, ...]
     num_left_out: int
     scaling: str
+    notes: tuple[str, ...] = ()
 
 
 def draw(source: Source) -> Drawn:
     """The workload. Same source, same conversations. Raises ConfigError for what does not fit
-    together."""
+    together, and where no conversation is left."""
     rng = random.Random(source.seed)
     _check_numbers(source)
     try:
-        given, bad_lines = _conversations(source, rng)
-        plans, scaling = _sized(given, source)
+        trace = _conversations(source, rng)
+        plans, scaling = _sized(trace.conversations, source)
         recorded, more_bad_lines = _recorded(source)
         timed = list(_timed(plans, source, rng, recorded))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if not timed:
+        raise ConfigError(
+            f"--window {source.window_tokens}: of {len(trace.conversations)} conversations none"
+            " fits with its first turn; give a larger one, or scale lengths with --fitting"
+        )
+    _check_clock(timed)
     return Drawn(
         conversations=timed,
-        bad_lines=(*bad_lines, *more_bad_lines),
-        num_left_out=len(given) - len(timed),
+        bad_lines=(*trace.bad_lines, *more_bad_lines),
+        num_left_out=len(trace.conversations) - len(timed),
         scaling=scaling,
+        notes=tuple(_notes(trace, timed)),
     )
 
 
@@ -96,22 +112,46 @@ def _check_numbers(source: Source) -> None:
     for option, value in given.items():
         if value is not None and not isfinite(value):
             raise ConfigError(f"{option} must be a number, not {value}")
+        if value is not None and value < 0 and option == "--tool-gaps":
+            raise ConfigError(f"--tool-gaps must not be negative, and is {value:g}")
+        if value is not None and value <= 0 and option != "--tool-gaps":
+            raise ConfigError(f"{option} must be positive, and is {value:g}")
+    if source.fitting is not None and source.fitting > 1:
+        raise ConfigError(f"--fitting is a share, at most 1, and is {source.fitting:g}")
+    if source.tokenizer is not None and source.trace is None:
+        raise ConfigError("--tokenizer counts the text of a --trace, and there is none")
 
 
-def _conversations(
-    source: Source, rng: random.Random
-) -> tuple[Sequence[ConversationPlan], tuple[BadLine, ...]]:
+def _check_clock(plans: Sequence[ConversationPlan]) -> None:
+    """Refuse times so late that the clock, a float, no longer tells short latencies apart."""
+    latest_s = max(plan.arrived_at_s + sum(turn.gap_s for turn in plan.turns) for plan in plans)
+    if latest_s > LATEST_S:
+        raise ConfigError(
+            f"conversations go on until {latest_s:.3g} s, and times are exact to a microsecond up"
+            f" to {LATEST_S:.3g} s alone; raise --rate or --load, or lower --tool-gaps"
+        )
+
+
+def _notes(trace: Trace, played: Sequence[ConversationPlan]) -> Iterator[str]:
+    if trace.about_gaps and any(turn.gap_s for plan in played for turn in plan.turns):
+        yield f"tool gaps of this file: {trace.about_gaps}"
+    if shares_nothing(played):
+        yield NOTHING_SHARED
+
+
+def _conversations(source: Source, rng: random.Random) -> Trace:
     if (source.trace is None) == (source.synthetic is None):
         raise ConfigError("give either --trace FILE or --synthetic N")
     if source.synthetic is not None:
         if source.like not in GENERATORS:
             raise ConfigError(f"--like {source.like}: use one of {', '.join(GENERATORS)}")
-        return list(GENERATORS[source.like](source.synthetic, rng)), ()
+        plans = tuple(GENERATORS[source.like](source.synthetic, rng))
+        return Trace(conversations=plans, bad_lines=(), num_lines=len(plans))
     assert source.trace is not None
     trace = read_trace(source.trace, tokenizer=source.tokenizer)
     if not trace.conversations:
         raise ConfigError(f"{source.trace}: no line of it can be used")
-    return trace.conversations, trace.bad_lines
+    return trace
 
 
 def _sized(
@@ -149,10 +189,6 @@ def _timed(
     rng: random.Random,
     recorded: Sequence[float],
 ) -> Iterable[ConversationPlan]:
-    if source.rate_per_s is not None and source.rate_per_s <= 0:
-        raise ConfigError("--rate must be positive")
-    if source.load <= 0:
-        raise ConfigError("--load must be positive")
     if source.cv is not None and (source.rate_per_s is None or source.arrivals_of is not None):
         raise ConfigError("--cv shapes the arrivals of --rate, and of no --arrivals-of")
     if source.arrivals_of is not None:
@@ -168,6 +204,4 @@ def _timed(
         return with_arrivals(plans, times_of)
     if len(plans) > 1 and len({plan.arrived_at_s for plan in plans}) == 1:
         raise ConfigError("all these conversations arrive at once; say how fast with --rate")
-    if plans and plans[0].arrived_at_s < 0:
-        raise ConfigError("conversations arrive before 0; say how fast with --rate")
     return at_load(plans, source.load)

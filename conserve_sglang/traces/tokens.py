@@ -10,6 +10,14 @@ CountTokens = Callable[[str], int]
 MOST_TEXTS_KEPT = 4096
 
 
+def tokenizer_file(path: Path) -> Path:
+    """The `tokenizer.json` that is meant; TraceError if there is none."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise TraceError(f"{file}: no such tokenizer file")
+    return file
+
+
 def load_counter(path: Path) -> CountTokens:
     """A counter from a `tokenizer.json`, or from the folder of a model that has one.
 
@@ -21,9 +29,7 @@ def load_counter(path: Path) -> CountTokens:
         raise TraceError(
             "counting tokens needs the library tokenizers: pip install 'conserve-sglang[traces]'"
         ) from error
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise TraceError(f"{file}: no such tokenizer file")
+    file = tokenizer_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower

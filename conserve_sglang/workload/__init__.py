@@ -21,7 +21,7 @@ from conserve_sglang.workload.scaling import (
     first_turns,
     with_gaps_scaled,
 )
-from conserve_sglang.workload.shape import Shape, Spread, shape_of
+from conserve_sglang.workload.shape import Shape, Spread, shape_of, shares_nothing
 from conserve_sglang.workload.window import (
     WindowScaling,
     longest_context_tokens,
@@ -56,6 +56,7 @@ __all__ = [
     "scaled",
     "scaled_to_window",
     "shape_of",
+    "shares_nothing",
     "trace_arrivals",
     "with_arrivals",
     "with_gaps",

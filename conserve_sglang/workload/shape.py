@@ -73,6 +73,12 @@ def shape_of(conversations: Iterable[ConversationPlan]) -> Shape:
     )
 
 
+def shares_nothing(conversations: Iterable[ConversationPlan]) -> bool:
+    """Whether there are later turns, and none of them has anything of its context before."""
+    later = [turn for plan in conversations for turn in plan.turns[1:]]
+    return bool(later) and not any(turn.shared_tokens for turn in later)
+
+
 def _spread(values: Sequence[float]) -> Spread | None:
     if not values:
         return None

@@ -26,10 +26,11 @@ class WindowScaling:
 
     def statement(self) -> str:
         """What was done, in a sentence that belongs beside every result."""
+        num = len(self.conversations) + self.num_left_out
         return (
             f"all lengths times {self.factor:.4g}, so that {self.fitting:.0%} of the conversations"
-            f" fit whole in {self.window_tokens:,} tokens; {self.num_cut} were cut at the window,"
-            f" {self.num_left_out} left out; tool gaps and arrivals as they were"
+            f" fit whole in {self.window_tokens:,} tokens; of {num:,}, {self.num_cut:,} were cut at"
+            f" the window, {self.num_left_out:,} left out; tool gaps and arrivals as they were"
         )
 
 

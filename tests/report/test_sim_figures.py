@@ -2,7 +2,10 @@
 
 import re
 from dataclasses import replace
+from math import inf
 from xml.etree import ElementTree
+
+import pytest
 
 from conserve_sglang.report.sim_figures import RunFigures, figures
 
@@ -47,6 +50,35 @@ def test_without_power_there_is_none_to_draw() -> None:
     assert set(found) == {"ttfet.svg", "last_turn_tbt.svg", "e2e.svg"}
 
 
-def test_a_run_in_which_nothing_was_answered_is_drawn_empty() -> None:
+def test_a_curve_ends_at_the_share_that_was_answered() -> None:
+    lost = replace(RUN, policy="half", ttfet_s=[1.0, inf, 2.0, inf], e2e_s=[1.0, inf])
+    found = figures([RUN, lost])
+    whole, half = (
+        [float(point.split()[1]) for point in line.split("L")]
+        for line in re.findall(r'class="line [^"]*" d="M([^"]*)"', found["ttfet.svg"])
+    )
+    bottom, top = max(whole), min(whole)
+    assert (bottom - min(half)) / (bottom - top) == pytest.approx(0.5, abs=0.01)
+    ends = re.findall(r'class="line [^"]*" d="[^"]*L([\d.]+) [\d.]+"', found["ttfet.svg"])
+    assert len(set(ends)) == 1, "and goes on at that height"
+    assert "half (50.0% answered)" in found["ttfet.svg"]
+    assert "100 (50.0% answered)" in found["tokens_per_joule.svg"]
+    assert "conserve (" not in found["ttfet.svg"]
+
+
+def test_the_axis_of_a_share_goes_up_to_100() -> None:
+    text = figures([replace(RUN, e2e_s=[1.0, *[inf] * 9])])["e2e.svg"]
+    assert ">100</text>" in text
+
+
+def test_a_run_in_which_nothing_was_answered_stays_at_0() -> None:
+    found = figures([replace(RUN, ttfet_s=[inf], last_turn_tbt_s=[inf], e2e_s=[inf])])
+    ElementTree.fromstring(found["ttfet.svg"])
+    assert "modelled (0.0% answered)" in found["ttfet.svg"]
+    (line,) = re.findall(r'class="line [^"]*" d="M([^"]*)"', found["ttfet.svg"])
+    assert len({point.split()[1] for point in line.split("L")}) == 1
+
+
+def test_a_run_without_conversations_is_drawn_empty() -> None:
     found = figures([replace(RUN, ttfet_s=[], last_turn_tbt_s=[], e2e_s=[])])
     ElementTree.fromstring(found["ttfet.svg"])

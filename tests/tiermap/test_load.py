@@ -122,7 +122,7 @@ WRONG = {
     ),
     "parameter of the wrong type": (
         ("append_tokens: 512", "append_tokens: many"),
-        "maps/x.yaml: policy.params.max_local_append_tokens: Expected `int`, got `str`",
+        "maps/x.yaml: policy.params.max_local_append_tokens: expected `int`, got `str`",
     ),
     "parameter the policy refuses": (
         ("append_tokens: 512", "append_tokens: 0"),

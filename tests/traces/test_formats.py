@@ -139,14 +139,95 @@ def test_azures_times_with_and_without_a_zone_and_decimals(tmp_path: Path) -> No
     assert [plan.arrived_at_s for plan in trace.conversations] == [0.0, 1.02004, 3.0]
 
 
-def test_a_packed_trace_is_read_like_the_file_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["azure.csv.gz", "azure.csv", "azure"])
+def test_a_packed_trace_is_known_by_its_content(tmp_path: Path, name: str) -> None:
     whole = (SAMPLES / "azure.csv").read_bytes()
-    (tmp_path / "azure.csv.gz").write_bytes(gzip.compress(whole))
+    (tmp_path / name).write_bytes(gzip.compress(whole))
+    assert read_trace(tmp_path / name) == read_trace(SAMPLES / "azure.csv")
+    (tmp_path / name).write_bytes(gzip.compress(whole)[:-9])
+    with pytest.raises(TraceError, match="cannot be read"):
+        read_trace(tmp_path / name)
+
+
+def test_a_trace_that_is_not_packed_may_be_named_so(tmp_path: Path) -> None:
+    (tmp_path / "azure.csv.gz").write_bytes((SAMPLES / "azure.csv").read_bytes())
     assert read_trace(tmp_path / "azure.csv.gz") == read_trace(SAMPLES / "azure.csv")
-    for broken in (whole, gzip.compress(whole)[:-9]):
-        (tmp_path / "broken.csv.gz").write_bytes(broken)
-        with pytest.raises(TraceError, match="cannot be read"):
-            read_trace(tmp_path / "broken.csv.gz")
+
+
+def own(tmp_path: Path, *lines: str) -> Trace:
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return read_trace(path)
+
+
+def test_what_cannot_be_is_a_bad_line(tmp_path: Path) -> None:
+    turn = '"turns": [{"input_tokens": %d, "output_tokens": 5}]}'
+    trace = own(
+        tmp_path,
+        '{"conversation_id": "a", "arrived_at_s": -4, ' + turn % 10,
+        '{"conversation_id": "b", ' + turn % 10**15,
+        '{"conversation_id": "c", ' + turn % 10,
+    )
+    assert [plan.conversation_id for plan in trace.conversations] == ["c"]
+    early, long = (line.why for line in trace.bad_lines)
+    assert early == "arrives at -4 s; times begin at 0"
+    assert "1,000,000,000,000,000 tokens of input" in long
+
+
+def test_a_row_with_more_cells_than_the_header_is_a_bad_line(tmp_path: Path) -> None:
+    trace = azure(tmp_path, "2023-11-16 18:17:03,10,5,6", "2023-11-16 18:17:03,10,5")
+    assert [(line.number, line.why) for line in trace.bad_lines] == [
+        (2, "4 cells, and the header has 3")
+    ]
+    assert len(trace.conversations) == 1
+
+
+def test_files_of_a_folder_in_no_known_format_are_named(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("You may.\n")
+    (tmp_path / "empty").touch()
+    (tmp_path / "a.csv").write_bytes((SAMPLES / "azure.csv").read_bytes())
+    trace = read_trace(tmp_path)
+    assert len(trace.conversations) == 2
+    license_told, empty_told = trace.not_read
+    assert license_told.startswith("LICENSE: is in no format known here")
+    assert empty_told == "empty: is empty"
+    (tmp_path / "a.csv").unlink()
+    with pytest.raises(TraceError, match="no file in it can be read; LICENSE: is in no format"):
+        read_trace(tmp_path)
+
+
+def test_an_error_of_a_file_names_it() -> None:
+    with pytest.raises(TraceError, match=r"azure\.csv: line 1: no column conv_id"):
+        read_trace(SAMPLES / "azure.csv", "conserve-lengths")
+
+
+def test_a_tokenizer_that_is_not_there_is_an_error_also_where_none_is_needed() -> None:
+    with pytest.raises(TraceError, match="/nope: no such tokenizer file"):
+        read_trace(SAMPLES / "azure.csv", tokenizer=Path("/nope"))
+
+
+@pytest.mark.parametrize(
+    ("name", "has_arrivals", "has_gaps"),
+    [
+        ("conserve_lengths.csv", False, False),
+        ("azure.csv", True, False),
+        ("mooncake.jsonl", True, True),
+        ("claude_code.csv", True, True),
+        ("conversations.jsonl", True, True),
+    ],
+)
+def test_a_trace_says_which_times_it_has(name: str, has_arrivals: bool, has_gaps: bool) -> None:
+    trace = read_trace(SAMPLES / name)
+    assert (trace.has_arrivals, trace.has_gaps) == (has_arrivals, has_gaps)
+    assert ("from arrival to arrival" in trace.about_gaps) is (name == "mooncake.jsonl")
+
+
+def test_our_format_has_times_where_they_are_given(tmp_path: Path) -> None:
+    turns = '[{"input_tokens": 9, "output_tokens": 5}, {"input_tokens": 20, "output_tokens": 5%s}]'
+    bare = own(tmp_path, '{"conversation_id": "a", "turns": ' + turns % "" + "}")
+    assert (bare.has_arrivals, bare.has_gaps) == (False, False)
+    gap = own(tmp_path, '{"conversation_id": "a", "turns": ' + turns % ', "gap_s": 2' + "}")
+    assert (gap.has_arrivals, gap.has_gaps) == (False, True)
 
 
 def test_json_nested_without_end_is_no_format(tmp_path: Path) -> None:

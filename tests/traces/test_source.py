@@ -7,7 +7,9 @@ from statistics import fmean, pstdev
 import pytest
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.traces import Source, draw
+from conserve_sglang.core.ids import ConversationId
+from conserve_sglang.traces import Source, draw, write_conversation
+from conserve_sglang.workload import ConversationPlan, TurnPlan
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -76,3 +78,39 @@ def test_bad_lines_of_the_trace_that_arrivals_come_from_are_named(tmp_path: Path
     drawn = draw(Source(synthetic=4, arrivals_of=arrivals))
     assert len(drawn.bad_lines) == num_known + 1
     assert {line.file for line in drawn.bad_lines} == {"arrivals.csv"}
+
+
+def own(tmp_path: Path, shared_tokens: int, gap_s: float = 0.0) -> Path:
+    path = tmp_path / "own.jsonl"
+    turns = (
+        TurnPlan(input_tokens=9, output_tokens=5),
+        TurnPlan(input_tokens=20, output_tokens=5, shared_tokens=shared_tokens, gap_s=gap_s),
+    )
+    plan = ConversationPlan(conversation_id=ConversationId("a"), turns=turns)
+    path.write_text(write_conversation(plan))
+    return path
+
+
+def test_it_is_told_where_no_later_turn_shares_anything(tmp_path: Path) -> None:
+    (note,) = draw(Source(trace=own(tmp_path, 0))).notes
+    assert "no later turn shares anything" in note
+    assert "shared_tokens" in note
+    assert draw(Source(trace=own(tmp_path, 14))).notes == ()
+    assert draw(Source(trace=own(tmp_path, 0), max_turns=1)).notes == ()
+
+
+def test_gaps_that_are_none_of_tools_are_told() -> None:
+    trace = SAMPLES / "mooncake.jsonl"
+    assert "from arrival to arrival" in draw(Source(trace=trace)).notes[0]
+    assert draw(Source(trace=trace, gap_factor=0.0)).notes == ()
+
+
+def test_a_clock_that_is_too_coarse_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="go on until 1e\\+10 s"):
+        draw(Source(trace=own(tmp_path, 14, gap_s=1e10)))
+    draw(Source(trace=own(tmp_path, 14, gap_s=1.7e9)))  # as large as today's Unix time
+
+
+def test_a_window_into_which_nothing_fits_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--window 5: of 2 conversations none"):
+        draw(Source(trace=SAMPLES / "claude_code.csv", rate_per_s=1.0, window_tokens=5))

@@ -56,7 +56,7 @@ def test_conversations_beyond_the_fitting_share_are_cut_or_left_out_and_counted(
     assert lengths_of(result.conversations[-1]) == [(200, 50, 0)]
     assert result.statement() == (
         "all lengths times 0.5, so that 80% of the conversations fit whole in 500 tokens;"
-        " 1 were cut at the window, 1 left out; tool gaps and arrivals as they were"
+        " of 10, 1 were cut at the window, 1 left out; tool gaps and arrivals as they were"
     )
 
 
