@@ -58,7 +58,7 @@ class FewerGpus:
 
     def found(self, option: Option) -> Found | None:
         """The GPUs that are missing still."""
-        if not is_within(self._request, option):
+        if not does(self._request, option):
             return None
         return Found(changes=gpus_short(self._request, option.counts), option=option)
 
@@ -137,11 +137,22 @@ def goal_of(request: Request, found: Found) -> Goal | None:
     """One step less of the same limits; None for GPUs or load together with other limits, of which
     it is not tried."""
     limits = {change.limit for change in found.changes}
+    if limits == {Limit.GPUS} and not does(request, found.option):
+        return None
     if limits == {Limit.GPUS}:
         return FewerGpus(request, found)
     if limits == {Limit.LOAD}:
         return MoreLoad(request, found)
     return None if limits & {Limit.GPUS, Limit.LOAD} else LessGiven(request, found)
+
+
+def does(request: Request, option: Option) -> bool:
+    """Whether a fleet keeps all limits, in a run that can tell: its arrivals go on for longer than
+    a conversation may take. A shorter one is over before an overload shows."""
+    score, targets = option.score, request.targets
+    most_s = max(targets.ttfet_s or 0.0, targets.e2e_s or 0.0)
+    goes_on_s = score.num_conversations / (score.load_per_s * score.scale)
+    return is_within(request, option) and goes_on_s > most_s
 
 
 def gpus_short(request: Request, counts: Counts) -> tuple[Change, ...]:

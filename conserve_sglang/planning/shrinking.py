@@ -12,7 +12,7 @@ from typing import Protocol
 
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.planning.demand import Variant
-from conserve_sglang.planning.goals import Goal, goal_of, gpus_short, less_load
+from conserve_sglang.planning.goals import Goal, does, goal_of, gpus_short, less_load
 from conserve_sglang.planning.neighbours import Choice, Counts, Neighbours, num_short, shrunk
 from conserve_sglang.planning.plan import Found, Option, is_within
 from conserve_sglang.planning.problem import Objective
@@ -99,7 +99,7 @@ class Shrinking:
         rivals = [
             other
             for (_, at), other in self._known.items()
-            if at == rate and num_short(request, other.counts) == num and is_within(request, other)
+            if at == rate and num_short(request, other.counts) == num and does(request, other)
         ]
         best = min([option, *rivals], key=lambda one: one.peak_w)
         return Found(changes=gpus_short(request, best.counts), option=best)
@@ -126,7 +126,7 @@ class Shrinking:
                 if counts is None
                 else self._play(replace(self._choice(first), counts=counts), first.score.load_per_s)
             )
-            if option is None or not is_within(request, option):
+            if option is None or not does(request, option):
                 low = middle
                 continue
             high = num_short(request, option.counts)

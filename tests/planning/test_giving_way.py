@@ -26,7 +26,7 @@ TARGETS = {Limit.TTFET: "ttfet_s", Limit.TBT: "tbt_s", Limit.E2E: "e2e_s"}
 BOTH_CAPS = (None, 200.0)
 REQUESTS = {
     "e2e": few_a40(2, targets=Targets(e2e_s=8.0)),
-    "load": few_a40(1, rate_per_s=2.5),
+    "load": few_a40(1, rate_per_s=1.6, targets=Targets(ttfet_s=40.0, tbt_s=0.05)),
     "two": few_a40(2, BOTH_CAPS, targets=Targets(ttfet_s=8.0, tbt_s=0.02), power_budget_w=150.0),
     "most load": few_a40(2, objective=Objective.LOAD, targets=Targets(ttfet_s=8.0)),
 }
