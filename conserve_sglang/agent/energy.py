@@ -163,6 +163,7 @@ class EnergyPart:
             "unmeasured": list(metered.unmeasured),
             "has_forgotten": has_forgotten,
             "late_s": ledger.late_s,
+            "refused_windows": ledger.num_refused_windows,
             "lost_files": sum(tail.num_lost_files for tail in self._tails.values()),
             "outside_profile": sum(each.num_outside for each in predictors),
         }  # fmt: skip

@@ -204,6 +204,7 @@ class EnergyWatch:
         agent.counters, agent.settling = counters, told.settling
         agent.books = Books(
             late_s=told.late_s,
+            num_refused_windows=told.refused_windows,
             num_lost_files=told.lost_files,
             num_outside_profile=told.outside_profile,
             num_unmeasured=len(told.unmeasured),
@@ -233,6 +234,7 @@ def _sum(agent: _Agent) -> Books:
     before, now = agent.books_before, agent.books
     return Books(
         late_s=before.late_s + now.late_s,
+        num_refused_windows=before.num_refused_windows + now.num_refused_windows,
         num_lost_files=before.num_lost_files + now.num_lost_files,
         num_outside_profile=before.num_outside_profile + now.num_outside_profile,
         num_unmeasured=now.num_unmeasured,
@@ -269,6 +271,7 @@ class _Energy(msgspec.Struct):
     turns: list[tuple[str, int, str, str, str, str, float]]
     has_forgotten: bool = False
     late_s: float = 0.0
+    refused_windows: int = 0
     lost_files: int = 0
     outside_profile: int = 0
     unmeasured: list[str] = []

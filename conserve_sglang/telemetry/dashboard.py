@@ -187,6 +187,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     "{{host}}: outside profiles, per s"),
                    (f"increase(conserve_agent_lost_log_files_total{{{_HERE}}}[$__rate_interval])",
                     "{{host}}: log files lost"),
+                   (f"increase(conserve_agent_refused_windows_total{{{_HERE}}}[$__rate_interval])",
+                    "{{host}}: counters reset"),
                    (f"increase(conserve_agent_gaps_total{{{_HERE}}}[$__rate_interval])",
                     "{{host}}: turns' joules forgotten"),
                    (f"conserve_agent_unmeasured_workers{{{_HERE}}}",

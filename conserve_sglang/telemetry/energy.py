@@ -36,9 +36,11 @@ class DeviceReading:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
     """What an agent's books lack. `late_s`: work heard of after its time was billed as idle;
+    `num_refused_windows`: times that a device's counter was reset, whose joules nobody knows;
     `num_gaps`: times that rows of turns were forgotten or lost with a restart."""
 
     late_s: float = 0.0
+    num_refused_windows: int = 0
     num_lost_files: int = 0
     num_outside_profile: int = 0
     num_unmeasured: int = 0
@@ -108,6 +110,7 @@ class EnergyCollector(Collector):
 def _books(seen: EnergyReading) -> Iterator[Metric]:
     for name, text, attribute in (
         ("late_seconds", "Work that was billed as idle", "late_s"),
+        ("refused_windows", "Windows without joules, by a counter's reset", "num_refused_windows"),
         ("lost_log_files", "Phase logs that went before they were read", "num_lost_files"),
         ("outside_profile", "Times a profile was extrapolated", "num_outside_profile"),
         ("gaps", "Times that joules of turns were forgotten", "num_gaps"),

@@ -84,6 +84,7 @@ async def test_what_an_agent_forgot_makes_the_conversations_of_then_incomplete()
         assert (await described(cluster))["energy"]["is_complete"] is True
         await cluster.chat("hello " * 100, "the answer", "more")
         agent.more = {"has_forgotten": True, "late_s": 2.5, "lost_files": 3, "outside_profile": 4}
+        agent.more["refused_windows"] = 6
         agent.more["unmeasured"] = ["d0"]
         seen = await scraped(cluster)
         agent.more = {}
@@ -91,6 +92,7 @@ async def test_what_an_agent_forgot_makes_the_conversations_of_then_incomplete()
         at = '{host="127.0.0.1"}'
         assert seen["conserve_agent_gaps_total" + at] == 1
         assert seen["conserve_agent_late_seconds_total" + at] == 2.5
+        assert seen["conserve_agent_refused_windows_total" + at] == 6
         assert seen["conserve_agent_lost_log_files_total" + at] == 3
         assert seen["conserve_agent_outside_profile_total" + at] == 4
         assert seen["conserve_agent_unmeasured_workers" + at] == 1
