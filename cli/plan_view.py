@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import typer
@@ -14,6 +13,7 @@ from conserve_sglang.planning import Infeasible, Objective, Option, Plan, Score
 from conserve_sglang.planning.plan import is_within
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.remedy import MEANING
+from conserve_sglang.report.options import grouped, name_of, names_apart
 
 from .beyond_view import beyond_lines
 from .plan_document import as_document
@@ -75,11 +75,14 @@ def _options_table(plan: Plan) -> Table:
     heads = (f"TTFET {level} s", f"TBT {level} ms", f"E2E {level} s")
     for column in (*heads, "mean W", "peak W", "tokens/J"):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))
-    for alike in grouped([plan.chosen, *plan.runner_ups])[:5]:
+    groups = grouped([plan.chosen, *plan.runner_ups])[:5]
+    shown = [option for alike in groups for option in alike]
+    names = dict(zip(map(id, shown), names_apart(shown), strict=True))
+    for alike in groups:
         mark = "*" if plan.chosen in alike else "!" if alike[0] in plan.fragile else " "
         option, score = alike[0], alike[0].score
-        policies = dict.fromkeys(f"[dim]{one.policy.name}[/dim]" for one in alike)
-        rows = [*map(_many, option.counts.items()), *policies]
+        policies = "\n".join(names[id(one)] for one in alike).split("\n")
+        rows = [*map(_many, option.counts.items()), *(f"[dim]{one}[/dim]" for one in policies)]
         table.add_row(
             "\n".join(f"{mark if not number else ' '} {row}" for number, row in enumerate(rows)),
             _short(score.ttfet_s),
@@ -92,30 +95,8 @@ def _options_table(plan: Plan) -> Table:
     return table
 
 
-def grouped(options: Sequence[Option]) -> list[list[Option]]:
-    """Options that are the same fleet with the same figures, whatever the policy, together."""
-    found: dict[object, list[Option]] = {}
-    for option in options:
-        score = option.score
-        figures = (score.ttfet_s, score.tbt_s, score.e2e_s, score.mean_w, score.load_per_s)
-        found.setdefault((*figures, *option.counts.items()), []).append(option)
-    return list(found.values())
-
-
 def _many(pool: tuple[Config, int]) -> str:
     return f"{pool[1]} x {name_of(pool[0])}"
-
-
-def name_of(config: Config) -> str:
-    """A configuration in a few words."""
-    words = [config.tier, config.role.value]
-    if config.tp > 1:
-        words.append(f"tp {config.tp}")
-    if config.power_cap_w is not None:
-        words.append(f"{config.power_cap_w:g} W")
-    if config.sm_clock_mhz is not None:
-        words.append(f"{config.sm_clock_mhz} MHz")
-    return " ".join(words)
 
 
 def _load(plan: Plan) -> str:

@@ -4,29 +4,12 @@ import math
 from collections.abc import Sequence
 
 from conserve_sglang.planning import Option, Plan
-from conserve_sglang.planning.plan import is_within
 from conserve_sglang.planning.tier_map import workers_of
 from conserve_sglang.report.chart import Bar, Chart, Mark, Series, bars, stacked, svg
 from conserve_sglang.report.fleet_drawing import Box, Group, fleet_svg
+from conserve_sglang.report.options import workers_text
+from conserve_sglang.report.plan_choices import Choice, is_drawn, joules_per_token
 from conserve_sglang.report.scale import short
-
-
-def joules_per_token(option: Option) -> float:
-    """Infinite where nothing was answered."""
-    rate = option.score.tokens_per_joule
-    return 1 / rate if rate > 0 else math.inf
-
-
-def brief(option: Option) -> str:
-    """A fleet in one line."""
-    workers = " + ".join(
-        f"{count} {config.tier} {config.role.value}"
-        + (f" tp {config.tp}" if config.tp > 1 else "")
-        + (f" {config.power_cap_w:g} W" if config.power_cap_w is not None else "")
-        + (f" {config.sm_clock_mhz} MHz" if config.sm_clock_mhz is not None else "")
-        for config, count in option.counts.items()
-    )
-    return f"{workers}, {option.policy.name}"
 
 
 def fleet(plan: Plan, width: int) -> str:
@@ -77,51 +60,64 @@ def front_of(options: Sequence[Option]) -> list[Option]:
     return found
 
 
-def pareto(plan: Plan, width: int) -> str:
+def pareto(plan: Plan, choices: Sequence[Choice], width: int) -> str:
     """Joules a token against TTFET, of all fleets that were simulated."""
-    shown = [
-        option
-        for option in plan.options
-        if math.isfinite(option.score.ttfet_s) and math.isfinite(joules_per_token(option))
-    ]
-    within = [option for option in shown if is_within(plan.request, option)]
-    beyond = [option for option in shown if option not in within]
+    shown = [one for one in choices if is_drawn(one.option)]
 
-    def dots(name: str, options: Sequence[Option], color: int | str, large: bool) -> Series:
+    def dots(name: str, wanted: Sequence[Choice], color: int | str, large: bool) -> Series:
         return Series(
             name=name,
-            points=[(one.score.ttfet_s, joules_per_token(one)) for one in options],
+            points=[_place(one.option) for one in wanted],
             color=color,
             kind="dots",
-            hints=[brief(one) for one in options],
+            hints=[_hint(one) for one in wanted],
+            tags=[one.letter for one in wanted],
             is_large=large,
         )
 
-    front = front_of(shown)
+    kept = [one for one in shown if one.is_kept]
+    others = [one for one in kept if plan.chosen not in one.options]
     series = [
         Series(
             name="Pareto front",
-            points=[(one.score.ttfet_s, joules_per_token(one)) for one in front],
+            points=[_place(one) for one in front_of([one.option for one in shown])],
             color="quiet",
         ),
-        dots("keeps all limits", within, 1, False),
-        dots("breaks one", beyond, "bad", False),
-        dots("chosen", [plan.chosen], "good", True),
+        dots("breaks a limit", [one for one in shown if not one.is_kept], "bad", False),
+        dots(
+            "keeps all limits",
+            others,
+            1,
+            False,
+        ),
+        dots("chosen", [one for one in shown if plan.chosen in one.options], "good", True),
     ]
     target = plan.request.targets.ttfet_s
     level = plan.request.targets.level * 100
+    marks = []
+    if target is not None:
+        marks = [Mark(axis="x", value=target, label=f"TTFET target {short(target)} s")]
     return svg(
         Chart(
             title="J per token against TTFET, modelled",
             x_label=f"TTFET p{level:g}, s",
             y_label="J per token",
             series=[one for one in series if one.points],
-            marks=[] if target is None else [Mark(axis="x", value=target, label="target")],
+            marks=marks,
             y_from_zero=False,
         ),
         width,
-        320,
+        340,
     )
+
+
+def _place(option: Option) -> tuple[float, float]:
+    return option.score.ttfet_s, joules_per_token(option)
+
+
+def _hint(choice: Choice) -> str:
+    policies = ", ".join(one.policy.name for one in choice.options)
+    return f"{choice.letter} {workers_text(choice.option)}: {policies}".strip()
 
 
 def power(plan: Plan, width: int) -> str:
@@ -130,10 +126,12 @@ def power(plan: Plan, width: int) -> str:
     return svg(
         Chart(
             title="power by tier over the simulated time, modelled",
-            x_label="s",
+            x_label="time, s",
             y_label="W",
             series=stacked(plan.chosen.score.power),
-            marks=[] if budget is None else [Mark(axis="y", value=budget, label="power budget")],
+            marks=[]
+            if budget is None
+            else [Mark(axis="y", value=budget, label=f"power budget {short(budget)} W")],
         ),
         width,
     )
@@ -144,34 +142,32 @@ def load_sweep(plan: Plan, width: int) -> tuple[str, str, str, str]:
     scores = [score for score in plan.load_sweep if math.isfinite(score.ttfet_s)]
     level = f"p{plan.request.targets.level * 100:g}"
 
-    def line(name: str, values: Sequence[float], target: float | None) -> str:
+    def line(name: str, unit: str, values: Sequence[float], target: float | None) -> str:
         points = [(score.load_per_s, value) for score, value in zip(scores, values, strict=True)]
-        marks = [Mark(axis="x", value=plan.chosen.score.load_per_s, label="planned for")]
+        load = plan.chosen.score.load_per_s
+        marks = [Mark(axis="x", value=load, label=f"planned for {short(load)}/s")]
         if target is not None:
-            marks.append(Mark(axis="y", value=target, label="target"))
-        hints = [f"{short(x)}/s: {short(y)}" for x, y in points]
+            marks.append(Mark(axis="y", value=target, label=f"target {short(target)} {unit}"))
+        hints = [f"{short(x)}/s: {short(y)} {unit}" for x, y in points]
         return svg(
             Chart(
-                title=name,
+                title=f"{name}, {unit}, modelled",
                 x_label="conversations/s",
                 y_label="",
                 series=[Series(name="", points=points, color=1, kind="marked", hints=hints)],
                 marks=marks,
             ),
             width,
-            230,
+            240,
         )
 
     targets = plan.request.targets
+    tbt_ms = None if targets.tbt_s is None else targets.tbt_s * 1e3
     return (
-        line(f"TTFET {level}, s", [score.ttfet_s for score in scores], targets.ttfet_s),
-        line(
-            f"last-turn TBT {level}, ms",
-            [score.tbt_s * 1e3 for score in scores],
-            None if targets.tbt_s is None else targets.tbt_s * 1e3,
-        ),
-        line(f"E2E {level}, s", [score.e2e_s for score in scores], targets.e2e_s),
-        line("tokens per joule", [score.tokens_per_joule for score in scores], None),
+        line(f"TTFET {level}", "s", [score.ttfet_s for score in scores], targets.ttfet_s),
+        line(f"last-turn TBT {level}", "ms", [score.tbt_s * 1e3 for score in scores], tbt_ms),
+        line(f"E2E {level}", "s", [score.e2e_s for score in scores], targets.e2e_s),
+        line("energy efficiency", "tokens/J", [score.tokens_per_joule for score in scores], None),
     )
 
 

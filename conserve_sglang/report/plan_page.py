@@ -5,22 +5,28 @@ from collections.abc import Sequence
 from html import escape
 
 from conserve_sglang.core.worker import Role
-from conserve_sglang.planning import Objective, Option, Plan
+from conserve_sglang.planning import Objective, Plan
 from conserve_sglang.planning.plan import Margin
 from conserve_sglang.planning.remedy import MEANING
 from conserve_sglang.profiles import Profile, Provenance
 from conserve_sglang.report import plan_charts as charts
+from conserve_sglang.report.options import brief, params_text
 from conserve_sglang.report.page import (
+    NARROW,
     badge,
+    command_line,
+    either,
     fitting,
     listing,
     page,
     pair,
     paragraph,
+    said,
     section,
     table,
     tiles,
 )
+from conserve_sglang.report.plan_choices import choices_of, choices_table, left_out_text
 from conserve_sglang.report.scale import short
 
 _OBJECTIVES = {
@@ -58,15 +64,15 @@ def plan_page(plan: Plan, profiles: Sequence[Profile], command: str) -> str:
             "How this was computed",
             listing(_APPROXIMATIONS),
             paragraph(_effort(plan), "soft"),
-            f"<pre>{escape(command)}</pre>",
+            command_line(command),
         ),
     ]
-    return page(f"Plan: {charts.brief(plan.chosen)}", [part for part in parts if part])
+    return page(f"Plan: {brief(plan.chosen)}", [part for part in parts if part])
 
 
 def _head(plan: Plan) -> str:
     request, score = plan.request, plan.chosen.score
-    title = escape(charts.brief(plan.chosen))
+    title = escape(brief(plan.chosen))
     load = (
         f"{short(score.load_per_s)} conversations/s of {request.load.source};"
         f" {_OBJECTIVES[request.objective]}. Model: {request.inventory.model}."
@@ -84,6 +90,7 @@ def _head(plan: Plan) -> str:
         ),
         (f"{short(score.e2e_s)} s", _of(f"E2E {level}", request.targets.e2e_s, "s"), ""),
         (f"{plan.chosen.num_gpus} of {request.inventory.num_gpus}", "GPUs in use", ""),
+        (f"{short(score.load_per_s)}/s", "conversations that come", ""),
     ]
     gaps = paragraph(f"{request.gaps_note}.", "soft") if request.gaps_note else ""
     return f"<h1>{title}</h1>{paragraph(load, 'soft')}{tiles(values)}{gaps}"
@@ -99,7 +106,7 @@ def _ms(seconds: float | None) -> float | None:
 
 def _map(plan: Plan) -> str:
     policy = plan.chosen.policy
-    params = ", ".join(f"{name} {value}" for name, value in policy.params.items())
+    params = params_text(policy)
     words = f"Policy {policy.name}" + (f" ({params})" if params else "") + "."
     if any(config.role is Role.PREFILL for config in plan.chosen.counts):
         words += " Turn 1 is prefilled on a prefill worker; its KV moves once, to a decode worker."
@@ -143,35 +150,14 @@ def _margin_row(plan: Plan, margin: Margin) -> list[str]:
 
 
 def _choices(plan: Plan) -> str:
-    level = f"p{plan.request.targets.level * 100:g}"
-    columns = [
-        ("fleet", False), ("policy", False), (f"TTFET {level}, s", True),
-        (f"TBT {level}, ms", True), (f"E2E {level}, s", True), ("mean W", True),
-        ("peak W", True), ("tokens/J", True),
-    ]  # fmt: skip
-    options = [plan.chosen, *plan.runner_ups[:6]]
-    rows = [_option_row(option, option in plan.fragile) for option in options]
+    choices = choices_of(plan)
+    words = left_out_text(choices)
     return section(
         "The choice, and the runners-up",
-        fitting(lambda width: charts.pareto(plan, width)),
-        table(columns, rows, chosen=0),
+        fitting(lambda width: charts.pareto(plan, choices, width)),
+        choices_table(plan, choices),
+        paragraph(words, "soft") if words else "",
     )
-
-
-def _option_row(option: Option, is_fragile: bool) -> list[str]:
-    score = option.score
-    mark = "<br>" + badge("breaks a limit with another seed", "warn") if is_fragile else ""
-    fleet = charts.brief(option).rsplit(",", 1)[0]
-    return [
-        escape(fleet) + mark,
-        escape(option.policy.name),
-        short(score.ttfet_s),
-        short(score.tbt_s * 1e3),
-        short(score.e2e_s),
-        f"{score.mean_w:,.0f}",
-        f"{option.peak_w:,.0f}",
-        short(score.tokens_per_joule),
-    ]
 
 
 def _power(plan: Plan) -> str:
@@ -192,8 +178,10 @@ def _load(plan: Plan) -> str:
         )
         for score in unanswered
     )
-    drawings = charts.load_sweep(plan, 420)
-    return section("If the load is another", pair(*drawings), words)
+    drawings = zip(charts.load_sweep(plan, 480), charts.load_sweep(plan, NARROW), strict=True)
+    return section(
+        "If the load is another", pair(*(either(wide, narrow) for wide, narrow in drawings)), words
+    )
 
 
 def _doubts(plan: Plan) -> str:
@@ -248,7 +236,7 @@ def _profiles(plan: Plan, profiles: Sequence[Profile]) -> str:
             escape(profile.gpu),
             _kind(profile.provenance),
             _kind(profile.power_provenance),
-            escape(profile.provenance.source),
+            said(profile.provenance.source),
         ]
         for profile in profiles
     ]
@@ -282,7 +270,7 @@ def _kind(provenance: Provenance | None) -> str:
     if provenance is None:
         return badge("none", "bad")
     kinds = {"measured": "good", "published": "", "estimated": "warn"}
-    error = f'<br><span class="soft">{escape(provenance.error)}</span>' if provenance.error else ""
+    error = f'<br><span class="soft">{said(provenance.error)}</span>' if provenance.error else ""
     return badge(provenance.kind, kinds[provenance.kind]) + error
 
 

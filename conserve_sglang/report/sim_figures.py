@@ -62,13 +62,12 @@ def _shares(name: str, runs: Sequence[tuple[str, Sequence[float]]], style: str) 
             color=number % NUM_COLORS + 1,
             is_dashed=number % (2 * NUM_COLORS) >= NUM_COLORS,
         )
-        for number, (policy, values) in enumerate(runs)
+        for number, (policy, values) in enumerate(_alike(runs))
         if values
     ]
-    told = _answered(runs[0][1]) if len(runs) == 1 else ""  # one line needs no legend
     return svg(
         Chart(
-            title=f"{name} of conversations, modelled{told}",
+            title=f"{name} of conversations, modelled",
             x_label=f"{name}, s",
             y_label="% of all conversations below",
             series=series,
@@ -77,6 +76,14 @@ def _shares(name: str, runs: Sequence[tuple[str, Sequence[float]]], style: str) 
         ),
         style=style,
     )
+
+
+def _alike(runs: Sequence[tuple[str, Sequence[float]]]) -> list[tuple[str, Sequence[float]]]:
+    """Runs that differ in no value as one, which has all their names."""
+    found: dict[tuple[float, ...], list[str]] = {}
+    for policy, values in runs:
+        found.setdefault(tuple(sorted(values)), []).append(policy)
+    return [(" = ".join(policies), values) for values, policies in found.items()]
 
 
 def _answered(latencies: Sequence[float]) -> str:
@@ -98,4 +105,6 @@ def _steps(values: Sequence[float], ends_at: float) -> list[tuple[float, float]]
 
 def _power(run: RunFigures, style: str) -> str:
     title = f"power by tier, {run.policy}, modelled"
-    return svg(Chart(title=title, x_label="s", y_label="W", series=stacked(run.watts)), style=style)
+    return svg(
+        Chart(title=title, x_label="time, s", y_label="W", series=stacked(run.watts)), style=style
+    )

@@ -34,7 +34,8 @@ def drawing() -> str:
     )
     return (
         f"text{{font:11px {FONT};fill:var(--c-soft)}}text.heading{{font-weight:600;font-size:12px;"
-        "fill:var(--c-ink)}text.value,text.marked{fill:var(--c-ink)}.page{fill:var(--c-page)}"
+        "fill:var(--c-ink)}text.value{fill:var(--c-ink)}text.tag{font-weight:600;"
+        "fill:var(--c-ink)}.page{fill:var(--c-page)}"
         ".grid{stroke:var(--c-line);stroke-width:1;fill:none}"
         ".axis{stroke:var(--c-soft);stroke-width:1;fill:none}"
         ".line{fill:none;stroke-width:2;stroke-linejoin:round}.dashed{stroke-dasharray:4 3}"

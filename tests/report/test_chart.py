@@ -2,12 +2,17 @@
 
 import math
 import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conserve_sglang.report.chart import Bar, Chart, Mark, Series, bars, svg
-from conserve_sglang.report.scale import Scale, extent, short, ticks
+from conserve_sglang.report.scale import Scale, extent, short, tick_labels, ticks
 from conserve_sglang.report.theme import SERIES, drawing, palette, standalone
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -43,6 +48,37 @@ def test_a_target_beyond_the_points_is_inside_the_drawing() -> None:
     text = svg(a_chart(LINE, marks=[Mark(axis="y", value=50.0, label="limit")]), 400, 200)
     (mark,) = re.findall(r'class="mark" d="M[\d.]+ ([\d.]+)H', text)
     assert 0 < float(mark) < min(y for _, y in circles(text))
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_words_of_a_mark_stand_above_the_drawing(axis: Literal["x", "y"]) -> None:
+    text = svg(a_chart(LINE, marks=[Mark(axis=axis, value=2.0, label="target 2 s")]), 400, 200)
+    (word,) = (y for y, words in words_of(text) if words == "target 2 s")
+    assert word < min(float(y) for y in re.findall(r'class="grid" d="M[\d.]+ ([\d.]+)H', text))
+
+
+def words_of(text: str) -> list[tuple[float, str]]:
+    root = ElementTree.fromstring(text)
+    return [(float(one.attrib["y"]), one.text or "") for one in root.iter(f"{SVG}text")]
+
+
+def test_a_name_that_is_wider_than_the_drawing_goes_on_in_the_next_line() -> None:
+    long = replace(LINE, name=" = ".join(["work-conserving"] * 5))
+    words = words_of(svg(a_chart(long, OTHER), 300))
+    assert all(len(one) * 6.3 < 300 for _, one in words)
+    assert sum("work-conserving" in one for _, one in words) > 1
+
+
+def test_ticks_across_keep_their_distance() -> None:
+    far = Series(name="", points=[(123_456_000.0, 1), (123_456_010.0, 2)], color=1)
+    text = svg(a_chart(far), 400)
+    places = [
+        (float(x), len(words))
+        for x, words in re.findall(r'x="([\d.]+)" y="[\d.]+" text-anchor="middle">([^<]*)', text)
+    ]
+    assert len(places) >= 2
+    for (x, size), (next_x, next_size) in pairwise(places):
+        assert next_x - x > 6 * (size + next_size) / 2
 
 
 def test_areas_stand_on_each_other() -> None:
@@ -82,6 +118,32 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
     assert ticks(low, high) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, ["0", "2", "4", "6", "8", "10"]),
+        (0.01538, 0.01543, ["0.01538", "0.01539", "0.01540", "0.01541", "0.01542", "0.01543"]),
+        (0, 30_000, ["0", "10,000", "20,000", "30,000"]),
+        (2.5e6, 2.7e6, ["2.50M", "2.55M", "2.60M", "2.65M", "2.70M"]),
+        (0, 5e-5, ["0", "1e-05", "2e-05", "3e-05", "4e-05", "5e-05"]),
+        (5, 5, ["5"]),
+    ],
+)
+def test_ticks_have_the_digits_that_they_need(low: float, high: float, expected: list[str]) -> None:
+    assert tick_labels(ticks(low, high)) == expected
+
+
+@given(
+    low=st.floats(-1e9, 1e9),
+    exponent=st.floats(-7, 9),
+    about=st.integers(3, 10),
+)
+def test_no_two_ticks_have_the_same_words(low: float, exponent: float, about: int) -> None:
+    values = ticks(low, low + max(10**exponent, abs(low) * 1e-6), about)
+    words = tick_labels(values)
+    assert len(set(words)) == len(words) == len(values) > 1
+
+
 def test_extents_leave_air_and_never_are_empty() -> None:
     assert extent([], from_zero=True) == (0.0, 1.0)
     assert extent([math.inf, math.nan], from_zero=False) == (0.0, 1.0)
@@ -96,8 +158,11 @@ def test_extents_leave_air_and_never_are_empty() -> None:
     [
         (0.012345, "0.0123"),
         (1234, "1,234"),
-        (25_300, "25.3k"),
+        (25_300, "25,300"),
+        (999.6, "1,000"),
+        (131_072, "131,072"),
         (3.2e6, "3.2M"),
+        (1234e6, "1.23G"),
         (math.inf, "never"),
     ],
 )

@@ -11,7 +11,8 @@ from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Option, Plan, analysed, make_plan
 from conserve_sglang.profiles import shipped_profile
 from conserve_sglang.report.fleet_drawing import Box, Group, fleet_svg
-from conserve_sglang.report.plan_charts import front_of, joules_per_token
+from conserve_sglang.report.plan_charts import front_of
+from conserve_sglang.report.plan_choices import choices_of, is_drawn, joules_per_token
 from conserve_sglang.report.plan_page import plan_page
 from tests.planning.builders import a_request
 
@@ -90,7 +91,7 @@ def test_it_fits_light_and_dark_wide_and_narrow() -> None:
     [
         "The map", "Margins, and what binds", "The choice, and the runners-up", "Power over time",
         "If the load is another", "If a profile is wrong", "Where the numbers come from",
-        "Against one kind of GPU, and against no caps", "Pareto front", "conserve-sglang plan <x>",
+        "Against one kind of GPU, and against no caps", "Pareto front", "<x>",
         "a40 alone", "l4 alone", "no caps",
     ],
 )  # fmt: skip
@@ -133,6 +134,35 @@ def test_a_plan_without_analysis_is_shown_too() -> None:
     text = plan_page(bare, [], "x")
     assert "If the load is another" not in text
     assert "The map" in text
+
+
+def test_each_row_names_its_columns_where_it_is_a_block_on_a_narrow_screen() -> None:
+    text, _ = read()
+    assert 'data-name="TTFET p95, s"' in text
+    assert "content:attr(data-name)" in text
+    assert text.count("<table") == text.count("<thead>") >= 4
+
+
+def test_rows_and_points_have_the_same_letters() -> None:
+    text, _ = read()
+    of_rows = re.findall(r'<span class="badge key">(.)</span>', text)
+    of_points = {
+        letter
+        for words in re.findall(r'<text class="tag"[^>]*>([^<]*)<', text)
+        for letter in words.split(", ")
+    }
+    assert of_rows[0] == "A"
+    assert len(set(of_rows)) == len(of_rows)
+    assert of_points <= set(of_rows)
+    unending = {one.letter for one in choices_of(a_plan()) if not is_drawn(one.option)}
+    assert set(of_rows) - of_points == unending - {""}
+
+
+def test_marks_of_text_files_are_not_shown_raw() -> None:
+    text, checker = read()
+    assert "`" not in text
+    assert "+-" not in checker.words
+    assert "<code>bench/estimator</code>" in text
 
 
 def test_a_large_fleet_is_drawn_in_part_and_counted() -> None:

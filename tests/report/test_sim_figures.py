@@ -34,14 +34,24 @@ def test_each_latency_and_each_policys_power_has_a_file() -> None:
 
 
 def test_more_policies_than_colours_are_told_apart() -> None:
-    text = figures([replace(RUN, policy=f"p{n}", watts={}) for n in range(12)])["ttfet.svg"]
+    runs = [replace(RUN, policy=f"p{n}", watts={}, ttfet_s=[n, 2.0 * n]) for n in range(1, 13)]
+    text = figures(runs)["ttfet.svg"]
     drawn = re.findall(r'class="(line [^"]*)" d="M[^"]*L', text)
     assert len(set(drawn)) == len(drawn) == 12
 
 
+def test_curves_that_are_the_same_are_one_and_have_all_their_names() -> None:
+    slower = replace(RUN, policy="stock-pd", ttfet_s=[4.0, 1.0, 2.0])
+    found = figures([RUN, slower, replace(RUN, policy="work-conserving")])
+    assert ">conserve = work-conserving</text>" in found["ttfet.svg"]
+    assert ">stock-pd</text>" in found["ttfet.svg"]
+    assert len(re.findall(r'class="line [^"]*" d="M[^"]*L', found["ttfet.svg"])) == 2
+    assert ">conserve = stock-pd = work-conserving</text>" in found["e2e.svg"]
+
+
 def test_a_single_conversation_is_seen() -> None:
     text = figures([replace(RUN, ttfet_s=[3.0])])["ttfet.svg"]
-    (line,) = re.findall(r'class="line [^"]*" d="M([^"]*)"', text)
+    (line,) = re.findall(r'class="line [^"]*" d="M([^"]*L[^"]*)"', text)
     assert len(set(line.split("L"))) == 2
 
 
