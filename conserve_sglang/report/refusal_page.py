@@ -1,13 +1,12 @@
 """The report of a request that no fleet keeps."""
 
 from collections.abc import Sequence
-from html import escape
 
 from conserve_sglang.planning import Infeasible
 from conserve_sglang.planning.remedy import MEANING
 from conserve_sglang.profiles import Profile
-from conserve_sglang.report.page import listing, page, paragraph, section
-from conserve_sglang.report.plan_charts import brief
+from conserve_sglang.report.options import brief
+from conserve_sglang.report.page import command_line, listing, page, paragraph, section
 
 NONE_FOUND = "None was found: other GPUs or another model are needed."
 
@@ -34,7 +33,7 @@ def refusal_page(plan: Infeasible, profiles: Sequence[Profile], command: str) ->
             section(
                 "How this was computed",
                 listing([f"profile {one.name}: times {one.provenance.kind}" for one in profiles]),
-                f"<pre>{escape(command)}</pre>",
+                command_line(command),
             ),
         ],
     )
