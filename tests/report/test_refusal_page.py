@@ -21,7 +21,7 @@ def words(plan: Infeasible) -> str:
     checker.feed(text)
     assert not checker.open
     assert not checker.refers
-    return checker.words
+    return " ".join(checker.words.split())
 
 
 def test_changes_stand_with_their_evidence_and_what_smallest_means() -> None:
