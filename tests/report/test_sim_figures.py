@@ -65,7 +65,7 @@ def test_a_curve_ends_at_the_share_that_was_answered() -> None:
     found = figures([RUN, lost])
     whole, half = (
         [float(point.split()[1]) for point in line.split("L")]
-        for line in re.findall(r'class="line [^"]*" d="M([^"]*)"', found["ttfet.svg"])
+        for line in re.findall(r'class="line [^"]*" d="M([^"]*L[^"]*)"', found["ttfet.svg"])
     )
     bottom, top = max(whole), min(whole)
     assert (bottom - min(half)) / (bottom - top) == pytest.approx(0.5, abs=0.01)
@@ -84,8 +84,8 @@ def test_the_axis_of_a_share_goes_up_to_100() -> None:
 def test_a_run_in_which_nothing_was_answered_stays_at_0() -> None:
     found = figures([replace(RUN, ttfet_s=[inf], last_turn_tbt_s=[inf], e2e_s=[inf])])
     ElementTree.fromstring(found["ttfet.svg"])
-    assert "modelled (0.0% answered)" in found["ttfet.svg"]
-    (line,) = re.findall(r'class="line [^"]*" d="M([^"]*)"', found["ttfet.svg"])
+    assert ">conserve (0.0% answered)</text>" in found["ttfet.svg"]
+    (line,) = re.findall(r'class="line [^"]*" d="M([^"]*L[^"]*)"', found["ttfet.svg"])
     assert len({point.split()[1] for point in line.split("L")}) == 1
 
 
