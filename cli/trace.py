@@ -23,7 +23,9 @@ def _group() -> None:
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Or - for standard input.", show_default=False)
+    ],
     format_name: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help="If it is not recognised.")
     ] = None,
@@ -36,24 +38,32 @@ def inspect(
 ) -> None:
     """Show a trace's shape: turns, lengths, where its prefill is, gaps, lines not used.
 
-    FILE may be a folder of such files. Exit code 2 where nothing in it can be used.
+    FILE may be packed with gzip, or a folder of files. Exit code 2 where nothing in it can be used.
     """
-    from conserve_sglang.traces import read_trace
+    from conserve_sglang.traces import STDIN, read_trace
     from conserve_sglang.workload import histograms_of, shape_of
+    from conserve_sglang.workload.histogram import TOOL_GAP
 
     from .trace_view import as_document, print_shape
 
     with clean_failure():
         trace = read_trace(file, format_name, tokenizer)
-    shape, histograms = shape_of(trace.conversations), histograms_of(trace.conversations)
+    shape, name = shape_of(trace.conversations), file.name if file != STDIN else "standard input"
+    histograms = [
+        each
+        for each in histograms_of(trace.conversations)
+        if trace.has_gaps or each.name != TOOL_GAP
+    ]
     if as_json:
         typer.echo(json.dumps(as_document(trace, shape, histograms), indent=2))
     else:
-        print_shape(file, trace, shape, histograms)
+        print_shape(name, trace, shape, histograms)
     with clean_failure():
         if not trace.conversations:
-            raise TraceError(f"{file}: nothing in it can be used")
+            raise TraceError(f"{name}: nothing in it can be used")
         if figure is not None:
             from conserve_sglang.traces.figure import draw
 
-            draw(figure, file.name, shape, histograms)
+            draw(figure, name, shape, histograms)
+            if not as_json:
+                typer.echo(f"figure: {figure}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,8 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from conserve_sglang.traces import BadLine, Trace
-from conserve_sglang.workload import Bin, Histogram, Shape
+from conserve_sglang.traces.source import NOTHING_SHARED
+from conserve_sglang.workload import Bin, Histogram, Shape, shares_nothing
 from conserve_sglang.workload.histogram import short
+
+from .words import counted
 
 MOST_BAD_LINES_SHOWN = 10
 BAR_CELLS = 24
@@ -22,24 +24,43 @@ SIDE_BY_SIDE_COLUMNS = 110
 
 
 def as_document(trace: Trace, shape: Shape, histograms: Sequence[Histogram]) -> dict[str, Any]:
-    """Plain JSON values."""
+    """Plain JSON values; what the file does not tell is null."""
+    unknown = [] if trace.has_arrivals else ["span_s"]
+    if not trace.has_gaps or shape.gap_s is None:
+        unknown += ["gap_s", "gap_over_60_s_share", "gap_over_300_s_share"]
+    if shape.append_tokens is None:
+        unknown += ["large_append_share", "large_append_work"]
     return {
         "unit": trace.unit,
         "num_lines": trace.num_lines,
         "bad_lines": [asdict(line) for line in trace.bad_lines],
-        "shape": asdict(shape),
+        "not_read": list(trace.not_read),
+        "notes": list(_notes(trace)),
+        "shape": {**asdict(shape), **dict.fromkeys(unknown)},
         "histograms": [asdict(histogram) for histogram in histograms],
     }
 
 
-def print_shape(file: Path, trace: Trace, shape: Shape, histograms: Sequence[Histogram]) -> None:
-    """Percentiles, shares, drawings, and the lines that were not used."""
+def print_shape(name: str, trace: Trace, shape: Shape, histograms: Sequence[Histogram]) -> None:
+    """Percentiles, shares, drawings, and what was not used."""
     console = Console()
     if shape.num_conversations:
-        console.print(_percentiles(file, shape))
-        _print_shares(console, shape)
+        console.print(_percentiles(name, trace, shape))
+        _print_shares(console, trace, shape)
+        for note in _notes(trace):
+            console.print(note, markup=False)
         _print_histograms(console, histograms)
     print_bad_lines(console, trace)
+    for told in trace.not_read:
+        console.print(f"not read: {told}", markup=False)
+
+
+def _notes(trace: Trace) -> Iterator[str]:
+    """What the figures are to be read with."""
+    if trace.about_gaps:
+        yield f"tool gaps of this file: {trace.about_gaps}"
+    if shares_nothing(trace.conversations):
+        yield NOTHING_SHARED
 
 
 def print_bad_lines(console: Console, trace: Trace) -> None:
@@ -56,8 +77,9 @@ def place_of(line: BadLine) -> str:
     return f"{line.file}, line {line.number}" if line.file else f"line {line.number}"
 
 
-def _percentiles(file: Path, shape: Shape) -> Table:
-    table = Table(title=f"{file.name}: {shape.num_conversations} conversations")
+def _percentiles(name: str, trace: Trace, shape: Shape) -> Table:
+    title = f"{name}: {counted(shape.num_conversations, 'conversation')}"
+    table = Table(title=Text(title))
     for column in ("", "p5", "p50", "p95", "p99", "max"):
         table.add_column(column, justify="right" if column else "left")
     spreads = {
@@ -66,24 +88,32 @@ def _percentiles(file: Path, shape: Shape) -> Table:
         "prompt, tokens": shape.input_tokens,
         "append, tokens": shape.append_tokens,
         "output, tokens": shape.output_tokens,
-        "tool gap, s": shape.gap_s,
+        "tool gap, s": shape.gap_s if trace.has_gaps else None,
     }
-    for name, spread in spreads.items():
+    for what, spread in spreads.items():
         if spread is not None:
             values = (spread.p5, spread.p50, spread.p95, spread.p99, spread.max)
             table.add_row(
-                name, *(f"{value:,.4g}" if value < 10 else f"{value:,.0f}" for value in values)
+                what, *(f"{value:,.4g}" if value < 10 else f"{value:,.0f}" for value in values)
             )
     return table
 
 
-def _print_shares(console: Console, shape: Shape) -> None:
-    console.print(f"{shape.num_turns} turns, arriving over {shape.span_s:,.0f} s")
+def _print_shares(console: Console, trace: Trace, shape: Shape) -> None:
+    over = f"arriving over {shape.span_s:,.0f} s"
+    when = over if trace.has_arrivals else "no arrival times in this file"
+    console.print(f"{counted(shape.num_turns, 'turn')}, {when}")
     console.print(f"turn 1 holds {shape.first_turn_share:.1%} of the uncached prefill tokens")
+    if shape.append_tokens is None:
+        console.print("no conversation has a later turn: no appends, no tool gaps")
+        return
     console.print(
         f"{shape.large_append_share:.1%} of later turns append 2,048 tokens or more:"
         f" {shape.large_append_work:.1%} of later prefill"
     )
+    if not trace.has_gaps:
+        console.print("no tool gaps in this file")
+        return
     console.print(
         f"{shape.gap_over_60_s_share:.1%} of tool gaps are longer than 60 s,"
         f" {shape.gap_over_300_s_share:.1%} than 300 s"

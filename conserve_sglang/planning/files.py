@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -18,7 +18,7 @@ from conserve_sglang.planning.inventory_check import problems
 from conserve_sglang.planning.load import Load
 from conserve_sglang.profiles.hardware import least_cap_w
 from conserve_sglang.tiermap.strict import Parts, explain, read_text, read_yaml
-from conserve_sglang.traces import BadLine, read_trace
+from conserve_sglang.traces import Trace, read_trace
 from conserve_sglang.workload import (
     ConversationPlan,
     TurnPlan,
@@ -204,22 +204,25 @@ def _from_trace(path: Path, workload: WorkloadFile, rate_per_s: float | None) ->
     if rate is None:
         raise PlanError(f"{file}: all its conversations arrive at once; say how fast with --rate")
     cut, told = _cut(path, plans, workload)
+    noun = "conversation" if len(plans) == 1 else "conversations"
     return Load(
         conversations=cut,
         rate_per_s=rate,
         has_own_times=own is not None,
         seed=workload.seed,
-        source=f"{file.name}: {len(plans)} conversations{_not_used(trace.bad_lines)}{told}",
+        source=f"{file.name}: {len(plans)} {noun}{_not_used(trace)}{told}",
     )
 
 
-def _not_used(lines: Sequence[BadLine]) -> str:
-    """How many lines of a trace are bad, and the first of their numbers."""
+def _not_used(trace: Trace) -> str:
+    """What of a trace is not played: the numbers of its first bad lines, and files not read."""
+    lines = trace.bad_lines
+    files = f", files in no known format: {len(trace.not_read)}" if trace.not_read else ""
     if not lines:
-        return ""
+        return files
     numbers = ", ".join(str(line.number) for line in lines[:MOST_NUMBERS_TOLD])
     more = ", ..." if len(lines) > MOST_NUMBERS_TOLD else ""
-    return f", {len(lines)} lines not used (line {numbers}{more})"
+    return f", {len(lines)} lines not used (line {numbers}{more}){files}"
 
 
 def _cut(
@@ -242,7 +245,7 @@ def _cut(
         raise PlanError(f"{path}: no conversation fits a window of {workload.window_tokens} tokens")
     window, num_left_out = workload.window_tokens, len(plans) - len(cut)
     if window is not None and num_left_out and not told:
-        told = f"; {num_left_out} that do not fit {window:,} tokens left out"
+        told = f"; {num_left_out} of {len(plans)} that do not fit {window:,} tokens left out"
     return cut, told
 
 

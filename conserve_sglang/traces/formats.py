@@ -159,7 +159,8 @@ def _read_folder(folder: Path, format_name: str | None, tokenizer: Path | None) 
         try:
             traces[file] = read_trace(file, format_name, tokenizer)
         except NotThisFormat as error:
-            not_read.append(f"{file.name}{str(error).removeprefix(str(file))}")
+            why = str(error).removeprefix(str(file)).partition(";")[0]
+            not_read.append(f"{file.name}{why}")
     if not traces:
         raise TraceError(f"{folder}: no file in it can be read; {not_read[0]}")
     return replace(_together(traces), not_read=tuple(not_read))

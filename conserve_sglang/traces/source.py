@@ -133,6 +133,7 @@ def _check_clock(plans: Sequence[ConversationPlan]) -> None:
 
 
 def _notes(trace: Trace, played: Sequence[ConversationPlan]) -> Iterator[str]:
+    yield from (f"not read: {told}" for told in trace.not_read)
     if trace.about_gaps and any(turn.gap_s for plan in played for turn in plan.turns):
         yield f"tool gaps of this file: {trace.about_gaps}"
     if shares_nothing(played):

@@ -10,6 +10,7 @@ from conserve_sglang.workload.plan import ConversationPlan
 
 STEPS = (1, 2, 5)
 DECADES = range(-1, 9)  # a tenth of a second, up to as many tokens as no context has
+TOOL_GAP = "tool gap"
 EDGES = tuple(float(f"{step}e{decade}") for decade in DECADES for step in STEPS)
 
 
@@ -49,7 +50,7 @@ def histograms_of(conversations: Iterable[ConversationPlan]) -> tuple[Histogram,
         ("prompt", "tokens", [turn.input_tokens for turn in turns]),
         ("append", "tokens", [turn.append_tokens for turn in later]),
         ("output", "tokens", [turn.output_tokens for turn in turns]),
-        ("tool gap", "s", [turn.gap_s for turn in later]),
+        (TOOL_GAP, "s", [turn.gap_s for turn in later]),
     )
     return tuple(
         Histogram(name=name, unit=unit, bins=tuple(bins_of(values)))

@@ -1,6 +1,8 @@
 """conserve-sglang trace."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,7 @@ def test_inspect_draws_a_figure(run_cli: RunCli, tmp_path: Path, suffix: str) ->
     for figure in figures:
         ran = run_cli("trace", "inspect", SAMPLES / "claude_code.csv", "--figure", figure)
         assert (ran.code, ran.err) == (0, "")
+        assert f"figure: {figure}" in ran.out.replace("\n", "")
     assert figures[0].read_bytes() == figures[1].read_bytes()
     if suffix == ".svg":
         text = figures[0].read_text(encoding="utf-8")
@@ -107,3 +110,53 @@ def test_text_without_a_tokenizer_is_exit_code_2(run_cli: RunCli, tmp_path: Path
     assert "--tokenizer" in ran.err
     ran = run_cli("trace", "inspect", path, "--tokenizer", tmp_path)
     assert "no such tokenizer file" in ran.err
+
+
+def test_a_trace_is_read_from_standard_input() -> None:
+    command = Path(sys.executable).parent / "conserve-sglang"
+    with (SAMPLES / "azure.csv").open("rb") as given:
+        words = [str(command), "trace", "inspect", "-"]
+        done = subprocess.run(words, stdin=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "standard input: 2 conversations" in done.stdout
+
+
+def test_what_a_file_does_not_tell_is_said_instead_of_0(run_cli: RunCli, tmp_path: Path) -> None:
+    path = SAMPLES / "conserve_lengths.csv"
+    out = run_cli("trace", "inspect", path, "--figure", tmp_path / "f.svg").out
+    assert "no arrival times in this file" in out
+    assert "no tool gaps in this file" in out
+    assert "tool gap, s" not in out + (tmp_path / "f.svg").read_text()
+    shape = json.loads(run_cli("trace", "inspect", path, "--json").out)["shape"]
+    assert [shape[name] for name in ("span_s", "gap_s", "gap_over_60_s_share")] == [None] * 3
+    out = run_cli("trace", "inspect", SAMPLES / "azure.csv").out
+    assert "no conversation has a later turn: no appends, no tool gaps" in out
+    assert "of later turns" not in out
+    shape = json.loads(run_cli("trace", "inspect", SAMPLES / "azure.csv", "--json").out)["shape"]
+    assert shape["large_append_share"] is None
+    assert shape["span_s"] == 0.5
+
+
+def test_gaps_from_arrival_to_arrival_are_told(run_cli: RunCli) -> None:
+    out = " ".join(run_cli("trace", "inspect", SAMPLES / "mooncake.jsonl").out.split())
+    assert "tool gaps of this file: from arrival to arrival, too long by the time that" in out
+    document = json.loads(run_cli("trace", "inspect", SAMPLES / "mooncake.jsonl", "--json").out)
+    assert "from arrival to arrival" in document["notes"][0]
+
+
+def test_turns_that_share_nothing_are_warned_of(run_cli: RunCli, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    turn = '{"input_tokens": 10, "output_tokens": 5}'
+    path.write_text(f'{{"conversation_id": "a", "turns": [{turn}, {turn}]}}\n')
+    out = " ".join(run_cli("trace", "inspect", path).out.split())
+    assert "1 conversation " in out
+    assert "no later turn shares anything with the turn before" in out
+
+
+def test_other_files_of_a_folder_are_named(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("You may.\n")
+    (tmp_path / "a.csv").write_bytes((SAMPLES / "azure.csv").read_bytes())
+    ran = run_cli("trace", "inspect", tmp_path)
+    assert ran.code == 0
+    assert "not read: LICENSE: is in no format known here" in ran.out
+    assert json.loads(run_cli("trace", "inspect", tmp_path, "--json").out)["not_read"]

@@ -178,7 +178,7 @@ def test_a_wrong_workload_says_what_is_wrong(tmp_path: Path, text: str, message:
 def test_what_was_scaled_and_left_out_is_told(tmp_path: Path) -> None:
     for size, told in {
         "window_tokens: 8192, fitting: 0.9": "generator mini-swe; all lengths times 0.",
-        "window_tokens: 12000": "that do not fit 12,000 tokens left out",
+        "window_tokens: 12000": "of 600 that do not fit 12,000 tokens left out",
         "window_tokens: 1000000": "generator mini-swe",
     }.items():
         path = tmp_path / "w.yaml"
@@ -187,3 +187,11 @@ def test_what_was_scaled_and_left_out_is_told(tmp_path: Path) -> None:
         )
         assert told in load_workload(path).source
     assert load_workload(path).source == "w.yaml: generator mini-swe"
+
+
+def test_files_of_a_folder_that_were_not_read_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("You may.\n")
+    line = '{"conversation_id": "a", "turns": [{"input_tokens": 9, "output_tokens": 5}]}\n'
+    (tmp_path / "a.jsonl").write_text(line)
+    source = load_workload(tmp_path, 1.0).source
+    assert source.endswith(": 1 conversation, files in no known format: 1")
