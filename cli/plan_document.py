@@ -24,7 +24,8 @@ def as_document(result: Result) -> dict[str, Any]:
         "tiers_without_profile": list(result.left_out),
     }
     if isinstance(plan, Infeasible):
-        return {**document, **_infeasible_document(plan)}
+        older = {"older_tier_map": str(result.wishes.out) if result.older_map else None}
+        return {**document, **_infeasible_document(plan), "tier_map": None, **older}
     return {**document, **_plan_document(plan), "tier_map": result.tier_map}
 
 

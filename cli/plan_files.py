@@ -50,6 +50,11 @@ def _check_content(path: Path, mark: str, *, is_forced: bool) -> None:
         )
 
 
+def was_there(path: Path | None) -> bool:
+    """Whether a file of an earlier plan is at this path, once `check_outputs` has let it pass."""
+    return path is not None and path.is_file() and path.stat().st_size > 0
+
+
 def write(path: Path, text: str) -> None:
     """Write a file. Raises PlanError."""
     try:

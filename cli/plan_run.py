@@ -20,12 +20,12 @@ from conserve_sglang.planning import (
     tiers_without,
 )
 from conserve_sglang.planning.checksum import with_checksum
-from conserve_sglang.planning.tier_map import checked, tier_map_text
+from conserve_sglang.planning.tier_map import check_wording, checked, tier_map_text
 from conserve_sglang.profiles import Profile, load_profile, open_profile, shipped_profiles
 from conserve_sglang.report.plan_page import plan_page
 from conserve_sglang.report.refusal_page import refusal_page
 
-from .plan_files import MAP_MARK, check_outputs, write
+from .plan_files import MAP_MARK, check_outputs, was_there, write
 from .plan_progress import progress
 from .slo_option import parse_slo
 
@@ -79,13 +79,15 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A plan, or why there is none; the profiles it rests on, and the tier map's text."""
+    """A plan, or why there is none; the profiles it rests on, and the tier map's text. Where there
+    is no plan `older_map` says whether an earlier plan's map is still at the place for one."""
 
     wishes: Wishes
     plan: Plan | Infeasible
     profiles: tuple[Profile, ...]
     left_out: tuple[str, ...]
     tier_map: str | None
+    older_map: bool = False
 
     @property
     def is_feasible(self) -> bool:
@@ -108,6 +110,7 @@ def run(wishes: Wishes) -> Result:
         mean_power_w=_mean_power_w(_positive("--energy-budget", wishes.energy_budget_kwh)),
         seed=wishes.seed,
     )
+    check_wording(request, f"{wishes.inventory} as a tier map", wishes.inventory.parent)
     with progress() as told:
         plan = make_plan(request, told)
         if isinstance(plan, Plan) and not wishes.is_quick:
@@ -118,6 +121,7 @@ def run(wishes: Wishes) -> Result:
         profiles=tuple(one for one in profiles if _is_used(one, request)),
         left_out=tiers_without(inventory, profiles),
         tier_map=_written(wishes, plan) if isinstance(plan, Plan) else None,
+        older_map=isinstance(plan, Infeasible) and was_there(wishes.out),
     )
     if wishes.report is not None:
         rest = (result.profiles, wishes.command)

@@ -13,6 +13,7 @@ from conserve_sglang.planning import Infeasible, Objective, Option, Plan, Score
 from conserve_sglang.planning.plan import is_within
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.remedy import MEANING
+from conserve_sglang.planning.tier_map import budget_note
 from conserve_sglang.report.options import grouped, name_of, names_apart
 
 from .beyond_view import beyond_lines
@@ -137,6 +138,8 @@ def _print_footing(result: Result, plan: Plan, console: Console) -> None:
         f" {len(plan.options)} fleets simulated in {plan.simulation_s:.1f} s{_at_scale(plan)}"
     )
     console.print(f"{plan.proven}; the simulator chose among these fleets")
+    if note := budget_note(plan.request, plan.chosen.counts):
+        console.print(note)
     if result.wishes.out is not None:
         console.print(f"tier map: {result.wishes.out}")
     if result.wishes.report is not None:
@@ -161,8 +164,16 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
         console.print("no change of a single limit helps: other GPUs or another model are needed")
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")
+    if result.wishes.out is not None:
+        console.print(f"no tier map was written: {_older(result)}", soft_wrap=True)
     if result.wishes.report is not None:
-        console.print(f"report: {result.wishes.report}")
+        console.print(f"report: {result.wishes.report}", soft_wrap=True)
+
+
+def _older(result: Result) -> str:
+    if result.older_map:
+        return f"{result.wishes.out} is of an earlier plan"
+    return f"{result.wishes.out} is not there"
 
 
 def _at_scale(plan: Plan) -> str:

@@ -96,7 +96,7 @@ class Wanted:
 def run(path: Path, source: Source, policy: str | None, wanted: Wanted) -> Result:
     """Simulate one policy (None: the tier map's), with the wanted profiles where they fit. Raises
     ConfigError for options that do not fit together."""
-    tier_map = load_tier_map(path)
+    tier_map = load_tier_map(path, is_served=False)
     if wanted.keeps_budget and not tier_map.has_budget:
         raise ConfigError(f"{path}: has no power_budget_w or energy_budget_j_per_output_token")
     targets, judged_by = slo_of(path, tier_map, wanted.slo)

@@ -10,6 +10,7 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap, WorkerPlan
 from conserve_sglang.energy.holding import KEY_VARIABLE, SOCKET_VARIABLE
 from conserve_sglang.policy.registry import make_served_policy
+from conserve_sglang.tiermap.check import unguarded_host
 from conserve_sglang.workers.argv import LOOPBACK_HOSTS, worker_argv, worker_env
 
 ROUTER = "router"
@@ -260,9 +261,11 @@ def notices(tier_map: TierMap) -> tuple[str, ...]:
     """What the tier map asks for and this version does not do."""
     found = []
     if tier_map.power_budget_w is not None and tier_map.energy is None:
+        far = unguarded_host(tier_map)
+        key = "" if far is None else f", and router.admin_key_env, the key of its agent on {far}"
         found.append(
             f"power budget {tier_map.power_budget_w:g} W named in the tier map is not enforced, as"
-            " no energy is read: add energy: {} to it"
+            f" no energy is read: add energy: {{}} to it{key}"
         )
     return tuple(found)
 

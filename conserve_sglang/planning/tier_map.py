@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from conserve_sglang.planning.inventory import GpuTier, Inventory, placed
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.request import Request, Targets
 from conserve_sglang.tiermap import parse_tier_map
+from conserve_sglang.tiermap.check import is_loopback
 
 FIRST_PORT = 30100
 FIRST_BOOTSTRAP_PORT = 31500
@@ -71,15 +73,56 @@ def tier_map_text(
     lines = [f"# {line}".rstrip() for line in head]
     lines += ["schema_version: 1", f"model: {_flow(_model(inventory))}"]
     lines += [f"transfer_backend: {inventory.transfer_backend}", "tiers:"]
-    lines += _tiers(inventory, workers_of(inventory, counts))
+    fleet = workers_of(inventory, counts)
+    lines += _tiers(inventory, fleet)
     lines.append(f"policy: {_flow({'name': policy.name, 'params': dict(policy.params)})}")
     if slo := _slo(request.targets):
         lines.append(f"slo: {_flow(slo)}")
     if request.power_budget_w is not None:
+        if why_not := _unwatched(inventory, fleet):
+            lines += [f"# {line}" for line in textwrap.wrap(why_not, 100)]
         lines.append(f"power_budget_w: {_number(request.power_budget_w)}")
+        if not why_not:
+            lines.append("energy: {}")
     if inventory.router:
         lines.append(f"router: {_flow(inventory.router)}")
     return "\n".join(lines) + "\n"
+
+
+def budget_note(request: Request, counts: Mapping[Config, int]) -> str:
+    """Who keeps the power budget of a planned map; empty where there is none."""
+    if request.power_budget_w is None:
+        return ""
+    return _unwatched(request.inventory, workers_of(request.inventory, counts)) or (
+        "The power budget is kept by the router, which measures (energy: {} is in the map); such a"
+        " launch needs root."
+    )
+
+
+def _unwatched(inventory: Inventory, fleet: Sequence[Workers]) -> str:
+    """Why a map cannot have energy read, so that nobody watches its power budget; empty if it
+    can."""
+    kept = "Caps and rated power of the GPUs keep the power budget; the router does not watch it"
+    state = inventory.router.get("state")
+    if isinstance(state, Mapping) and state.get("redis") is not None:
+        return f"{kept}, as replicas of it (router.state.redis) would each move the caps."
+    far = next((workers.host for workers in fleet if not is_loopback(workers.host)), None)
+    if far is None or inventory.router.get("admin_key_env") is not None:
+        return ""
+    return (
+        f"{kept}. For that add energy: {{}}, and to router admin_key_env: VARIABLE, which names the"
+        f" key that its agent on {far} asks for; with admin_key_env in the inventory's router plan"
+        " writes both."
+    )
+
+
+def check_wording(request: Request, source: str, folder: Path) -> None:
+    """That the inventory's own words (flags, the router's settings) fit a tier map, before anything
+    is planned: one worker of each tier, as a map. Raises TierMapError."""
+    first = {one.tier: one for one in reversed(request.hardware)}
+    counts = {one.config(Role.MIXED): 1 for one in first.values()}
+    text = tier_map_text(request, counts, PolicyChoice(name="colocated", params={}))
+    checked(text, source=source, folder=folder)
 
 
 def checked(text: str, source: str, folder: Path) -> TierMap:

@@ -20,8 +20,9 @@ _NEEDED: dict[str, tuple[tuple[frozenset[Role], str], ...]] = {
 }
 
 
-def problems(tier_map: TierMap) -> Iterator[str]:
-    """Everything wrong with a decoded tier map, each as "path: what; what to do"."""
+def problems(tier_map: TierMap, *, is_served: bool = True) -> Iterator[str]:
+    """Everything wrong with a decoded tier map, each as "path: what; what to do". If it is only
+    simulated, nobody can reach its control port and its agents, and no key is missed."""
     yield from _names(tier_map.tiers)
     for index, tier in enumerate(tier_map.tiers):
         for problem in _tier(tier):
@@ -39,6 +40,8 @@ def problems(tier_map: TierMap) -> Iterator[str]:
             " remove it or redis"
         )
     yield from _keys(tier_map)
+    if is_served:
+        yield from _unlocked(tier_map)
     yield from _energy(tier_map)
     yield from _budgets(tier_map)
 
@@ -141,14 +144,35 @@ def _roles(tier_map: TierMap) -> Iterator[str]:
         yield "tiers: the policy round-robin needs mixed tiers, or both prefill and decode tiers"
 
 
-def _keys(tier_map: TierMap) -> Iterator[str]:
+def _unlocked(tier_map: TierMap) -> Iterator[str]:
+    """What would listen for others and ask for no key."""
     router = tier_map.router
-    if router.admin_key_env is None and not _is_loopback(router.control_host):
+    if router.admin_key_env is not None:
+        return
+    if not is_loopback(router.control_host):
         yield (
             f"router.control_host: {router.control_host} is no loopback address, and the control"
             " port asks for no key: anybody could take workers out. Set router.admin_key_env, or"
             " use 127.0.0.1"
         )
+    far = unguarded_host(tier_map)
+    if tier_map.energy is not None and far is not None:
+        yield (
+            f"energy: its agent on {far} would ask for no key, and it can set power limits."
+            " Set router.admin_key_env, or leave energy out"
+        )
+
+
+def unguarded_host(tier_map: TierMap) -> str | None:
+    """A host whose agent others could reach without a key; None: there is none."""
+    if tier_map.router.admin_key_env is not None:
+        return None
+    hosts = (worker.host for worker in tier_map.workers)
+    return next((host for host in hosts if not is_loopback(host)), None)
+
+
+def _keys(tier_map: TierMap) -> Iterator[str]:
+    router = tier_map.router
     if router.worker_api_key_env is not None:
         for index, tier in enumerate(tier_map.tiers):
             for name in ("api-key", "config"):
@@ -173,12 +197,6 @@ def _energy(tier_map: TierMap) -> Iterator[str]:
         yield "energy.recording: the replay meter needs one, and no other meter has one"
     if energy.meter == "nvml" and all(tier.is_cpu for tier in tier_map.tiers):
         yield "energy.meter: nvml reads GPUs, and all tiers run on the CPU; use auto or model"
-    far = [worker.host for worker in tier_map.workers if not _is_loopback(worker.host)]
-    if far and tier_map.router.admin_key_env is None:
-        yield (
-            f"energy: its agent on {far[0]} would ask for no key, and it can set power limits."
-            " Set router.admin_key_env, or leave energy out"
-        )
     if energy.meter == "model":
         for index, tier in enumerate(tier_map.tiers):
             if tier.profile is None:
@@ -201,5 +219,6 @@ def _budgets(tier_map: TierMap) -> Iterator[str]:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
     return host in ("localhost", "::1") or host.startswith("127.")

@@ -43,13 +43,14 @@ _ROUTER_FILES = (
 )
 
 
-def load_tier_map(path: Path) -> TierMap:
-    """Read `path`. Raises TierMapError with the file and the field that is wrong."""
+def load_tier_map(path: Path, *, is_served: bool = True) -> TierMap:
+    """Read `path`. Raises TierMapError with the file and the field that is wrong. One that is only
+    simulated (`is_served` false) needs none of the keys that guard a deployment."""
     text = read_text(path)
-    return parse_tier_map(text, source=str(path), folder=path.parent)
+    return parse_tier_map(text, source=str(path), folder=path.parent, is_served=is_served)
 
 
-def parse_tier_map(text: str, *, source: str, folder: Path) -> TierMap:
+def parse_tier_map(text: str, *, source: str, folder: Path, is_served: bool = True) -> TierMap:
     """Decode the text of a tier map; `folder` is what a relative model path starts from."""
     raw = read_yaml(text, source)
     _refuse_other_version(raw, source)
@@ -58,7 +59,7 @@ def parse_tier_map(text: str, *, source: str, folder: Path) -> TierMap:
     except msgspec.ValidationError as error:
         raise TierMapError(f"{source}: {explain(str(error), PARTS)}") from error
     tier_map = _to_domain(decoded, source, folder)
-    found = [*policy_problems(tier_map.policy), *problems(tier_map)]
+    found = [*policy_problems(tier_map.policy), *problems(tier_map, is_served=is_served)]
     if found:
         raise TierMapError("\n".join(f"{source}: {problem}" for problem in found))
     return tier_map

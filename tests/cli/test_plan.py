@@ -160,6 +160,27 @@ def test_what_cannot_be_is_exit_code_3_and_the_least_change(
     assert document["smallest_means"] in page
 
 
+def test_what_cannot_be_has_a_report_and_leaves_the_earlier_map(
+    run_cli: RunCli, few: tuple[object, ...], tmp_path: Path
+) -> None:
+    out, report = tmp_path / "map.yaml", tmp_path / "report.html"
+    asked = ("plan", *few, "--quick", "-o", out, "--report", report)
+    ran = run_cli(*asked, "--slo", "ttfet=0.1")
+    assert ran.code == 3
+    assert f"no tier map was written: {out} is not there" in ran.err
+    assert f"report: {report}" in ran.err
+    assert run_cli(*asked).code == 0, "the report of what cannot be is one of plan's own"
+    planned = out.read_text()
+    ran = run_cli(*asked, "--slo", "ttfet=0.1")
+    assert f"no tier map was written: {out} is of an earlier plan" in ran.err
+    assert out.read_text() == planned
+    page = report.read_text()
+    assert "No tier map was written" in page
+    assert "TTFET p95" in page
+    document = json.loads(run_cli(*asked, "--slo", "ttfet=0.1", "--json").out)
+    assert (document["tier_map"], document["older_tier_map"]) == (None, str(out))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -423,3 +423,14 @@ def test_an_energy_budget_that_is_missed_is_told(run_cli: RunCli, tmp_path: Path
     assert "more in" not in out, "there is no power budget to be exceeded"
     path.write_text(path.read_text().replace(budget, "energy_budget_j_per_output_token: 500"))
     assert " taken: kept" in run_cli(*options).out
+
+
+def test_no_key_of_agents_is_needed_where_none_runs(run_cli: RunCli, tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(MAP.with_name("a40_l4.yaml").read_text() + "energy: {}\n")
+    asked = ("simulate", "--tier-map", path, "--synthetic", 2, "--rate", 0.2)
+    assert run_cli(*asked).code == 0
+    for served in (("launch", "--dry-run", "--tier-map", path), ("tiers", "validate", path)):
+        ran = run_cli(*served)
+        assert ran.code == 2
+        assert "would ask for no key" in ran.err

@@ -14,6 +14,7 @@ from conserve_sglang.launcher.plan import (
     backoff_s,
     command_line,
     make_plan,
+    notices,
     router_spec,
     with_processes,
     without_secrets,
@@ -164,8 +165,10 @@ def test_a_budget_that_is_not_enforced_is_said_so() -> None:
     plan = make_plan(tier_map, is_here=lambda _: True, python="python", with_router=True)
     assert plan.notices == (
         "power budget 588 W named in the tier map is not enforced, as no energy is read: add"
-        " energy: {} to it",
+        " energy: {} to it, and router.admin_key_env, the key of its agent on a40-box",
     )
+    guarded = replace(tier_map, router=replace(tier_map.router, admin_key_env="KEY"))
+    assert notices(guarded)[0].endswith("add energy: {} to it")
     enforced = replace(tier_map, energy=EnergySettings())
     assert make_plan(enforced, is_here=lambda _: True, python="p", with_router=True).notices == ()
 
