@@ -103,6 +103,7 @@ def tier_map_path(
     assert machine.limits_w() == [300.0] * 3
 
 
+@pytest.mark.flaky(reruns=2)  # periods of a second in real time: a busy machine comes late
 async def test_a_deployment_keeps_its_budget_and_gives_its_caps_back(
     machine: Machine, tier_map_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
