@@ -151,7 +151,7 @@ def policy_of(tier_map: TierMap, wanted: str | None) -> PolicyChoice:
         params[key.strip()] = _value(value.strip())
     choice = PolicyChoice(name=name, params=params)
     problems = [
-        problem.removeprefix("policy.name: ").removeprefix("policy.params.")
+        problem.removeprefix("policy.name: ").removeprefix("policy.params").lstrip(".: ")
         for problem in policy_problems(choice)
     ]
     if problems:

@@ -10,6 +10,8 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.traces.formats import read_trace
 from conserve_sglang.traces.reading import BadLine, Trace
 from conserve_sglang.workload import (
+    LEAST_CV,
+    MOST_CV,
     ConversationPlan,
     at_load,
     claude_code_conversations,
@@ -116,6 +118,11 @@ def _check_numbers(source: Source) -> None:
             raise ConfigError(f"--tool-gaps must not be negative, and is {value:g}")
         if value is not None and value <= 0 and option != "--tool-gaps":
             raise ConfigError(f"{option} must be positive, and is {value:g}")
+    if source.cv is not None and not LEAST_CV <= source.cv <= MOST_CV:
+        raise ConfigError(f"--cv must lie between {LEAST_CV:g} and {MOST_CV:g}")
+    rate = (source.rate_per_s or 1.0) * source.load
+    if rate <= 0 or not isfinite(rate):
+        raise ConfigError(f"--rate times --load must be a positive number, and is {rate:g}")
     if source.fitting is not None and source.fitting > 1:
         raise ConfigError(f"--fitting is a share, at most 1, and is {source.fitting:g}")
     if source.tokenizer is not None and source.trace is None:

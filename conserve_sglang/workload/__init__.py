@@ -1,6 +1,8 @@
 """Streams of conversations: how they look, when they arrive, and generators of them. Pure."""
 
 from conserve_sglang.workload.arrivals import (
+    LEAST_CV,
+    MOST_CV,
     drawn_gaps,
     gamma_arrivals,
     poisson_arrivals,
@@ -31,7 +33,9 @@ from conserve_sglang.workload.window import (
 
 __all__ = [
     "CLAUDE_CODE",
+    "LEAST_CV",
     "MINI_SWE",
+    "MOST_CV",
     "Bin",
     "ClaudeCodeParams",
     "ConversationPlan",

@@ -8,6 +8,10 @@ from conserve_sglang.workload.plan import ConversationPlan
 from conserve_sglang.workload.quantiles import Quantiles
 from conserve_sglang.workload.rng import Rng
 
+LEAST_CV, MOST_CV = 1e-3, 1e3
+"""Of gamma gaps. Below, arrivals are as regular as a clock; above, nearly all gaps are smaller than
+any float."""
+
 
 def poisson_arrivals(rate_per_s: float, rng: Rng) -> Iterator[float]:
     """Endless arrival times of a Poisson process, from 0."""
@@ -22,8 +26,8 @@ def gamma_arrivals(rate_per_s: float, cv: float, rng: Rng) -> Iterator[float]:
     """Endless arrival times with gamma gaps. `cv`, their coefficient of variation, is 1 for
     Poisson and larger for bursts."""
     _check_rate(rate_per_s)
-    if cv <= 0:
-        raise ValueError("cv must be positive")
+    if not LEAST_CV <= cv <= MOST_CV:
+        raise ValueError(f"cv must lie between {LEAST_CV:g} and {MOST_CV:g}")
     alpha = 1 / cv**2
     now = 0.0
     while True:

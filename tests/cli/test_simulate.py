@@ -167,6 +167,13 @@ def test_conversations_can_be_cut_by_turns_and_by_window(run_cli: RunCli) -> Non
         (("--synthetic", 5, "--rate", 1, "--load", 1e-16), "raise --rate or --load"),
         (("--synthetic", 5, "--rate", 1, "--tool-gaps", -1), "--tool-gaps must not be negative"),
         (("--synthetic", 5, "--rate", 1, "--cv", -2), "--cv must be positive, and is -2"),
+        (("--synthetic", 5, "--rate", 1, "--cv", 1e-200), "--cv must lie between 0.001 and 1000"),
+        (("--synthetic", 5, "--rate", 1, "--cv", 1e200), "--cv must lie between 0.001 and 1000"),
+        (("--synthetic", 5, "--rate", 1e-300, "--load", 1e-99), "--rate times --load must be"),
+        (
+            ("--synthetic", 5, "--rate", 1, "--policy", "conserve:max_local_append_tokens=0"),
+            "=0: max_local_append_tokens must be at least 1",
+        ),
         (("--synthetic", 5, "--rate", 1, "--window", 100), "--window 100: of 5 conversations none"),
         (("--synthetic", 5, "--rate", 1, "--tokenizer", "t"), "--tokenizer counts the text of"),
         (("--synthetic", 5, "--rate", 1, "--slo", "ttft=1"), "--slo ttft=1: write ttfet=SECONDS"),
