@@ -13,6 +13,11 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.profiles import LeftOut, PrefillPoint, Profile, Provenance
 
 NOT_INSTALLED = "the page of plots needs matplotlib: pip install 'conserve-sglang[report]'"
+_PLACES = {
+    "prefill": "batch {0:,.0f}, {1:,.0f} cached and {2:,.0f} new tokens each",
+    "decode": "batch {0:,.0f}, {1:,.0f} KV tokens each",
+    "transfer": "{0:,.0f} tokens",
+}
 _LEAST_SPAN = 1.001  # the greatest value of an axis over the least
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
@@ -20,8 +25,12 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { text-align: left; padding: .15rem .9rem .15rem 0;
   vertical-align: top; } th { font-weight: 600; white-space: nowrap; }
-figure { margin: 1rem 0; display: inline-block; } svg { max-width: 100%; height: auto; }
-.flag { background: #fff3cd; padding: .5rem .8rem; border-left: 4px solid #d39e00; }
+figure { margin: .5rem .5rem .5rem 0; padding: .5rem; display: inline-block; background: #fff;
+  border-radius: 8px; max-width: 100%; } svg { max-width: 100%; height: auto; display: block; }
+.flag { background: #fff3cd; color: #1b1b1b; padding: .5rem .8rem; border-left: 4px solid #d39e00; }
+@media (prefers-color-scheme: dark) { body { color: #e8ebee; background: #14171a; } }
+@media (max-width: 600px) { body { margin: 1rem auto; } th, td { display: block; }
+  td { padding-bottom: .6rem; overflow-wrap: anywhere; } }
 """
 
 
@@ -45,7 +54,9 @@ def write_page(profile: Profile, path: Path, notes: Sequence[str] = ()) -> Path:
     ]
     title = html.escape(f"Profile {profile.name}")
     path.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{title}</title>"
         f"<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n",
         encoding="utf-8",
     )
@@ -82,7 +93,8 @@ def _head(profile: Profile) -> Iterable[tuple[str, str]]:
 
 
 def _origin(what: str, origin: Provenance) -> Iterable[tuple[str, str]]:
-    yield what, f"{origin.kind} {origin.date or ''}: {origin.source}"
+    when = f" {origin.date}" if origin.date else ""
+    yield what, f"{origin.kind}{when}: {origin.source}"
     if origin.error is not None:
         yield f"{what}, error", origin.error
 
@@ -92,15 +104,17 @@ def _left_out(profile: Profile) -> Iterable[tuple[str, str]]:
     for name in ("prefill", "prefill_watts", "decode", "decode_watts", "transfer"):
         error: LeftOut | None = getattr(found, name)
         if error is not None:
-            yield name.replace("_", " "), _words(error)
+            yield name.replace("_", " "), _words(error, _PLACES[name.removesuffix("_watts")])
 
 
-def _words(error: LeftOut) -> str:
+def _words(error: LeftOut, place: str) -> str:
     if error.median_error is None:
-        return f"{error.num_points} points, none of them between others"
+        points = "1 point, not" if error.num_points == 1 else f"{error.num_points} points, none"
+        return f"{points} between others"
     return (
         f"median {100 * error.median_error:.1f} %, worst {100 * (error.worst_error or 0):.0f} %"
-        f" at {error.worst_at}; {error.num_edge} of {error.num_points} lie at the edge"
+        f" at {place.format(*(error.worst_at or ()))};"
+        f" {error.num_edge} of {error.num_points} lie at the edge"
     )
 
 
@@ -125,10 +139,12 @@ def _figures(profile: Profile, draws: Sequence[tuple[str, str, str, Draw]]) -> I
             continue
         axes.set_xscale("log", base=2)
         _widen(axes)
-        axes.set(title=title, xlabel=across, ylabel=up)
+        _number(axes)
+        modelled = ", modelled" if up == "W" and not _is_metered(profile) else ""
+        axes.set(title=f"{title}{modelled}", xlabel=across, ylabel=up)
         axes.grid(visible=True, which="major", alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+            figure.legend(fontsize=8, loc="outside lower center", ncols=4, frameon=False)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
         drawn = out.getvalue()
@@ -143,6 +159,24 @@ def _widen(axes: Any) -> None:
     low, high = axes.dataLim.intervalx
     if 0 < low <= high < _LEAST_SPAN * low:
         axes.set_xlim(low / 2, low * 2)
+
+
+def _number(axes: Any) -> None:
+    """Plain numbers beside ticks, enough of them on either axis to read values between."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(plain)
+    axes.tick_params(labelsize=8)
+    if axes.get_yscale() != "log":
+        return
+    low, high = axes.get_ylim()
+    subs = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0) if high > 4 * low else range(1, 10)
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=99))
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _is_metered(profile: Profile) -> bool:
@@ -177,10 +211,13 @@ def _prefill_times(profile: Profile, axes: Any) -> bool:
 def _append_times(profile: Profile, axes: Any) -> bool:
     axes.set_yscale("log")
     drawn = False
-    for cached in sorted({p.cached_tokens for p in profile.prefill} - {0}):
-        row = [p for p in profile.prefill if p.cached_tokens == cached]
-        values = [(p.new_tokens, p.seconds * 1e3, p.rel_ci) for p in row]
-        drawn = _line(axes, values, f"after {cached:,}") or drawn
+    for cached, batch in sorted({(p.cached_tokens, p.batch) for p in profile.prefill}):
+        if cached == 0:
+            continue
+        row = [p for p in profile.prefill if (p.cached_tokens, p.batch) == (cached, batch)]
+        values = [(p.new_tokens * batch, p.seconds * 1e3, p.rel_ci) for p in row]
+        many = f"{batch} x " if batch > 1 else ""
+        drawn = _line(axes, values, f"{many}after {cached:,}") or drawn
     return drawn
 
 
@@ -231,15 +268,13 @@ def _decode_watts(profile: Profile, axes: Any) -> bool:
 def _floor(profile: Profile, axes: Any) -> bool:
     if profile.idle_w is not None:
         axes.axhline(profile.idle_w, linestyle=":", linewidth=1, color="grey", label="idle, loaded")
-    if not _is_metered(profile):
-        axes.text(0.02, 0.95, "modelled", transform=axes.transAxes, color="#a05a00")
     axes.set_ylim(bottom=0)
     return True
 
 
 _TIMES: Sequence[tuple[str, str, str, Draw]] = (
     ("Prefill, nothing cached", "new tokens of the batch", "ms", _prefill_times),
-    ("Append prefill, by what is cached before", "new tokens", "ms", _append_times),
+    ("Append prefill, by what is cached before", "new tokens of the batch", "ms", _append_times),
     ("Decode step", "KV tokens of the batch", "ms", _decode_times),
     ("KV transfer", "tokens", "ms", _transfer_times),
     ("First token beyond its prefill", "tokens of the prompt", "ms", _front_times),

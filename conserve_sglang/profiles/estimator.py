@@ -43,7 +43,7 @@ POWER_METHOD = (
     f"min({CAP_SHARE:g}, {P0_SHARE:g} + {MBU_SHARE:g} MBU + {MFU_SHARE:g} MFU) of the rated power,"
     " part by part"
 )
-POWER_ERROR = "+-25-30 %"
+POWER_ERROR = "25 to 30 % either way"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,7 @@ def estimate(gpu: Gpu, model: ModelShape, *, tp: int = 1) -> Profile:
         provenance=Provenance(
             kind="estimated",
             source=METHOD,
-            error="unknown for this GPU; against published A40 times see `bench/estimator`",
+            error="unknown for this GPU; against published A40 times see bench/estimator.py",
         ),
         power_provenance=Provenance(kind="estimated", source=POWER_METHOD, error=POWER_ERROR),
         prefill=tuple(_prefill_points(estimator)),

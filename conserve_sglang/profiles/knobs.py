@@ -62,9 +62,11 @@ def with_knobs(
         provenance=Provenance(
             kind="estimated",
             source=f"{because}; there: {profile.provenance.source}",
-            error="prefill under a cap: see `bench/estimator`; clocks: unknown",
+            error="prefill under a cap: see bench/estimator.py; clocks: unknown",
         ),
-        power_provenance=Provenance(kind="estimated", source=because, error="+-25-30 %"),
+        power_provenance=Provenance(
+            kind="estimated", source=because, error="25 to 30 % either way"
+        ),
     )
 
 

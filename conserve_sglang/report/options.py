@@ -1,11 +1,13 @@
 """Fleets in words, and which of them are the same but for the policy."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.planning import Option, Request
 from conserve_sglang.planning.plan import is_within, margins_of
 from conserve_sglang.planning.problem import Config
+from conserve_sglang.policy import PARAMS
 
 
 def grouped(options: Sequence[Option]) -> list[list[Option]]:
@@ -47,20 +49,23 @@ def params_text(policy: PolicyChoice) -> str:
 
 def names_apart(options: Sequence[Option]) -> list[str]:
     """The name of each option's policy; of those that share it, with the parameters in which they
-    differ, "usual" where one has no value of its own."""
-    params: dict[str, list[dict[str, object]]] = {}
-    for option in options:
-        params.setdefault(option.policy.name, []).append(dict(option.policy.params))
+    differ, each in a line of its own."""
     found = []
     for option in options:
-        others = params[option.policy.name]
-        keys = dict.fromkeys(key for each in others for key in each)
-        differing = [
-            key for key in keys if any(each.get(key) != others[0].get(key) for each in others)
+        own = _all_params(option.policy)
+        others = [
+            _all_params(one.policy) for one in options if one.policy.name == option.policy.name
         ]
-        words = [f"{key} {option.policy.params.get(key, 'usual')}" for key in differing]
+        differing = [key for key in own if any(each[key] != own[key] for each in others)]
+        words = [f"{key} {own[key]}" for key in differing]
         found.append("\n  ".join([option.policy.name, *words]))
     return found
+
+
+def _all_params(policy: PolicyChoice) -> dict[str, object]:
+    """With what a policy has where nothing is set."""
+    usual = {field.name: field.default for field in fields(PARAMS[policy.name])}
+    return {**usual, **policy.params}
 
 
 def broken_text(request: Request, option: Option) -> str:

@@ -36,7 +36,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
         return [low]
     raw = span / max(1, about)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999) * power
+    step = next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.9) * power
     values = _multiples(step, low, high)
     return values if len(values) > 1 else _multiples(power, low, high)
 

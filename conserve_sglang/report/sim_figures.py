@@ -62,7 +62,7 @@ def _shares(name: str, runs: Sequence[tuple[str, Sequence[float]]], style: str) 
             color=number % NUM_COLORS + 1,
             is_dashed=number % (2 * NUM_COLORS) >= NUM_COLORS,
         )
-        for number, (policy, values) in enumerate(_alike(runs))
+        for number, policy, values in _alike(runs)
         if values
     ]
     return svg(
@@ -78,12 +78,17 @@ def _shares(name: str, runs: Sequence[tuple[str, Sequence[float]]], style: str) 
     )
 
 
-def _alike(runs: Sequence[tuple[str, Sequence[float]]]) -> list[tuple[str, Sequence[float]]]:
-    """Runs that differ in no value as one, which has all their names."""
-    found: dict[tuple[float, ...], list[str]] = {}
-    for policy, values in runs:
-        found.setdefault(tuple(sorted(values)), []).append(policy)
-    return [(" = ".join(policies), values) for values, policies in found.items()]
+def _alike(
+    runs: Sequence[tuple[str, Sequence[float]]],
+) -> list[tuple[int, str, Sequence[float]]]:
+    """Runs that differ in no value as one: the first one's number, all their names, the values."""
+    found: dict[tuple[float, ...], list[int]] = {}
+    for number, (_, values) in enumerate(runs):
+        found.setdefault(tuple(sorted(values)), []).append(number)
+    return [
+        (numbers[0], " = ".join(runs[number][0] for number in numbers), values)
+        for values, numbers in found.items()
+    ]
 
 
 def _answered(latencies: Sequence[float]) -> str:

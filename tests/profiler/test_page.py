@@ -3,6 +3,10 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
 
 from conserve_sglang.profiler.page import write_page
 from conserve_sglang.profiles import (
@@ -78,6 +82,69 @@ def test_without_watts_there_are_no_plots_of_them(tmp_path: Path) -> None:
         decode=tuple(replace(p, watts=None) for p in PROFILE.decode),
     )
     assert page(bare, tmp_path).count("<svg") == 4
+
+
+def test_the_worst_point_is_told_in_words(tmp_path: Path) -> None:
+    text = page(shipped_profile("l4-qwen3-8b"), tmp_path)
+    assert re.search(r"worst \d+ % at batch \d+, [\d,]+ cached and [\d,]+ new tokens each;", text)
+    assert re.search(r"worst \d+ % at batch \d+, [\d,]+ KV tokens each;", text)
+    assert re.search(r"worst \d+ % at [\d,]+ tokens;", text)
+    assert "1 point, not between others" in page(PROFILE, tmp_path)
+
+
+def test_it_fits_a_narrow_screen_and_a_dark_one(tmp_path: Path) -> None:
+    text = page(PROFILE, tmp_path)
+    assert '<meta name="viewport" content="width=device-width,initial-scale=1">' in text
+    assert "prefers-color-scheme: dark" in text
+
+
+class Drawn:
+    """What the plots of a page are given to draw."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.figures: list[Any] = []
+        keep = Figure.savefig
+
+        def savefig(figure: Figure, *args: Any, **kwargs: Any) -> None:
+            keep(figure, *args, **kwargs)
+            self.figures.append(figure)
+
+        monkeypatch.setattr(Figure, "savefig", savefig)
+
+
+def test_ticks_are_plain_numbers_and_legends_lie_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Drawn(monkeypatch)
+    page(PROFILE, tmp_path)
+    for figure in drawn.figures:
+        (axes,) = figure.axes
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            places = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+            words = [label.get_text() for at, label in places if low <= at <= high]
+            assert len(words) >= 2
+            assert all(re.fullmatch(r"[\d,.]+", one) for one in words)
+            assert len(set(words)) == len(words)
+        for legend in figure.legends:
+            assert legend.get_window_extent().y1 <= axes.get_window_extent().y0
+
+
+def test_appends_of_different_batches_are_lines_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Drawn(monkeypatch)
+    more = (
+        PrefillPoint(new_tokens=128, cached_tokens=1024, seconds=0.03),
+        PrefillPoint(new_tokens=64, cached_tokens=1024, seconds=0.06, batch=4),
+    )
+    page(replace(PROFILE, prefill=(*PROFILE.prefill, *more)), tmp_path)
+    (axes,) = drawn.figures[1].axes
+    lines = {
+        label: [float(x) for x in bars.lines[0].get_xdata()]
+        for bars, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    assert lines == {"after 1,024": [64, 128], "4 x after 1,024": [256]}
 
 
 def test_a_shipped_profile_can_be_drawn_too(tmp_path: Path) -> None:

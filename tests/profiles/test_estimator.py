@@ -67,7 +67,7 @@ def test_an_estimated_profile_says_so_and_covers_its_capacity() -> None:
     assert profile.is_estimated
     assert profile.provenance.kind == "estimated"
     assert profile.power_provenance is not None
-    assert profile.power_provenance.error == "+-25-30 %"
+    assert profile.power_provenance.error == "25 to 30 % either way"
     assert profile.has_watts
     assert max(point.kv_tokens for point in profile.decode) <= (profile.kv_capacity_tokens or 0)
     assert all(0.2 * 72 < (point.watts or 0) <= 72 for point in profile.prefill)

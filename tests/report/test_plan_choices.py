@@ -55,7 +55,7 @@ def test_rows_of_one_policy_show_in_what_they_differ() -> None:
     assert text.count('class="badge key"') == 2
     assert text.count("choose least_backlog") == 1
     assert names_apart([under(COLOCATED), under(BACKLOG, 0.5), under(PACK)]) == [
-        "colocated\n  choose usual", "colocated\n  choose least_backlog", "conserve-pack",
+        "colocated\n  choose most_free", "colocated\n  choose least_backlog", "conserve-pack",
     ]  # fmt: skip
     assert names_apart([under(COLOCATED)]) == ["colocated"]
 

@@ -49,6 +49,13 @@ def test_curves_that_are_the_same_are_one_and_have_all_their_names() -> None:
     assert ">conserve = stock-pd = work-conserving</text>" in found["e2e.svg"]
 
 
+def test_a_policy_has_the_same_colour_in_each_figure() -> None:
+    last = replace(RUN, policy="last", ttfet_s=[9.0, 9.0], e2e_s=[9.0, 9.0])
+    found = figures([RUN, replace(RUN, policy="other", e2e_s=[7.0, 8.0]), last])
+    for name in ("ttfet.svg", "e2e.svg"):
+        assert re.findall(r'class="line s-(\d)" d="[^"]*"/><text[^>]*>last<', found[name]) == ["3"]
+
+
 def test_a_single_conversation_is_seen() -> None:
     text = figures([replace(RUN, ttfet_s=[3.0])])["ttfet.svg"]
     (line,) = re.findall(r'class="line [^"]*" d="M([^"]*L[^"]*)"', text)
