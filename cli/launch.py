@@ -18,12 +18,17 @@ from .options import (
     TierMapOption,
 )
 
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print each command line and start nothing; with --host that one's."
+    ),
+]
+
 
 def launch(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     tier_map: TierMapOption,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print each command line and start nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     log_dir: Annotated[
         Path, typer.Option("--log-dir", metavar="DIR", help="Where each process's log goes.")
     ] = Path("out/logs"),

@@ -161,7 +161,7 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
         workers = " + ".join(map(_many, plan.nearest.counts.items()))
         console.print(f"the nearest fleet is {workers}, {plan.nearest.policy.name}")
     if not plan.remedies:
-        console.print("no change of a single limit helps: other GPUs or another model are needed")
+        console.print(plan.no_remedy)
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")
     if result.wishes.out is not None:

@@ -1,5 +1,6 @@
 """What there is to choose from: GPUs by tier and host, and what may be done with them."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -104,12 +105,14 @@ def _few(hosts: Sequence[Host], sizes: Mapping[int, int]) -> Sequence[Host]:
     ones, since a larger host takes all that a smaller one does; but for the last the smallest that
     will do."""
     by_room = sorted(hosts, key=lambda host: -len(host.gpu_ids))
-    for number in range(len(by_room)):
-        if _has_room(by_room[: number + 1], sizes):
-            sure = by_room[:number]
-            last = next(host for host in by_room[::-1] if _has_room([*sure, host], sizes))
-            return [host for host in hosts if host in sure or host is last]
-    return hosts
+    numbers = range(1, len(hosts) + 1)
+    number = bisect_left(numbers, True, key=lambda count: _has_room(by_room[:count], sizes))
+    if number == len(hosts):
+        return hosts
+    sure, rest = by_room[:number], by_room[number:][::-1]
+    last = rest[bisect_left(rest, True, key=lambda host: _has_room([*sure, host], sizes))]
+    chosen = {host.name for host in [*sure, last]}
+    return [host for host in hosts if host.name in chosen]
 
 
 def _has_room(hosts: Sequence[Host], sizes: Mapping[int, int]) -> bool:

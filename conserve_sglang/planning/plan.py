@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.planning.diagnosis import Binding
+from conserve_sglang.planning.inventory import ALL_ROLES
 from conserve_sglang.planning.problem import Config, Objective
 from conserve_sglang.planning.program import SMALL_FLEET
 from conserve_sglang.planning.remedy import Change, Changes, Remedy, size_of
@@ -153,6 +154,16 @@ class Infeasible:
     request: Request
     remedies: tuple[Remedy, ...]
     nearest: Option | None = None
+
+    @property
+    def no_remedy(self) -> str:
+        """What is said where there is no remedy."""
+        tiers = self.request.inventory.tiers
+        narrowed = [tier.name for tier in tiers if set(tier.roles) != set(ALL_ROLES)]
+        needed = "other GPUs or another model are needed"
+        if narrowed:
+            needed += f", or more roles than the inventory gives {' and '.join(narrowed)}"
+        return f"no change of limits was found that helps: {needed}"
 
     @property
     def reason(self) -> str:

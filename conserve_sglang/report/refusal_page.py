@@ -11,8 +11,6 @@ from conserve_sglang.report.options import brief
 from conserve_sglang.report.page import command_line, listing, page, paragraph, section, table
 from conserve_sglang.report.scale import short
 
-NONE_FOUND = "None was found: other GPUs or another model are needed."
-
 
 def refusal_page(plan: Infeasible, profiles: Sequence[Profile], command: str) -> str:
     """The whole page; everything it needs is inside."""
@@ -32,7 +30,7 @@ def refusal_page(plan: Infeasible, profiles: Sequence[Profile], command: str) ->
             _asked(plan),
             section(
                 "Changes that would help, the smallest first",
-                listing(changes or [NONE_FOUND]),
+                listing(changes or [f"{plan.no_remedy[0].upper()}{plan.no_remedy[1:]}."]),
                 paragraph(MEANING, "soft"),
             ),
             section(

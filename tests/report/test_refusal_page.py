@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Infeasible, Plan, Targets, make_plan
 from conserve_sglang.planning.remedy import MEANING, Change, Proof, Remedy, Tried
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.profiles import shipped_profile
 from conserve_sglang.report.options import brief
-from conserve_sglang.report.refusal_page import NONE_FOUND, refusal_page
+from conserve_sglang.report.refusal_page import refusal_page
 from tests.planning.builders import a_request
 from tests.planning.test_tier_map import asked
 from tests.report.test_plan_page import Checker
@@ -35,7 +36,12 @@ def test_changes_stand_with_their_evidence_and_what_smallest_means() -> None:
 
 
 def test_without_a_change_it_says_so() -> None:
-    assert NONE_FOUND in words(replace(PLAN, remedies=()))
+    none = replace(PLAN, remedies=())
+    assert "other GPUs or another model are needed." in words(none)
+    tiers = tuple(replace(tier, roles=(Role.DECODE,)) for tier in PLAN.request.inventory.tiers[:1])
+    inventory = replace(PLAN.request.inventory, tiers=(*tiers, *PLAN.request.inventory.tiers[1:]))
+    narrowed = replace(none, request=replace(PLAN.request, inventory=inventory))
+    assert "or more roles than the inventory gives a40." in words(narrowed)
 
 
 def test_limits_stand_beside_what_the_nearest_fleet_makes_of_them() -> None:
