@@ -72,9 +72,10 @@ class Latency:
             self.seconds.append(seconds)
             self.alone.append(alone)
 
-    def mean_alone_s(self) -> float:
-        """What a conversation takes by itself on average; there must be one."""
-        return sum(self.alone) / len(self.alone)
+    @property
+    def papers_slo_s(self) -> float | None:
+        """The paper's target: `SLO_FACTOR` times the mean when run alone."""
+        return SLO_FACTOR * sum(self.alone) / len(self.alone) if self.alone else None
 
     def figures(self, slo_s: float | None) -> Figures | None:
         """What to report, judged by a target if there is one."""
@@ -181,9 +182,11 @@ class Tally:
     def _targets(self) -> Slo:
         if self._slo is not None:
             return self._slo
-        every = (self._ttfet, self._tbt, self._e2e)
-        ttfet, tbt, e2e = (SLO_FACTOR * one.mean_alone_s() if one.alone else None for one in every)
-        return Slo(ttfet_s=ttfet, last_turn_tbt_s=tbt, e2e_s=e2e)
+        return Slo(
+            ttfet_s=self._ttfet.papers_slo_s,
+            last_turn_tbt_s=self._tbt.papers_slo_s,
+            e2e_s=self._e2e.papers_slo_s,
+        )
 
     def _energy(self, simulation: Simulation) -> ModelledEnergy | None:
         served = Served(
