@@ -15,6 +15,7 @@ from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.remedy import MEANING
 from conserve_sglang.planning.tier_map import budget_note
 from conserve_sglang.report.options import grouped, name_of, names_apart
+from conserve_sglang.report.scale import LARGEST_OF_THREE_DIGITS
 
 from .beyond_view import beyond_lines
 from .plan_document import as_document
@@ -189,5 +190,5 @@ def _latencies(score: Score) -> str:
 
 
 def _short(value: float) -> str:
-    number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    number = f"{value:,.0f}" if value >= LARGEST_OF_THREE_DIGITS else f"{value:.3g}"
     return number if math.isfinite(value) else "never"
