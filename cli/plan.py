@@ -54,6 +54,13 @@ OutOption = Annotated[
 ReportOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Where a report goes (HTML).")
 ]
+ConversationsOption = Annotated[
+    int,
+    typer.Option(
+        min=100,
+        help="Of each run that judges a fleet, at least; fewer are quicker.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Of the simulated arrivals.")]
 QuickOption = Annotated[
     bool, typer.Option("--quick", help="Only the choice: no comparisons, no sensitivity.")
@@ -76,6 +83,7 @@ def plan(  # noqa: PLR0913, PLR0917 - each one is an option of the command
     out: OutOption = None,
     report: ReportOption = None,
     seed: SeedOption = 0,
+    conversations: ConversationsOption = 2000,
     quick: QuickOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -101,6 +109,7 @@ def plan(  # noqa: PLR0913, PLR0917 - each one is an option of the command
             energy_budget_kwh=energy_budget,
             objective=objective,
             seed=seed,
+            conversations=conversations,
             out=out,
             report=report,
             is_quick=quick,

@@ -6,6 +6,7 @@ from typing import Any
 from conserve_sglang.planning import Infeasible, Option, Plan, Request, Score
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.remedy import MEANING, Change, Remedy
+from conserve_sglang.planning.request import KWH_A_DAY
 from conserve_sglang.profiles import Profile
 
 from .beyond_view import as_beyond
@@ -40,7 +41,9 @@ def _request_document(request: Request) -> dict[str, Any]:
         "last_turn_tbt_s": targets.tbt_s,
         "e2e_s": targets.e2e_s,
         "power_budget_w": request.power_budget_w,
-        "mean_power_budget_w": request.mean_power_w,
+        "energy_budget_kwh_a_day": (
+            None if request.mean_power_w is None else request.mean_power_w * KWH_A_DAY
+        ),
         "tool_gaps_s": request.load.gaps_s(targets.level),
     }
 
@@ -109,7 +112,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
         "binding": [one.text for one in plan.bindings],
         "runner_ups": [_option_document(option) for option in plan.runner_ups],
         "simulated": [_option_document(option) for option in plan.options],
-        "other_seeds": [_score_document(score) for score in plan.repeats],
+        "seeds": [_score_document(score) for score in plan.chosen.by_seed],
         "load_sweep": [_score_document(score) for score in plan.load_sweep],
         "comparisons": [
             {
@@ -127,7 +130,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
             }
             for one in plan.doubts
         ],
-        "fragile": [_option_document(option) for option in plan.fragile],
+        "rejected": [_option_document(option) for option in plan.rejected],
         "caps_of_unknown_range": list(plan.doubtful_caps),
         "optimality_gap": plan.gap,
         "optimality": plan.proven,
@@ -178,6 +181,14 @@ def _score_document(score: Score) -> dict[str, Any]:
         "tokens_per_joule": score.tokens_per_joule,
         "simulated_conversations": score.num_conversations,
         "simulated_scale": score.scale,
+        "runs": {
+            "seeds": list(score.runs.seeds),
+            "conversations": score.runs.num_conversations,
+            "arriving_s": score.runs.arriving_s,
+            "judged": score.runs.is_judged,
+            "filled": score.runs.is_filled,
+        },
+        "growth_with_more_load": score.growth,
         "beyond_profile": [as_beyond(one) for one in score.beyond],
     }
 

@@ -20,6 +20,8 @@ from conserve_sglang.planning import (
     tiers_without,
 )
 from conserve_sglang.planning.checksum import with_checksum
+from conserve_sglang.planning.judging import how_judged
+from conserve_sglang.planning.request import KWH_A_DAY
 from conserve_sglang.planning.tier_map import check_wording, checked, tier_map_text
 from conserve_sglang.profiles import Profile, load_profile, open_profile, shipped_profiles
 from conserve_sglang.report.plan_page import plan_page
@@ -28,8 +30,6 @@ from conserve_sglang.report.refusal_page import refusal_page
 from .plan_files import MAP_MARK, check_outputs, was_there, write
 from .plan_progress import progress
 from .slo_option import parse_slo
-
-HOURS_A_DAY = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Wishes:
     energy_budget_kwh: float | None
     objective: str
     seed: int
+    conversations: int
     out: Path | None
     report: Path | None
     is_quick: bool
@@ -66,6 +67,7 @@ class Wishes:
             ("--power-budget", self.power_budget_w, None),
             ("--energy-budget", self.energy_budget_kwh, None),
             ("--seed", self.seed, 0),
+            ("--conversations", self.conversations, 2000),
         )
         for option, value, usual in options:
             if value != usual and value is not None:
@@ -109,6 +111,7 @@ def run(wishes: Wishes) -> Result:
         power_budget_w=_positive("--power-budget", wishes.power_budget_w),
         mean_power_w=_mean_power_w(_positive("--energy-budget", wishes.energy_budget_kwh)),
         seed=wishes.seed,
+        fewest=wishes.conversations,
     )
     check_wording(request, f"{wishes.inventory} as a tier map", wishes.inventory.parent)
     with progress() as told:
@@ -153,7 +156,8 @@ def head_of(plan: Plan) -> list[str]:
         f"Modelled, from profiles: TTFET p{level:g} {score.ttfet_s:.3g} s, last-turn TBT p{level:g}"
         f" {score.tbt_s * 1e3:.3g} ms, E2E p{level:g} {score.e2e_s:.3g} s,",
         f"{score.mean_w:.0f} W on average of {plan.chosen.peak_w:.0f} W at most,"
-        f" {score.tokens_per_joule:.3g} tokens/J.",
+        f" {score.tokens_per_joule:.3g} tokens/J;",
+        f"judged by {how_judged(score)}.",
     ]
     notes = [plan.request.gaps_note]
     return [*head, *(f"{note}." for note in notes if note), "The command:"]
@@ -193,4 +197,4 @@ def _positive(option: str, value: float | None) -> float | None:
 
 
 def _mean_power_w(kwh_a_day: float | None) -> float | None:
-    return None if kwh_a_day is None else kwh_a_day * 1000 / HOURS_A_DAY
+    return None if kwh_a_day is None else kwh_a_day / KWH_A_DAY

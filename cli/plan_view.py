@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 
 import typer
 from rich import box
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conserve_sglang.planning import Infeasible, Objective, Option, Plan, Score
-from conserve_sglang.planning.plan import is_within
+from conserve_sglang.planning.judging import how_judged
 from conserve_sglang.planning.problem import Config
 from conserve_sglang.planning.remedy import MEANING
 from conserve_sglang.planning.tier_map import budget_note
@@ -44,14 +44,13 @@ def _print_plan(result: Result, plan: Plan) -> None:
     console.print(f"margins: {margins or 'no limits were set'}")
     if plan.request.gaps_note:
         console.print(plan.request.gaps_note)
-    if plan.fragile:
-        console.print("! keeps the limits with these arrivals, but breaks one with another seed")
+    for line in _judged_lines(plan):
+        console.print(line)
     for line in beyond_lines([plan.chosen.score.beyond]):
         console.print(line, markup=False)
-    for score in plan.repeats:
-        is_kept = is_within(plan.request, replace(plan.chosen, score=score))
+    for score in plan.chosen.by_seed:
         figures = f"{_latencies(score)}, {_short(score.tokens_per_joule)} tokens/J"
-        console.print(f"another seed: {figures}{'' if is_kept else ': breaks a limit'}")
+        console.print(f"seed {score.runs.seeds[0]}: {figures}")
     for binding in plan.bindings:
         console.print(f"held back by {binding.text}")
     if plan.is_rescued:
@@ -77,11 +76,11 @@ def _options_table(plan: Plan) -> Table:
     heads = (f"TTFET {level} s", f"TBT {level} ms", f"E2E {level} s")
     for column in (*heads, "mean W", "peak W", "tokens/J"):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))
-    groups = grouped([plan.chosen, *plan.runner_ups])[:5]
+    groups = _rows(plan)
     shown = [option for alike in groups for option in alike]
     names = dict(zip(map(id, shown), names_apart(shown), strict=True))
     for alike in groups:
-        mark = "*" if plan.chosen in alike else "!" if alike[0] in plan.fragile else " "
+        mark = _mark(plan, alike)
         option, score = alike[0], alike[0].score
         policies = "\n".join(names[id(one)] for one in alike).split("\n")
         rows = [*map(_many, option.counts.items()), *(f"[dim]{one}[/dim]" for one in policies)]
@@ -95,6 +94,29 @@ def _options_table(plan: Plan) -> Table:
             _short(score.tokens_per_joule),
         )
     return table
+
+
+def _rows(plan: Plan) -> list[list[Option]]:
+    """The choice, others that keep all limits, and some that do not when judged."""
+    return grouped([plan.chosen, *plan.runner_ups])[:5] + grouped(plan.rejected)[:2]
+
+
+def _mark(plan: Plan, alike: Sequence[Option]) -> str:
+    if plan.chosen in alike:
+        return "*"
+    return "!" if alike[0] in plan.rejected else " " if alike[0].is_judged else "~"
+
+
+def _judged_lines(plan: Plan) -> list[str]:
+    """What the figures of the table rest on."""
+    lines = [f"judged by {how_judged(plan.chosen.score)}"]
+    for alike in _rows(plan):
+        if _mark(plan, alike) == "~":
+            lines.append(f"~ not judged: by {how_judged(alike[0].score)}")
+            break
+    if any(_mark(plan, alike) == "!" for alike in _rows(plan)):
+        lines.append("! breaks a limit when judged, though not in a short run")
+    return lines
 
 
 def _many(pool: tuple[Config, int]) -> str:
@@ -150,7 +172,7 @@ def _print_footing(result: Result, plan: Plan, console: Console) -> None:
 def _print_infeasible(result: Result, plan: Infeasible) -> None:
     console = Console(stderr=True)
     console.print(f"infeasible: {plan.reason}")
-    if plan.request.gaps_note:
+    if plan.request.gaps_note and not plan.impossible:
         console.print(plan.request.gaps_note)
     for number, remedy in enumerate(plan.remedies):
         words = "the smallest change found that would help" if number == 0 else "or"
@@ -161,7 +183,7 @@ def _print_infeasible(result: Result, plan: Infeasible) -> None:
     if plan.nearest is not None:
         workers = " + ".join(map(_many, plan.nearest.counts.items()))
         console.print(f"the nearest fleet is {workers}, {plan.nearest.policy.name}")
-    if not plan.remedies:
+    if not plan.remedies and not plan.impossible:
         console.print(plan.no_remedy)
     for tier in result.left_out:
         console.print(f"tier {tier} was left out: no profile of its GPU with this model")

@@ -4,6 +4,7 @@ that are wrong."""
 from collections.abc import Mapping
 from dataclasses import replace
 
+from conserve_sglang.planning.choosing import Choosing
 from conserve_sglang.planning.hardware import Hardware
 from conserve_sglang.planning.inventory import lacking_roles
 from conserve_sglang.planning.plan import Comparison, Doubt, Infeasible, Option, Plan
@@ -11,6 +12,7 @@ from conserve_sglang.planning.planner import Bench, Told, make_plan
 from conserve_sglang.planning.problem import Objective
 from conserve_sglang.planning.program import solve
 from conserve_sglang.planning.request import Request, is_capped
+from conserve_sglang.planning.score import Fleet, Score, simulate
 from conserve_sglang.planning.shortlist import Candidate, problems_of
 from conserve_sglang.sim import PowerModel
 
@@ -18,6 +20,8 @@ LOAD_FACTORS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 TIME_FACTORS = (0.8, 1.25)
 WATT_FACTORS = (0.75, 1.25)
 """The errors that estimated power is stated with, and as much for times."""
+NUM_JUDGED = 3
+"""Runners-up that are judged, not only simulated for a short time."""
 FRONT_FACTORS = (0.4, 0.55, 0.75, 1.5, 3.0)
 
 
@@ -25,16 +29,18 @@ def analysed(plan: Plan, told: Told = lambda _: None) -> Plan:
     """The plan with everything a report says beside the choice."""
     request, chosen = plan.request, plan.chosen
     rate = chosen.score.load_per_s
-    bench = Bench(request)
+    choosing = Choosing(request, Bench(request).hardware(), told)
     sweep = []
     for factor in LOAD_FACTORS:
         told(f"simulating {factor:g} x the load")
         is_own = factor == 1.0
-        sweep.append(chosen.score if is_own else bench.at_load(chosen, rate * factor))
+        sweep.append(chosen.by_seed[0] if is_own else _long(chosen, Bench(request), rate * factor))
+    for option in plan.runner_ups[:NUM_JUDGED]:
+        choosing.judged(option)
     front = _front(plan, told)
     return replace(
         plan,
-        options=(*plan.options, *front),
+        options=(*choosing.known(plan.options), *front),
         load_sweep=tuple(sweep),
         comparisons=tuple(_comparisons(plan, told)),
         doubts=tuple(_doubts(plan, told)),
@@ -84,7 +90,7 @@ def _best(request: Request, label: str) -> Comparison:
     lacking = lacking_roles(tier for tier in request.inventory.tiers if tier.name in own)
     if lacking is not None:
         return Comparison(label=label, option=None, why=lacking)
-    plan = make_plan(request)
+    plan = make_plan(request, is_brief=True)
     if isinstance(plan, Infeasible):
         return Comparison(label=label, option=plan.nearest, why=_why(plan))
     return Comparison(label=label, option=plan.chosen)
@@ -105,7 +111,7 @@ def _doubts(plan: Plan, told: Told) -> list[Doubt]:
         changed = replace(
             plan.request, hardware=tuple(slower(one, factor) for one in plan.request.hardware)
         )
-        score = Bench(changed).at_load(plan.chosen, plan.chosen.score.load_per_s)
+        score = _long(plan.chosen, Bench(changed), plan.chosen.score.load_per_s)
         label = f"all times x {factor:g}"
         found.append(Doubt(label=label, score=score, is_same_choice=_is_same(plan, changed)))
     for tier in sorted({config.tier for config in plan.chosen.counts}):
@@ -118,10 +124,18 @@ def _doubts(plan: Plan, told: Told) -> list[Doubt]:
                     for one in plan.request.hardware
                 ),
             )
-            score = Bench(changed).at_load(plan.chosen, plan.chosen.score.load_per_s)
+            score = _long(plan.chosen, Bench(changed), plan.chosen.score.load_per_s)
             label = f"watts of {tier} x {factor:g}"
             found.append(Doubt(label=label, score=score, is_same_choice=_is_same(plan, changed)))
     return found
+
+
+def _long(option: Option, bench: Bench, rate_per_s: float) -> Score:
+    """One run as long as those that the option was judged by, with the first of its seeds."""
+    request, runs = bench.request, option.score.runs
+    fleet = Fleet(counts=option.counts, policy=option.policy, hardware=bench.hardware())
+    seed, num = runs.seeds[0], runs.num_conversations
+    return simulate(fleet, request.load, rate_per_s, request.targets, seed, num)
 
 
 def _is_same(plan: Plan, changed: Request) -> bool | None:

@@ -7,6 +7,7 @@ from conserve_sglang.planning.demand import Variant
 from conserve_sglang.planning.problem import Answer, Limits, Objective, Problem
 from conserve_sglang.planning.program import Solved, bound, is_large, solve
 from conserve_sglang.planning.remedy import Change, Changes, size_of
+from conserve_sglang.planning.request import KWH_A_DAY
 from conserve_sglang.planning.rows import Limit
 
 LEAST_GAIN = 0.001
@@ -57,7 +58,10 @@ def _changes(limits: Limits, solved: Solved) -> Iterator[Change]:
         needed = now * (1 - slack) if limit is Limit.LOAD else now + slack
         whole = given(limits, limit)
         relative = slack / whole if limit is Limit.GPUS and whole else (needed - now) / now
-        yield Change(limit=limit, tier=tier, given=now, needed=needed, relative=relative)
+        unit = KWH_A_DAY if limit is Limit.MEAN_W else 1.0
+        yield Change(
+            limit=limit, tier=tier, given=now * unit, needed=needed * unit, relative=relative
+        )
 
 
 def given(limits: Limits, limit: Limit, tier: str = "") -> float | None:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from conserve_sglang.planning.load import Load
 from conserve_sglang.profiles.hardware import least_cap_w
 from conserve_sglang.tiermap.strict import Parts, explain, read_text, read_yaml
 from conserve_sglang.traces import Trace, read_trace
+from conserve_sglang.traces.standing import standing_for
 from conserve_sglang.workload import (
     ConversationPlan,
     TurnPlan,
@@ -33,7 +34,7 @@ Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=32)]
 T = TypeVar("T")
-MOST_GENERATED = 600
+NUM_GENERATED = 2000
 MOST_NUMBERS_TOLD = 5
 
 
@@ -179,9 +180,11 @@ def load_workload(path: Path, rate_per_s: float | None = None) -> Load:
     else:
         assert decoded.generator is not None
         generate = _GENERATORS[decoded.generator]
-        plans = list(generate(MOST_GENERATED, random.Random(decoded.seed)))
+        plans = list(generate(NUM_GENERATED, random.Random(decoded.seed)))
         what = f"generator {decoded.generator}"
-    cut, told = _cut(path, plans, decoded)
+    generated = decoded.generator
+    like = None if generated is None else standing_for(_GENERATORS[generated])
+    cut, told = _cut(path, plans, decoded, like)
     return Load(
         conversations=cut,
         rate_per_s=rate,
@@ -226,7 +229,10 @@ def _not_used(trace: Trace) -> str:
 
 
 def _cut(
-    path: Path, plans: list[ConversationPlan], workload: WorkloadFile
+    path: Path,
+    plans: list[ConversationPlan],
+    workload: WorkloadFile,
+    like: Sequence[ConversationPlan] | None = None,
 ) -> tuple[tuple[ConversationPlan, ...], str]:
     """The conversations that are played, and in words what was done to get them."""
     kept: Iterator[ConversationPlan] = iter(plans)
@@ -234,7 +240,9 @@ def _cut(
     if workload.fitting is not None:
         if workload.window_tokens is None:
             raise PlanError(f"{path}: fitting: it needs window_tokens, which lengths are scaled to")
-        scaling = scaled_to_window(plans, workload.window_tokens, fitting=workload.fitting)
+        scaling = scaled_to_window(
+            plans, workload.window_tokens, fitting=workload.fitting, like=like
+        )
         kept, told = iter(scaling.conversations), f"; {scaling.statement()}"
     elif workload.window_tokens is not None:
         kept = cut_to_window(kept, workload.window_tokens)

@@ -6,8 +6,8 @@ One of these fleets may keep all limits after all: then the approximations were 
 enough is then made smaller (`shrinking`).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from conserve_sglang.core.tier import PolicyChoice
@@ -18,7 +18,7 @@ from conserve_sglang.planning.neighbours import shortage
 from conserve_sglang.planning.plan import Found, Option, conceded, concessions, is_within
 from conserve_sglang.planning.problem import Objective, Problem
 from conserve_sglang.planning.program import is_large
-from conserve_sglang.planning.remedy import Remedy, size_of, smallest
+from conserve_sglang.planning.remedy import Changes, Remedy, size_of, smallest
 from conserve_sglang.planning.request import Request
 from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.score import Score
@@ -45,10 +45,12 @@ class Tries(Plays, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """Fleets that were played, and the changes that would each be enough for one of them."""
+    """Fleets that were played, and the changes that would each be enough for one of them, which
+    `fleets` tells; by short runs, if the bench plays these."""
 
     options: tuple[Option, ...]
     remedies: tuple[Remedy, ...]
+    fleets: Mapping[Changes, Option] = field(default_factory=dict)
 
 
 class GivingWay:
@@ -58,9 +60,9 @@ class GivingWay:
         self._request, self._problems, self._bench = request, problems, bench
         self._played: dict[object, Option] = {}
 
-    def tried(self, options: Sequence[Option] = ()) -> Given:
+    def tried(self, options: Sequence[Option] = (), *, shrinks: bool = True) -> Given:
         """Let each limit give way alone; where that never helps, all of them together; and whatever
-        `options`, simulated before, would do with. Then make that smaller."""
+        `options`, simulated before, would do with. Then make that smaller, unless not `shrinks`."""
         limits = [
             one for one in Limit if any(given(p.limits, one) is not None for _, p in self._problems)
         ]
@@ -74,7 +76,12 @@ class GivingWay:
         if any(self._does(option) for option in pool):
             return Given(options=tuple(self._played.values()), remedies=())
         fitting = [option for option in pool if fits(self._request, option)]
-        return self._shrunk([*founds, *concessions(self._request, fitting)], pool)
+        founds = [*founds, *concessions(self._request, fitting)]
+        if shrinks:
+            return self._shrunk(founds, pool)
+        remedies = smallest(Remedy(changes=found.changes) for found in founds)
+        fleets = {found.changes: found.option for found in founds}
+        return Given(options=tuple(self._played.values()), remedies=remedies, fleets=fleets)
 
     def _shrunk(self, founds: Sequence[Found], pool: Sequence[Option]) -> Given:
         of_changes = {found.changes: found for found in founds}
@@ -89,7 +96,8 @@ class GivingWay:
         )
         remedies = shrinking.settled(of_changes[one.changes] for one in kept)
         played = (*self._played.values(), *shrinking.played)
-        return Given(options=played, remedies=smallest(one for one in remedies if one.changes))
+        small = smallest(one for one in remedies if one.changes)
+        return Given(options=played, remedies=small, fleets=shrinking.fleets)
 
     def _does(self, option: Option) -> bool:
         return fits(self._request, option) and is_within(self._request, option)

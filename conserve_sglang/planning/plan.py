@@ -10,15 +10,16 @@ from conserve_sglang.planning.inventory import ALL_ROLES
 from conserve_sglang.planning.problem import Config, Objective
 from conserve_sglang.planning.program import SMALL_FLEET
 from conserve_sglang.planning.remedy import Change, Changes, Remedy, size_of
-from conserve_sglang.planning.request import Request, Targets
+from conserve_sglang.planning.request import KWH_A_DAY, Request, Targets
 from conserve_sglang.planning.rows import Limit
-from conserve_sglang.planning.score import Score
+from conserve_sglang.planning.score import MOST_GROWTH, Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """A fleet under a policy, simulated. `approximate_w`, `approximate_ttfet_s`: what the integer
-    program thought of it, None for a fleet it did not propose. `peak_w`: what its GPUs may draw."""
+    program thought of it, None for a fleet it did not propose. `peak_w`: what its GPUs may draw.
+    `by_seed`: of a fleet that was judged, each seed's figures, `score` being the worst of them."""
 
     label: str
     variant: str
@@ -28,6 +29,12 @@ class Option:
     score: Score
     approximate_w: float | None = None
     approximate_ttfet_s: float | None = None
+    by_seed: tuple[Score, ...] = ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its figures are of the long run; else of a short one."""
+        return self.score.runs.is_judged
 
     @property
     def num_gpus(self) -> int:
@@ -87,21 +94,19 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The answer to a request. `repeats`: the chosen fleet with other seeds. `is_rescued`: by the
-    integer program's approximations nothing keeps all limits, in the simulator this fleet does.
-    `fragile`: better ones that break a limit with other seeds."""
+    """The answer to a request: the best fleet of those that were judged and keep all limits.
+    `is_rescued`: by the integer program's approximations nothing keeps all limits, in the simulator
+    this fleet does."""
 
     request: Request
     chosen: Option
     options: tuple[Option, ...]
     bindings: tuple[Binding, ...]
-    repeats: tuple[Score, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     load_sweep: tuple[Score, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     gap: float = 0.0
     is_rescued: bool = False
-    fragile: tuple[Option, ...] = ()
     num_columns: int = 0
     optimizer_s: float = 0.0
     simulation_s: float = 0.0
@@ -110,6 +115,12 @@ class Plan:
     def margins(self) -> tuple[Margin, ...]:
         """How far the chosen one is from each limit."""
         return margins_of(self.request, self.chosen)
+
+    @property
+    def rejected(self) -> tuple[Option, ...]:
+        """Fleets that were judged and break a limit, the nearest ones first."""
+        found = [one for one in self.options if one.is_judged and not is_within(self.request, one)]
+        return tuple(sorted(found, key=lambda option: excess_of(self.request, option)))
 
     @property
     def proven(self) -> str:
@@ -149,11 +160,13 @@ class Plan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Infeasible:
     """No fleet will do. `remedies`: what would make one, the smallest change first. `nearest`: the
-    fleet that came closest in the simulator, if any got so far."""
+    fleet that came closest in the simulator, if any got so far. `impossible`: why none can, where
+    that is known beforehand."""
 
     request: Request
     remedies: tuple[Remedy, ...]
     nearest: Option | None = None
+    impossible: str = ""
 
     @property
     def no_remedy(self) -> str:
@@ -168,6 +181,8 @@ class Infeasible:
     @property
     def reason(self) -> str:
         """In a sentence."""
+        if self.impossible:
+            return self.impossible
         none = "no choice of these GPUs keeps all limits"
         if self.nearest is None:
             return none
@@ -176,6 +191,8 @@ class Infeasible:
             for margin in margins_of(self.request, self.nearest)
             if margin.share < 0
         ]
+        if not self.nearest.score.is_steady:
+            broken.append("no headroom: with 5% more load it falls behind")
         said = ", ".join(broken) or f"only {self.nearest.score.answered:.1%} answered"
         return f"{none}; the nearest that was simulated has {said}"
 
@@ -192,7 +209,7 @@ def margins_of(request: Request, option: Option) -> tuple[Margin, ...]:
         (f"last-turn TBT p{targets.level * 100:g}", targets.tbt_s, score.tbt_s, "s"),
         (f"E2E p{targets.level * 100:g}", targets.e2e_s, score.e2e_s, "s"),
         ("peak power", request.power_budget_w, option.peak_w, "W"),
-        ("mean power", request.mean_power_w, score.mean_w, "W"),
+        ("energy", _a_day(request.mean_power_w), score.mean_w * KWH_A_DAY, "kWh a day"),
     )
     return tuple(
         Margin(name=name, limit=limit, value=value, unit=unit)
@@ -201,12 +218,17 @@ def margins_of(request: Request, option: Option) -> tuple[Margin, ...]:
     )
 
 
+def _a_day(mean_w: float | None) -> float | None:
+    """The energy budget is asked for in kWh a day."""
+    return None if mean_w is None else mean_w * KWH_A_DAY
+
+
 _LIMITS = {
     "TTFET": Limit.TTFET,
     "last-turn TBT": Limit.TBT,
     "E2E": Limit.E2E,
     "peak power": Limit.PEAK_W,
-    "mean power": Limit.MEAN_W,
+    "energy": Limit.MEAN_W,
 }
 
 
@@ -237,7 +259,8 @@ def conceded(request: Request, option: Option) -> Changes | None:
     enough."""
     broken = [margin for margin in margins_of(request, option) if margin.share < 0]
     is_finite = all(math.isfinite(margin.value) for margin in broken)
-    if not is_finite or not answers_enough(option.score, request.targets):
+    is_carried = option.score.is_steady and answers_enough(option.score, request.targets)
+    if not is_finite or not is_carried:
         return None
     return tuple(concession(margin) for margin in broken)
 
@@ -255,9 +278,10 @@ def concession(margin: Margin) -> Change:
 
 
 def is_within(request: Request, option: Option) -> bool:
-    """Whether an option keeps all limits, conversations answered included."""
+    """Whether an option keeps all limits, conversations answered included, in the long run if it
+    was judged."""
     is_kept = all(margin.share >= 0 for margin in margins_of(request, option))
-    return is_kept and answers_enough(option.score, request.targets)
+    return is_kept and option.score.is_steady and answers_enough(option.score, request.targets)
 
 
 def answers_enough(score: Score, targets: Targets) -> bool:
@@ -268,4 +292,5 @@ def answers_enough(score: Score, targets: Targets) -> bool:
 def excess_of(request: Request, option: Option) -> float:
     """By how much limits are broken, summed up."""
     broken = [max(0.0, -margin.share) for margin in margins_of(request, option)]
-    return sum(broken) + max(0.0, request.targets.level - option.score.answered)
+    growing = max(0.0, (option.score.growth or 0.0) - MOST_GROWTH)
+    return sum(broken) + max(0.0, request.targets.level - option.score.answered) + growing

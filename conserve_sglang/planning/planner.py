@@ -1,14 +1,16 @@
 """From a request to a plan: candidates by the integer program, the choice by the simulator."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from conserve_sglang.core.tier import PolicyChoice
 from conserve_sglang.core.worker import Role
+from conserve_sglang.planning.choosing import Choosing
 from conserve_sglang.planning.diagnosis import Binding, bindings
 from conserve_sglang.planning.giving_way import GivingWay, fits
 from conserve_sglang.planning.hardware import Hardware
+from conserve_sglang.planning.judging import check_level
 from conserve_sglang.planning.neighbours import Counts
 from conserve_sglang.planning.plan import (
     Infeasible,
@@ -18,8 +20,11 @@ from conserve_sglang.planning.plan import (
     is_within,
 )
 from conserve_sglang.planning.problem import Config, Objective
+from conserve_sglang.planning.remedy import Remedy
 from conserve_sglang.planning.request import Request
+from conserve_sglang.planning.rows import Limit
 from conserve_sglang.planning.score import Fleet, Score, simulate
+from conserve_sglang.planning.settling import settled
 from conserve_sglang.planning.shortlist import Candidate, Shortlist, more_headroom, shortlist
 from conserve_sglang.planning.variants import policies_for
 
@@ -31,9 +36,7 @@ NUM_FOR_POLICIES = 2
 """The best fleets are tried under every policy that fits them."""
 MOST_TRIMS = 8
 LOAD_STEPS = 5
-NUM_REPEATS = 2
-MOST_REPEATED = 6
-"""So many options at most are tried with other seeds, to find one that lasts."""
+MOST_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,78 +105,136 @@ class Bench:
                 high = middle
         return best
 
-    def at_load(self, option: Option, rate_per_s: float, seed: int | None = None) -> Score:
-        """The option's figures at another load, or with another seed."""
+    def at_load(self, option: Option, rate_per_s: float) -> Score:
+        """The option's figures at another load, by a short run."""
         request = self.request
         fleet = Fleet(counts=option.counts, policy=option.policy, hardware=self.hardware())
-        own = request.seed if seed is None else seed
-        return simulate(fleet, request.load, rate_per_s, request.targets, own)
+        return simulate(fleet, request.load, rate_per_s, request.targets, request.seed)
 
 
-def make_plan(request: Request, told: Told = lambda _: None) -> Plan | Infeasible:
-    """The best fleet for a request, or why there is none."""
+def make_plan(
+    request: Request, told: Told = lambda _: None, *, is_brief: bool = False
+) -> Plan | Infeasible:
+    """The best fleet for a request, or why there is none; with `is_brief` changes that are enough
+    are not made smaller."""
+    check_level(request.load, request.targets.level)
+    if request.is_below_gaps:
+        return Infeasible(request=request, remedies=(), impossible=request.gaps_note)
     told("computing operating points, solving integer programs")
-    found = shortlist(request)
-    started = time.perf_counter()
+    found, started, bench = shortlist(request), time.perf_counter(), Bench(request)
+    choosing = Choosing(request, bench.hardware(), told)
     options = tuple(_tried(request, found, told)) if found.candidates else ()
-    kept = [option for option in options if is_within(request, option)]
-    is_rescued = not kept
-    if not kept:
+    chosen = choosing.best_of(options)
+    if chosen is None:
+        options += tuple(_larger(request, found, options, told))
+        chosen = choosing.best_of(options)
+    if is_rescued := chosen is None:
         told("looking for limits that would have to give way")
-        way = GivingWay(request, found.problems, Bench(request)).tried(options)
-        options += tuple(option for option in way.options if fits(request, option))
-        kept = [option for option in options if is_within(request, option)]
-        if not kept:
-            nearest = min(options, key=lambda option: excess_of(request, option), default=None)
-            return Infeasible(request=request, remedies=way.remedies, nearest=nearest)
-    chosen, repeats, fragile = _lasting(request, kept, told)
+        chosen, options, remedies = _given_way(request, found, options, choosing, is_brief)
+        if chosen is None:
+            judged = [one for one in options if one.is_judged and fits(request, one)]
+            nearest = min(judged, key=lambda option: excess_of(request, option), default=None)
+            return Infeasible(request=request, remedies=remedies, nearest=nearest)
     simulation_s = time.perf_counter() - started
     told("looking for what holds it back")
     started = time.perf_counter()
-    held_back, gap = ((), 0.0) if is_rescued else _held_back(found)
+    held_back, gap = ((), 0.0) if is_rescued else _held_back(found, chosen)
     return Plan(
         request=request,
         chosen=chosen,
-        options=options,
+        options=(chosen, *(one for one in choosing.known(options) if one is not chosen)),
         bindings=held_back,
-        repeats=repeats,
         gap=gap,
         is_rescued=is_rescued,
-        fragile=fragile,
         num_columns=found.num_columns,
         optimizer_s=found.columns_s + found.solve_s + time.perf_counter() - started,
         simulation_s=simulation_s,
     )
 
 
-def _held_back(found: Shortlist) -> tuple[tuple[Binding, ...], float]:
-    """What costs the program's first choice something, and how far that is from the best."""
-    best = found.candidates[0]
-    return bindings(found.problem_of(best), best.answer), best.answer.gap
-
-
-def _lasting(
-    request: Request, kept: list[Option], told: Told
-) -> tuple[Option, tuple[Score, ...], tuple[Option, ...]]:
-    """The best option that keeps the limits with other arrivals too, its figures there, and those
-    before it that do not; the best of all if the first few all break one."""
-    bench = Bench(request)
-    ranked = sorted(kept, key=lambda option: option.value(request.objective))
-    first: tuple[Option, tuple[Score, ...]] | None = None
-    fragile: list[Option] = []
-    for option in ranked[:MOST_REPEATED]:
-        told(f"simulating other seeds of {_brief(dict(option.counts))}")
-        rate = option.score.load_per_s
-        scores = tuple(
-            bench.at_load(option, rate, seed=request.seed + number)
-            for number in range(1, NUM_REPEATS + 1)
+def _given_way(
+    request: Request,
+    found: Shortlist,
+    options: tuple[Option, ...],
+    choosing: Choosing,
+    is_brief: bool,
+) -> tuple[Option | None, tuple[Option, ...], tuple[Remedy, ...]]:
+    """A fleet that does after all, or the changes that would be enough for one; and all fleets.
+    What looks good enough by a short run, and fails when judged, is known the next time."""
+    for _ in range(MOST_ROUNDS):
+        bench = Judged(Bench(request), choosing)
+        way = GivingWay(request, found.problems, bench).tried(
+            choosing.known(options), shrinks=not is_brief
         )
-        first = first or (option, scores)
-        if all(is_within(request, replace(option, score=score)) for score in scores):
-            return option, scores, tuple(fragile)
-        fragile.append(option)
-    assert first is not None
-    return *first, ()
+        options += tuple(option for option in way.options if fits(request, option))
+        chosen = choosing.best_of(choosing.known(options))
+        options = choosing.known(options)
+        if chosen is not None or not any(is_within(request, option) for option in options):
+            break
+    if chosen is not None:
+        return chosen, options, ()
+    nearest = choosing.nearest_of(options)
+    remedies = settled(request, way.remedies, way.fleets, nearest, choosing)
+    return None, (*nearest, *options), remedies
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A bench that knows what was judged."""
+
+    bench: Bench
+    choosing: Choosing
+
+    def try_out(self, candidate: Candidate, policy: PolicyChoice) -> Option:
+        """At the demanded load."""
+        return self._known(self.bench.try_out(candidate, policy))
+
+    def played(
+        self, variant: str, policy: PolicyChoice, counts: Counts, rate_per_s: float
+    ) -> Option:
+        """A fleet at a load."""
+        return self._known(self.bench.played(variant, policy, counts, rate_per_s))
+
+    def at_load(self, option: Option, rate_per_s: float) -> Score:
+        """The same fleet at another load."""
+        return self.bench.at_load(option, rate_per_s)
+
+    def peak_w(self, counts: Counts) -> float:
+        """What a fleet may draw."""
+        return self.bench.peak_w(counts)
+
+    def _known(self, option: Option) -> Option:
+        (known,) = self.choosing.known([option])
+        return known
+
+
+def _larger(
+    request: Request, found: Shortlist, options: Sequence[Option], told: Told
+) -> Iterator[Option]:
+    """Fleets with more headroom than those that were tried."""
+    bench, known = Bench(request), [option.counts for option in options]
+    for candidate in more_headroom(request, found) if found.candidates else ():
+        if candidate.counts not in known:
+            told(f"simulating {_brief(candidate.counts)}, {candidate.variant.policy.name}")
+            known.append(candidate.counts)
+            yield bench.try_out(candidate, candidate.variant.policy)
+
+
+def _held_back(found: Shortlist, chosen: Option) -> tuple[tuple[Binding, ...], float]:
+    """What costs the program's first choice something, and how far that is from the best. More GPUs
+    of a tier would not help where the chosen fleet leaves some of it unused."""
+    best = found.candidates[0]
+    problem = found.problem_of(best)
+    used: dict[str, int] = {}
+    for config, count in chosen.counts.items():
+        used[config.tier] = used.get(config.tier, 0) + config.tp * count
+    there = {one.tier: one.gpus for one in problem.limits.gpus if one.min_tp == 1}
+    told = (
+        one
+        for one in bindings(problem, best.answer)
+        if one.limit is not Limit.GPUS or used.get(one.tier, 0) >= there.get(one.tier, 0)
+    )
+    return tuple(told), best.answer.gap
 
 
 def _tried(request: Request, found: Shortlist, told: Told) -> Iterator[Option]:
@@ -202,6 +263,15 @@ def _tried(request: Request, found: Shortlist, told: Told) -> Iterator[Option]:
         for counts in _trims(option):
             tried = attempt(candidate, option.policy, counts=counts)
             yield tried
+            for policy in _others(request, tried, candidate):
+                yield attempt(candidate, policy, counts=counts)
+
+
+def _others(request: Request, option: Option, candidate: Candidate) -> Iterator[PolicyChoice]:
+    """Other policies for a fleet that keeps the limits: when judged it may need one of them."""
+    for policy in policies_for(candidate.variant, request.targets.tbt_s):
+        if is_within(request, option) and policy != option.policy:
+            yield policy
 
 
 def _trims(option: Option) -> Iterator[dict[Config, int]]:

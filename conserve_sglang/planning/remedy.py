@@ -19,7 +19,7 @@ from conserve_sglang.planning.rows import Limit
 
 UNITS = {
     Limit.PEAK_W: "W",
-    Limit.MEAN_W: "W on average",
+    Limit.MEAN_W: "kWh a day",
     Limit.TTFET: "s",
     Limit.TBT: "s",
     Limit.E2E: "s",
@@ -37,8 +37,8 @@ _SPELLED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A limit that gives way: from `given` to `needed`; `relative` is by how much of it. For GPUs
-    `tier` says which."""
+    """A limit that gives way: from `given` to `needed`, in its unit (`UNITS`; GPUs: their number);
+    `relative` is by how much of it. For GPUs `tier` says which."""
 
     limit: Limit
     tier: str
@@ -86,7 +86,8 @@ def size_of(changes: Changes) -> float:
 
 
 MEANING = (
-    "Smallest, of changes of the same limits, in the simulator with these arrivals: the fewest"
+    "All are enough in the long runs that choices are judged by. Smallest, of changes of the same"
+    " limits, in short runs: the fewest"
     " more GPUs of whatever tier; of a target, a budget or the load the least relative change, to"
     " 1 %. One step less was tried where it says so; that still less fails too is granted, and so"
     " is that more workers and higher caps do no harm."
@@ -121,10 +122,11 @@ class Proof:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
     """Changes that together are enough for a fleet that was simulated. `proof`: that less is not;
-    None where that was not tried."""
+    None where that was not tried. `is_widened`: less is enough in short runs, not in long ones."""
 
     changes: Changes
     proof: Proof | None = None
+    is_widened: bool = False
 
     @property
     def text(self) -> str:
@@ -139,6 +141,11 @@ class Remedy:
     @property
     def evidence(self) -> str:
         """How well it is known to be the smallest, in words."""
+        if self.is_widened:
+            return (
+                "enough in the long run; not shown to be the smallest: less was tried in short runs"
+                " only, and was enough there"
+            )
         if self.proof is None:
             return "enough; not shown to be the smallest: less was not tried"
         many = self.proof.num_tried

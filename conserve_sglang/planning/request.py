@@ -8,6 +8,9 @@ from conserve_sglang.planning.inventory import Inventory
 from conserve_sglang.planning.load import Load
 from conserve_sglang.planning.problem import Limits, Objective
 
+KWH_A_DAY = 24 / 1000
+"""Of a watt that is always drawn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
@@ -26,7 +29,8 @@ class Request:
     worker, of those that there are profiles of.
 
     `power_budget_w`: what all chosen GPUs may draw at most (caps, or rated power). `mean_power_w`:
-    what they may draw on average, which is the energy budget over its time.
+    what they may draw on average, which is the energy budget over its time. `fewest`: so many
+    conversations at least has a run that a fleet is judged by (`judging`).
     """
 
     inventory: Inventory
@@ -37,6 +41,7 @@ class Request:
     power_budget_w: float | None = None
     mean_power_w: float | None = None
     seed: int = 0
+    fewest: int = 2000
 
     def limits(self, load_per_s: float | None = None) -> Limits:
         """The limits of its integer program. `load_per_s` takes the demanded load's place."""
@@ -51,6 +56,12 @@ class Request:
             tbt_s=self.targets.tbt_s,
             e2e_s=self.targets.e2e_s,
         )
+
+    @property
+    def is_below_gaps(self) -> bool:
+        """Whether a target is asked for that tool gaps alone exceed."""
+        gaps_s, targets = self.load.gaps_s(self.targets.level), self.targets
+        return any(s is not None and s <= gaps_s for s in (targets.ttfet_s, targets.e2e_s))
 
     @property
     def gaps_note(self) -> str:

@@ -16,7 +16,7 @@ from conserve_sglang.planning.goals import Goal, does, goal_of, gpus_short, less
 from conserve_sglang.planning.neighbours import Choice, Counts, Neighbours, num_short, shrunk
 from conserve_sglang.planning.plan import Found, Option, is_within
 from conserve_sglang.planning.problem import Objective
-from conserve_sglang.planning.remedy import STEP, Proof, Remedy, Tried
+from conserve_sglang.planning.remedy import STEP, Changes, Proof, Remedy, Tried
 from conserve_sglang.planning.request import Request
 from conserve_sglang.planning.rows import Limit
 
@@ -42,7 +42,8 @@ class Plays(Protocol):
 
 
 class Shrinking:
-    """Makes changes smaller. `played`: what it has simulated, less loads than demanded left out."""
+    """Makes changes smaller. `played`: what it has simulated, less loads than demanded left out;
+    `fleets`: for which one a change is enough."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Shrinking:
             (self._choice(option).key, option.score.load_per_s): option for option in options
         }
         self.played: list[Option] = []
+        self.fleets: dict[Changes, Option] = {}
 
     def settled(self, founds: Iterable[Found]) -> list[Remedy]:
         """Each as small as it was found to be. Stops where a fleet keeps all limits after all."""
@@ -79,16 +81,20 @@ class Shrinking:
 
     def _settled(self, found: Found) -> Remedy:
         if goal_of(self._request, found) is None:
-            return Remedy(changes=found.changes)
+            return self._remedy(found, None)
         found = self._narrowed(found)
         while found.changes:
             goal = goal_of(self._request, found)
             assert goal is not None
             smaller, proof = self._sought(found, goal)
             if smaller is None:
-                return Remedy(changes=self._of_fewest_watts(found).changes, proof=proof)
+                return self._remedy(self._of_fewest_watts(found), proof)
             found = self._narrowed(smaller)
         return Remedy(changes=())
+
+    def _remedy(self, found: Found, proof: Proof | None) -> Remedy:
+        self.fleets[found.changes] = found.option
+        return Remedy(changes=found.changes, proof=proof)
 
     def _of_fewest_watts(self, found: Found) -> Found:
         """Of the fleets that were simulated and do with as few GPUs."""

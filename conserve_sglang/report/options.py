@@ -77,4 +77,4 @@ def broken_text(request: Request, option: Option) -> str:
         return f"breaks {', '.join(names)}"
     if option.score.answered < request.targets.level:
         return f"only {option.score.answered:.1%} answered"
-    return "breaks a limit"
+    return "breaks a limit" if option.score.is_steady else "falls behind with 5% more load"

@@ -92,8 +92,8 @@ def _row(plan: Plan, choice: Choice) -> list[str]:
     option, score = choice.option, choice.option.score
     broken = "" if choice.is_kept else broken_text(plan.request, option)
     marks = [badge(broken, "bad")] if broken else []
-    if any(one in plan.fragile for one in choice.options):
-        marks.append(badge("breaks a limit with another seed", "warn"))
+    if not option.is_judged:
+        marks.append(badge("by a short run only", "warn"))
     fleet = f'<span class="badge key">{choice.letter}</span>{escape(workers_text(option))}'
     return [
         "<br>".join([fleet, *marks]),

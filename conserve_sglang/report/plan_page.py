@@ -6,8 +6,10 @@ from html import escape
 
 from conserve_sglang.core.worker import Role
 from conserve_sglang.planning import Objective, Plan
+from conserve_sglang.planning.judging import how_judged
 from conserve_sglang.planning.plan import Margin
 from conserve_sglang.planning.remedy import MEANING
+from conserve_sglang.planning.request import KWH_A_DAY
 from conserve_sglang.profiles import Profile, Provenance
 from conserve_sglang.report import plan_charts as charts
 from conserve_sglang.report.options import brief, params_text
@@ -40,6 +42,11 @@ _APPROXIMATIONS = (
     " affine step time; Poisson spread of turns and KV), chosen by an integer program with HiGHS.",
     "The figures on this page are of the simulator, which drives the router's own dispatcher and"
     " policies over virtual time with the same profiles: modelled, none of it measured here.",
+    "Fleets are found by short runs. The choice is judged by long ones: of each figure the worst of"
+    " three seeds, the first fifth of each run left out, and with 5% more load, evenly spaced, the"
+    " turns under way must not grow by 2 or more for a hundred conversations. Other loads and"
+    " wrong profiles: one such run; where the load is more than is carried, figures grow with its"
+    " length.",
     "GPUs that are not used are counted with no power. Hosts' CPUs, fans and power supplies are"
     " not counted.",
     "Tokens per joule count input and output of every turn, history included each time, over all"
@@ -118,25 +125,27 @@ def _map(plan: Plan) -> str:
 def _margins(plan: Plan) -> str:
     rows = [_margin_row(plan, margin) for margin in plan.margins]
     columns = [("limit", False), ("value", True), ("limit", True), ("left", True)]
-    columns += [(f"seed {number + 2}", True) for number in range(len(plan.repeats))]
+    columns += [(f"seed {score.runs.seeds[0]}", True) for score in plan.chosen.by_seed]
     held = [f"Held back by {one.text}." for one in plan.bindings]
     if plan.is_rescued:
         held = ["What holds it back is not known: the integer program found no choice."]
     said = listing(held or ["Held back by the demanded load alone: no limit costs anything."])
     shown = table(columns, rows) if rows else paragraph("No limit was set.")
-    return section("Margins, and what binds", shown, said)
+    judged = how_judged(plan.chosen.score)
+    rule = paragraph(f"Judged by {judged}.", "soft")
+    return section("Margins, and what binds", shown, rule, said)
 
 
 def _margin_row(plan: Plan, margin: Margin) -> list[str]:
     scale, unit = (1e3, "ms") if margin.unit == "s" and margin.limit < 1 else (1.0, margin.unit)
     kind = "bad" if margin.share < 0 else ("warn" if margin.share < 0.05 else "good")
     others = []
-    for score in plan.repeats:
+    for score in plan.chosen.by_seed:
         of_name = {
             "TTFET": score.ttfet_s,
             "last-turn TBT": score.tbt_s,
             "E2E": score.e2e_s,
-            "mean power": score.mean_w,
+            "energy": score.mean_w * KWH_A_DAY,
         }
         value = next((v for name, v in of_name.items() if margin.name.startswith(name)), None)
         others.append("" if value is None else short(value * scale))

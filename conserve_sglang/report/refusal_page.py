@@ -6,6 +6,7 @@ from html import escape
 from conserve_sglang.planning import Infeasible, Request
 from conserve_sglang.planning.plan import Margin, margins_of
 from conserve_sglang.planning.remedy import MEANING
+from conserve_sglang.planning.request import KWH_A_DAY
 from conserve_sglang.profiles import Profile
 from conserve_sglang.report.options import brief
 from conserve_sglang.report.page import command_line, listing, page, paragraph, section, table
@@ -63,14 +64,14 @@ def _asked(plan: Infeasible) -> str:
 
 
 def _limits(request: Request) -> list[tuple[str, float, str]]:
-    targets = request.targets
+    targets, mean_w = request.targets, request.mean_power_w
     level = f"p{targets.level * 100:g}"
     asked = (
         (f"TTFET {level}", targets.ttfet_s, "s"),
         (f"last-turn TBT {level}", targets.tbt_s, "s"),
         (f"E2E {level}", targets.e2e_s, "s"),
         ("peak power", request.power_budget_w, "W"),
-        ("mean power", request.mean_power_w, "W"),
+        ("energy", None if mean_w is None else mean_w * KWH_A_DAY, "kWh a day"),
     )
     return [(name, limit, unit) for name, limit, unit in asked if limit is not None]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.traces.formats import read_trace
 from conserve_sglang.traces.reading import BadLine, Trace
+from conserve_sglang.traces.standing import standing_for
 from conserve_sglang.workload import (
     LEAST_CV,
     MOST_CV,
@@ -172,13 +173,23 @@ def _sized(
     if source.fitting is not None:
         if source.window_tokens is None:
             raise ConfigError("--fitting scales lengths to a window: say which with --window")
-        scaled = scaled_to_window(plans, source.window_tokens, fitting=source.fitting)
+        scaled = scaled_to_window(
+            plans, source.window_tokens, fitting=source.fitting, like=_like(source)
+        )
         plans, scaling = scaled.conversations, scaled.statement()
     elif source.window_tokens is not None:
         plans = cut_to_window(plans, source.window_tokens)
     if source.gap_factor != 1:
         plans = with_gaps_scaled(plans, source.gap_factor)
     return list(plans), scaling
+
+
+def _like(source: Source) -> Iterable[ConversationPlan] | None:
+    """What a generator's lengths are scaled by, however many conversations are drawn."""
+    if source.synthetic is None:
+        return None
+    standing: Iterable[ConversationPlan] = standing_for(GENERATORS[source.like])
+    return standing if source.max_turns is None else first_turns(standing, source.max_turns)
 
 
 def _recorded(source: Source) -> tuple[Sequence[float], tuple[BadLine, ...]]:

@@ -35,7 +35,11 @@ class WindowScaling:
 
 
 def scaled_to_window(
-    conversations: Iterable[ConversationPlan], window_tokens: int, *, fitting: float = 1.0
+    conversations: Iterable[ConversationPlan],
+    window_tokens: int,
+    *,
+    fitting: float = 1.0,
+    like: Iterable[ConversationPlan] | None = None,
 ) -> WindowScaling:
     """Scale all lengths by one factor, at most 1, so that a share `fitting` of the conversations
     never holds more than `window_tokens` of prompt and answer, and cut the rest at the window.
@@ -43,6 +47,8 @@ def scaled_to_window(
     One factor for all keeps what is long beside what is short: appends to contexts, prompts to
     answers, conversations to each other. Work per token does not scale so: attention over a
     context shrinks with its square, and appends fall under thresholds given in tokens.
+    `like`: conversations that the factor is taken from in place of these, so that it is the same
+    however many of a kind are drawn.
     Raises ValueError for a share outside (0, 1] or a window below 2 tokens.
     """
     if not 0 < fitting <= 1:
@@ -50,7 +56,7 @@ def scaled_to_window(
     if window_tokens < 2:
         raise ValueError("window_tokens must be at least 2")
     plans = list(conversations)
-    factor = _factor(plans, window_tokens, fitting)
+    factor = _factor(plans if like is None else list(like), window_tokens, fitting)
     whole = list(scaled(plans, factor))
     kept = tuple(cut_to_window(whole, window_tokens))
     num_turns = {plan.conversation_id: len(plan.turns) for plan in whole}

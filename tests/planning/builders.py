@@ -88,6 +88,7 @@ def a_request(rate_per_s: float = 0.5, **changes: Any) -> Request:
             source="made up",
         ),
         targets=Targets(ttfet_s=60.0, tbt_s=0.05),
+        fewest=300,
     )
     return replace(request, **changes)
 

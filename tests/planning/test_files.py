@@ -178,7 +178,7 @@ def test_a_wrong_workload_says_what_is_wrong(tmp_path: Path, text: str, message:
 def test_what_was_scaled_and_left_out_is_told(tmp_path: Path) -> None:
     for size, told in {
         "window_tokens: 8192, fitting: 0.9": "generator mini-swe; all lengths times 0.",
-        "window_tokens: 12000": "of 600 that do not fit 12,000 tokens left out",
+        "window_tokens: 12000": "of 2000 that do not fit 12,000 tokens left out",
         "window_tokens: 1000000": "generator mini-swe",
     }.items():
         path = tmp_path / "w.yaml"

@@ -26,7 +26,7 @@ PACK = PolicyChoice(name="conserve-pack", params={"tbt_target_s": 0.1})
 def a_plan() -> Plan:
     plan = make_plan(a_request())
     assert isinstance(plan, Plan)
-    return replace(plan, options=(plan.chosen,), fragile=())
+    return replace(plan, options=(plan.chosen,))
 
 
 def under(policy: PolicyChoice, ttfet_s: float | None = None) -> Option:

@@ -130,7 +130,7 @@ def dominates(one: Option, other: Option) -> bool:
 
 
 def test_a_plan_without_analysis_is_shown_too() -> None:
-    bare = replace(a_plan(), load_sweep=(), doubts=(), comparisons=(), repeats=())
+    bare = replace(a_plan(), load_sweep=(), doubts=(), comparisons=())
     text = plan_page(bare, [], "x")
     assert "If the load is another" not in text
     assert "The map" in text
