@@ -206,11 +206,11 @@ def _at_scale(plan: Plan) -> str:
 
 def _latencies(score: Score) -> str:
     return (
-        f"TTFET {_short(score.ttfet_s)} s, TBT {_short(score.tbt_s * 1e3)} ms,"
-        f" E2E {_short(score.e2e_s)} s"
+        f"TTFET {_short(score.ttfet_s, ' s')}, TBT {_short(score.tbt_s * 1e3, ' ms')},"
+        f" E2E {_short(score.e2e_s, ' s')}"
     )
 
 
-def _short(value: float) -> str:
+def _short(value: float, unit: str = "") -> str:
     number = f"{value:,.0f}" if value >= LARGEST_OF_THREE_DIGITS else f"{value:.3g}"
-    return number if math.isfinite(value) else "never"
+    return number + unit if math.isfinite(value) else "never"
