@@ -53,8 +53,8 @@ def test_show_at_80_columns_has_every_name_whole(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = run_cli("tiers", "show", MAPS / "h100_l4.yaml").out.splitlines()
-    assert [line.split()[0] for line in lines[3:10]] == [
-        *(f"l4-prefill-{number}" for number in range(6)),
+    assert [line.split()[0] for line in lines[3:11]] == [
+        *(f"l4-prefill-{number}" for number in range(7)),
         "h100-decode-0",
     ]
     assert max(map(len, lines)) <= 80
