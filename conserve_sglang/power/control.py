@@ -323,7 +323,7 @@ class PowerController:
             self.max_running = num_turns
 
     def _set(self, reading: TierReading, watts: float, reason: Reason, why: str) -> None:
-        """Move a tier's cap; two moves of one period become one."""
+        """Move a tier's cap; two moves of one period become one, or none if they cancel out."""
         before_w = self._caps[reading.tier]
         if watts == before_w:
             return
@@ -331,7 +331,9 @@ class PowerController:
         move = CapMove(tier=reading.tier, before_w=before_w, after_w=watts, reason=reason, why=why)
         for index, made in enumerate(self._moves):
             if isinstance(made, CapMove) and made.tier == reading.tier:
-                self._moves[index] = replace(move, before_w=made.before_w)
+                self._moves[index : index + 1] = (
+                    [replace(move, before_w=made.before_w)] if watts != made.before_w else []
+                )
                 return
         self._moves.append(move)
 

@@ -92,6 +92,25 @@ def apply(readings: Sequence[TierReading], moves: Sequence[object]) -> dict[str,
     return caps
 
 
+def test_moves_that_cancel_out_are_none() -> None:
+    """The energy target lowers a cap in the same period in which the TBT SLO wants it back."""
+    law = ControlSettings(energy=EnergySettings(j_per_output_token=1.0), tbt_slo_s=1.0)
+    tier = TierReading(
+        tier="d", role=Role.DECODE, num_gpus=1, watts=72.0, cap_w=75.0, base_w=76.0,
+        least_w=50.0, is_held=True,
+    )  # fmt: skip
+    calm = Observation(
+        at_s=1.0, measured_at_s=1.0, tiers=(tier,), other_w=0.0, joules=0.0, output_tokens=0,
+        ttfet=None, tbt=None, num_running=0,
+    )  # fmt: skip
+    controller = PowerController(law)
+    for at_s in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0):
+        controller.handle(replace(calm, at_s=at_s, measured_at_s=at_s))
+    late = Latency(p95_s=1.0, num_samples=5)
+    last = replace(calm, at_s=107.0, measured_at_s=107.0, joules=65.0, output_tokens=64, tbt=late)
+    assert [move for move in controller.handle(last) if isinstance(move, CapMove)] == []
+
+
 @given(laws, observations())
 @settings(max_examples=100, deadline=None)
 def test_whatever_is_seen_every_move_is_allowed_and_said_once(
