@@ -90,7 +90,8 @@ MEANING = (
     " limits, in short runs: the fewest"
     " more GPUs of whatever tier; of a target, a budget or the load the least relative change, to"
     " 1 %. One step less was tried where it says so; that still less fails too is granted, and so"
-    " is that more workers and higher caps do no harm."
+    " is that more workers and higher caps do no harm. A plan with the change made may miss by a"
+    " few per cent, as policies take parameters from the targets."
 )
 STEP = 0.01
 """What a target, a budget or a load is told to, as a share of what is needed."""

@@ -159,12 +159,19 @@ def test_a_fleet_that_the_approximations_rule_out_may_do_in_the_simulator() -> N
     request = few_a40(2, targets=Targets(tbt_s=0.004))
     thought = least(problems_of(request), frozenset({Limit.TBT}))
     assert thought is not None
-    tried = GivingWay(request, problems_of(request), Bench(request)).tried()
-    (needed,) = (change.needed for change in tried.remedies[0].changes)
-    assert needed < thought.changes[0].needed
-    between = replace(request, targets=Targets(tbt_s=(needed + thought.changes[0].needed) / 2))
+    plan = make_plan(request, is_brief=True)
+    assert isinstance(plan, Infeasible)
+    (change,) = plan.remedies[0].changes
+    assert change.enough < thought.changes[0].needed
+    between = replace(
+        request, targets=Targets(tbt_s=(change.enough + thought.changes[0].needed) / 2)
+    )
     assert not shortlist(between).candidates
-    assert any(is_within(between, option) for option in tried.options)
+    rescued = make_plan(between, is_brief=True)
+    assert isinstance(rescued, Plan)
+    assert rescued.is_rescued
+    assert is_within(between, rescued.chosen)
+    assert "nothing keeps all limits" in rescued.proven
 
 
 def test_limits_that_only_help_together_are_told_together() -> None:
@@ -177,7 +184,7 @@ def test_limits_that_only_help_together_are_told_together() -> None:
     # a policy's own parameters follow the targets: what is found then may be a little worse
     nearest = again.chosen if isinstance(again, Plan) else again.nearest
     assert nearest is not None
-    assert excess_of(again.request, nearest) < 0.1
+    assert excess_of(again.request, nearest) < 0.05
 
 
 def test_the_nearest_fleet_fits_the_gpus_there_are() -> None:
