@@ -76,6 +76,10 @@ def _chunked(path: bytes, body: bytes) -> bytes:
     return head + chunks + b"0\r\nx-trailer: y\r\n\r\n"
 
 
+USUAL = [
+    _request(PATHS[0], BODIES[1], b"x-conversation-id: c", b"authorization: Bearer k", last)
+    for last in (b"traceparent: 00-a-b-01", b"traceparent: 00-c-d-01")
+]
 REQUESTS = [
     *(_request(path, body) for path in PATHS[:4] for body in (*BODIES, MESSAGES[1])),
     *(_chunked(PATHS[0], body) for body in BODIES),

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-from bench.fuzz.seeds import ANSWERS, BODIES, MESSAGES, REQUESTS
+from bench.fuzz.seeds import ANSWERS, BODIES, MESSAGES, REQUESTS, USUAL
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.anthropic import CountCall, MessagesCall
 from conserve_sglang.router.headers import split_request_headers
@@ -72,6 +72,21 @@ def read_request(data: bytes) -> str:
         endpoint = _ENDPOINTS.get(asked.target.partition(b"?")[0], Endpoint.CHAT)
         outcome = _open(endpoint, asked.headers, asked.body)
     return outcome
+
+
+def read_again(data: bytes) -> str:
+    """A connection that knows its client's heads reads every request as a fresh one does."""
+    knowing, fresh = RequestReader(MAX_BODY_BYTES), RequestReader(MAX_BODY_BYTES)
+    knowing.feed(USUAL[0])
+    knowing.ready.clear()
+    for reader in (knowing, fresh):
+        reader.feed(data)
+    assert knowing.ready == fresh.ready
+    assert knowing.refusal == fresh.refusal
+    assert knowing.is_in_request == fresh.is_in_request
+    if fresh.refusal is not None:
+        return _refusal(fresh.refusal)
+    return "served" if fresh.ready else "unfinished"
 
 
 def read_body(data: bytes) -> str:
@@ -167,6 +182,7 @@ def _check_events(told: bytes) -> str:
 
 TARGETS: dict[str, tuple[Callable[[bytes], str], list[bytes]]] = {
     "request": (read_request, REQUESTS),
+    "again": (read_again, USUAL),
     "body": (read_body, BODIES),
     "answer": (read_answer, ANSWERS),
     "message": (read_message, MESSAGES),

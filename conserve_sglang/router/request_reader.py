@@ -1,12 +1,14 @@
 """Reads HTTP/1.1 requests off a connection's bytes, within bounds."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httptools
 
+from conserve_sglang.router.headers import CLAUDE_AGENT_HEADER, DEADLINE_HEADER, NAMING_HEADERS
 from conserve_sglang.router.problem import Problem
+from conserve_sglang.workers.known_head import KnownHead, known_head
 from conserve_sglang.workers.upstream import Headers
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -49,6 +51,10 @@ _TOO_MUCH_FRAMING = Problem(
 )
 
 _NOTED = frozenset({b"host", b"transfer-encoding", b"expect"})
+_VARYING = frozenset(
+    {*NAMING_HEADERS, CLAUDE_AGENT_HEADER, DEADLINE_HEADER, b"traceparent", b"x-request-id"}
+)
+_MAX_LEARNED = 16  # heads in a row that no other request had
 
 
 @dataclass(slots=True)
@@ -74,9 +80,12 @@ class RequestReader:
         "_head_bytes",
         "_headers",
         "_is_in_head",
+        "_known",
+        "_last",
         "_length",
         "_max_body_bytes",
         "_num_hosts",
+        "_num_learned",
         "_parser",
         "_target",
         "owes_continue",
@@ -90,6 +99,9 @@ class RequestReader:
         self.ready: deque[Request] = deque()
         self.refusal: Problem | None = None
         self.owes_continue = False
+        self._known: KnownHead | None = None
+        self._last: Request  # with the head that is known
+        self._num_learned = 0
         self._start()
 
     def _start(self) -> None:
@@ -132,6 +144,32 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read on."""
+        is_fresh = not self._has_begun
+        known = self._known
+        if known is not None and is_fresh and self.refusal is None:
+            at = known.match(data)
+            if at >= 0 and len(data) - at == known.length <= self._max_body_bytes:
+                self._num_learned = 0
+                last = self._last
+                again = Request(last.method, last.target, known.headers, data[at:], True, True)
+                self.ready.append(again)
+                return
+        num_ready = len(self.ready)
+        self._parse(data)
+        if is_fresh and len(self.ready) == num_ready + 1 and self._num_learned < _MAX_LEARNED:
+            self._learn(data, self.ready[-1])
+
+    def _learn(self, data: bytes, request: Request) -> None:
+        """Know the head of a request that came in one piece, with nothing before or behind it."""
+        if not request.keeps_alive or self.refusal is not None:
+            return
+        self._num_learned += 1
+        known = known_head(data, request.headers, _VARYING)
+        if known is not None:
+            self._known = known
+            self._last = replace(request, body=b"")
+
+    def _parse(self, data: bytes) -> None:
         num_ready = len(self.ready)
         num_body_bytes = self._body_bytes
         was_in_body = not self._is_in_head

@@ -12,11 +12,15 @@ from typing import Any, Protocol
 import httptools
 
 from conserve_sglang.core.errors import Unreachable, WorkerError
+from conserve_sglang.workers.known_head import Headers, KnownHead, known_head
 from conserve_sglang.workers.outbox import Outbox
 
-Headers = list[tuple[bytes, bytes]]
+__all__ = ["Headers", "Pieces", "ResponseSink", "UpstreamConnection"]
+
 Pieces = Sequence[bytes | memoryview]
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_VARYING = frozenset({b"date"})
+_MAX_LEARNED = 16  # heads in a row that no other answer had
 
 
 class ResponseSink(Protocol):
@@ -44,6 +48,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_complete",
         "_is_paused",
         "_keeps_alive",
+        "_known",
+        "_num_learned",
         "_on_closed",
         "_on_free",
         "_on_lost",
@@ -78,6 +84,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_complete = False
         self._is_paused = False
         self._keeps_alive = False
+        self._known: KnownHead | None = None
+        self._num_learned = 0
         self.has_answer_begun = False
         self.is_open = False
         self.num_requests = 0
@@ -151,7 +159,22 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None:
             self.abandon()  # bytes nobody asked for: out of step, never to be reused
             return
-        self.has_answer_begun = self.was_heard = True
+        self.was_heard = True
+        if not self.has_answer_begun:
+            self.has_answer_begun = True
+            known = self._known
+            at = -1 if known is None else known.match(data)
+            if known is not None and at >= 0 and len(data) - at == known.length:
+                self._num_learned = 0
+                sink.on_head(200, known.headers)
+                if self._sink is sink:
+                    self._finish(sink, data[at:])
+                return
+            self._parse(data, sink, is_first=True)
+        else:
+            self._parse(data, sink, is_first=False)
+
+    def _parse(self, data: bytes, sink: ResponseSink, *, is_first: bool) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -163,7 +186,9 @@ class UpstreamConnection(asyncio.Protocol):
             if self._sink is not sink:
                 return
         if self._is_complete:
-            self._finish(sink)
+            if is_first and self._keeps_alive and self._status == 200:
+                self._learn(data)
+            self._finish(sink, self._take_parts())
         elif self._parts:
             sink.on_body(self._take_parts(), False)
 
@@ -204,6 +229,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     # inside
 
+    def _learn(self, data: bytes) -> None:
+        """Know the head of an answer that came in one piece."""
+        if self._num_learned < _MAX_LEARNED:
+            self._num_learned += 1
+            self._known = known_head(data, self._headers, _VARYING) or self._known
+
     def _take_parts(self) -> bytes:
         parts = self._parts
         if not parts:
@@ -212,8 +243,7 @@ class UpstreamConnection(asyncio.Protocol):
         parts.clear()
         return data
 
-    def _finish(self, sink: ResponseSink) -> None:
-        data = self._take_parts()
+    def _finish(self, sink: ResponseSink, data: bytes) -> None:
         self._sink = self._on_lost = None
         self._is_complete = False
         self.resume()
