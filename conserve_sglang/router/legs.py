@@ -212,6 +212,8 @@ class DecodeLeg:
 
     def _begin(self, data: bytes, is_last: bool) -> None:
         self.has_begun = True
+        if self._is_stream and self.exchange is not None and not is_last:
+            self.exchange.follow_stream()
         self._owner.began(self._status, self._headers, is_last)
         self._pass(data, is_last)
 

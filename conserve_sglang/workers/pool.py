@@ -51,6 +51,11 @@ class Exchange:
         if self._connection is not None:
             self._connection.resume()
 
+    def follow_stream(self) -> None:
+        """The answer is a stream: its pieces need not be acknowledged one by one."""
+        if self._connection is not None:
+            self._connection.follow_stream()
+
     # for the pool
 
     def connect(self) -> None:

@@ -146,6 +146,16 @@ class UpstreamConnection(asyncio.Protocol):
             if self.is_open:
                 self._transport.resume_reading()
 
+    def follow_stream(self) -> None:
+        """Acknowledge every second piece, not each: a fifth of what it costs to pass one on.
+
+        Linux returns to its own ways once two pieces take longer than 40 ms. A worker that waits
+        for acknowledgements (no TCP_NODELAY; SGLang's servers have it) waits that long once.
+        """
+        if hasattr(socket, "TCP_QUICKACK"):
+            bound = self._transport.get_extra_info("socket")
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

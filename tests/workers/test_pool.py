@@ -1,5 +1,6 @@
 import asyncio
 import errno
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -146,3 +147,13 @@ async def test_bytes_nobody_asked_for_end_the_connection() -> None:
         await fetch(pool, "GET", "/")
         await asyncio.sleep(0.01)
         assert await fetch(pool, "GET", "/") == (200, b"ok")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux has it")
+async def test_pieces_of_a_stream_that_is_followed_are_not_acknowledged_one_by_one() -> None:
+    async with pool_to(Script()) as pool:
+        connection = await pool.connect()
+        bound = connection._transport.get_extra_info("socket")
+        assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+        connection.follow_stream()
+        assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 0
