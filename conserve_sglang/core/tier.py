@@ -133,7 +133,7 @@ class WorkerTlsSettings:
 class StateSettings:
     """Where the router keeps its conversations: in the SQLite file `path`, by default one of its
     own in the user's state folder, or, shared by replicas, in Redis under `namespace`.
-    With `keep_responses` the file keeps stored responses too, and so what was said in them."""
+    With `keep_responses` the file, or Redis, keeps stored responses too, and so what was said."""
 
     path: str | None = None
     keep_responses: bool = False
@@ -172,7 +172,7 @@ class RouterSettings:
     the workers ask for, and with the key the control port asks for. `state` None: conversations are
     forgotten when the router ends. `processes` serve clients; if several, another decides.
     Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`; 0: none. They
-    outlive the router if `state.keep_responses` says so.
+    outlive the router, and are known to its replicas, if `state.keep_responses` says so.
     `tls` is for both ports, `worker_tls` towards the workers.
     """
 

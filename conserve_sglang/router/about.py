@@ -7,9 +7,9 @@ import msgspec
 
 from conserve_sglang.router.brain import Brain, Sharing
 from conserve_sglang.router.place import Placements
-from conserve_sglang.router.ports import Question, Subject, Told, refusal
+from conserve_sglang.router.ports import About, Question, Subject, Told, refusal
 from conserve_sglang.router.problem import Problem
-from conserve_sglang.router.responses_about import ABOUT_RESPONSES, ResponseDesk
+from conserve_sglang.router.responses_about import ABOUT_RESPONSES
 from conserve_sglang.router.status import Status
 from conserve_sglang.state import SavedConversation
 
@@ -25,7 +25,7 @@ class AboutBrain:
     """Answers at once; what other replicas know, and places, may have to be waited for."""
 
     def __init__(
-        self, brain: Brain, status: Status, placements: Placements, responses: ResponseDesk
+        self, brain: Brain, status: Status, placements: Placements, responses: About
     ) -> None:
         self._brain = brain
         self._status = status
@@ -39,7 +39,7 @@ class AboutBrain:
         elif question.subject is Subject.PLACED:
             self._placements.report(question, hear)
         elif question.subject in ABOUT_RESPONSES:
-            hear(self._responses.answer(question))
+            self._responses.ask(question, hear)
         elif question.subject in (Subject.HEALTH, Subject.STATUS):
             status, body = self._status.health(is_brief=question.subject is Subject.STATUS)
             hear(Told(status, _JSON, msgspec.json.encode(body)))

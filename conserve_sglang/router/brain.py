@@ -125,6 +125,8 @@ class Brain:
         self.carry_out_placed: Callable[[Command], None] = _nobody
         self.on_identified: Callable[[Arrival], None] = lambda turn: None  # one without a name
         self.sharing: Sharing | None = None
+        self.shares_responses = False
+        self.settle: Callable[[Callable[[], None]], None] = lambda then: then()  # see `Hub.settle`
         self._fleet = fleet
         self._clock = clock
         self._inbox: deque[Event] = deque()

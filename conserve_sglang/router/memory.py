@@ -37,6 +37,8 @@ FIRST_MEETING_S = 5.0  # how long clients wait at most for workers that hold sto
 class Memory:
     """Keeps a store in step with the brain. `problem` says why it cannot, None while it can."""
 
+    desk = None  # nobody else knows of responses
+
     def __init__(
         self,
         store: StateStore,

@@ -65,6 +65,17 @@ class Line(ABC):
         self._asked.append((call, then))
         self._wake.set()
 
+    async def answer(self, name: str, *arguments: str | bytes | int) -> Any:
+        """What Redis says to a call; None if it is gone."""
+        heard: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def hear(answer: Any) -> None:
+            if not heard.done():
+                heard.set_result(answer)
+
+        self.ask((name, arguments), hear)
+        return await heard
+
     def wake(self) -> None:
         """There is news."""
         self._wake.set()

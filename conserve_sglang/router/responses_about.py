@@ -3,6 +3,8 @@
 Another tenant's response is told of as one that never was.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from conserve_sglang.router.ports import Question, Subject, Told, refusal
@@ -27,24 +29,44 @@ class ResponseDesk:
         self._store = store
         self._max_history_bytes = max_history_bytes
 
+    def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
+        """See `About`."""
+        hear(self.answer(question))
+
     def answer(self, question: Question) -> Told:
         """For `HISTORY` chat messages as JSON, with commas between them; or why there are none."""
         if question.subject is Subject.HISTORY:
             return self._history(question)
         name = question.name.decode("utf-8", "replace")
-        if not self._store.drop(question.tenant, name):
-            return refusal(UNKNOWN_RESPONSE)
-        body = {"id": name, "object": "response", "deleted": True}
-        return Told(200, _JSON, msgspec.json.encode(body))
+        return deleted(name) if self._store.drop(question.tenant, name) else unknown(question)
 
     def _history(self, question: Question) -> Told:
         name = question.name.decode("utf-8", "replace")
         found = self._store.history(question.tenant, name)
         if found is None:
-            return refusal(not_found(name, _WHY_UNKNOWN))
+            return unknown(question)
         if sum(map(len, found)) > self._max_history_bytes:
-            return refusal(_TOO_LONG)
-        return Told(200, _JSON, b",".join(found))
+            return refusal(TOO_LONG)
+        return told_history(found)
+
+
+def told_history(pieces: list[bytes]) -> Told:
+    """Chat messages to go on from."""
+    return Told(200, _JSON, b",".join(pieces))
+
+
+def deleted(name: str) -> Told:
+    """A response is forgotten, as its client asked for."""
+    body = {"id": name, "object": "response", "deleted": True}
+    return Told(200, _JSON, msgspec.json.encode(body))
+
+
+def unknown(question: Question) -> Told:
+    """There is no such response, or not of this tenant."""
+    if question.subject is Subject.HISTORY:
+        name = question.name.decode("utf-8", "replace")
+        return refusal(not_found(name, _WHY_UNKNOWN))
+    return refusal(UNKNOWN_RESPONSE)
 
 
 def not_found(name: str, why: str) -> Problem:
@@ -58,7 +80,7 @@ def not_found(name: str, why: str) -> Problem:
     )
 
 
-_TOO_LONG = Problem(
+TOO_LONG = Problem(
     status=413,
     code="history_too_long",
     message="What was said up to this response is longer than router.max_body_bytes."

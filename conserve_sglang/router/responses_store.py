@@ -21,6 +21,11 @@ class Stored:
     previous: str | None
 
 
+def counted_bytes(stored: Stored) -> int:
+    """What a response takes of a store's room."""
+    return len(stored.messages) + _OVERHEAD_BYTES
+
+
 class ResponseStore:
     """Responses by tenant and id, the most recently used, up to a number of bytes.
 
@@ -28,7 +33,7 @@ class ResponseStore:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._entries: OrderedDict[tuple[TenantId, str], Stored] = OrderedDict()
         self.num_bytes = 0
         self.changed: Callable[[TenantId, str], None] = lambda tenant, response_id: None
@@ -38,15 +43,15 @@ class ResponseStore:
 
     def put(self, tenant: TenantId, response_id: str, stored: Stored) -> None:
         """Keep a response, and let go of those used longest ago."""
-        num_bytes = len(stored.messages) + _OVERHEAD_BYTES
-        if num_bytes > self._max_bytes:
+        num_bytes = counted_bytes(stored)
+        if num_bytes > self.max_bytes:
             return
         self._entries[tenant, response_id] = stored
         self.changed(tenant, response_id)
         self.num_bytes += num_bytes
-        while self.num_bytes > self._max_bytes:
+        while self.num_bytes > self.max_bytes:
             key, oldest = self._entries.popitem(last=False)
-            self.num_bytes -= len(oldest.messages) + _OVERHEAD_BYTES
+            self.num_bytes -= counted_bytes(oldest)
             self.changed(*key)
 
     def drop(self, tenant: TenantId, response_id: str) -> bool:
@@ -54,7 +59,7 @@ class ResponseStore:
         stored = self._entries.pop((tenant, response_id), None)
         if stored is None:
             return False
-        self.num_bytes -= len(stored.messages) + _OVERHEAD_BYTES
+        self.num_bytes -= counted_bytes(stored)
         self.changed(tenant, response_id)
         return True
 

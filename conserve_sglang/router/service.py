@@ -6,6 +6,7 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from prometheus_client.registry import Collector
@@ -23,6 +24,7 @@ from conserve_sglang.router.energy import EnergyWatch
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.memory import Memory
 from conserve_sglang.router.place import Placements
+from conserve_sglang.router.ports import About
 from conserve_sglang.router.power import PowerTask
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.responses_about import ResponseDesk
@@ -43,6 +45,11 @@ logger = logging.getLogger(__name__)
 
 class Keeper(StateHealth, Protocol):
     """Keeps conversations in a file, or in Redis."""
+
+    @property
+    def desk(self) -> About | None:
+        """Answers about stored responses, where others may know them too."""
+        ...
 
     async def restore(self) -> None:
         """Go on with what is kept; awaited before clients are served."""
@@ -101,7 +108,8 @@ class BrainService(ABC):
         exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name, others)
         self.placements = Placements(self.brain, self.fleet.worker, self._clock)
         self.placements.tags_turns = tier_map.energy is not None
-        desk = ResponseDesk(self.brain.responses, settings.max_body_bytes)
+        desk = None if self.memory is None else self.memory.desk
+        desk = desk or ResponseDesk(self.brain.responses, settings.max_body_bytes)
         self.about = AboutBrain(self.brain, status, self.placements, desk)
         workers = WorkerEndpoints(tier_map, self.fleet, status)
         control = ControlEndpoints(self.brain, workers, status, exporter, self.power)
@@ -130,18 +138,20 @@ class BrainService(ABC):
         )
 
     def _keeper(self, store: Store) -> Keeper:
+        settings, ttl_s = self._settings, self._settings.conversation_ttl_s
+        keeps = settings.state is not None and settings.state.keep_responses
         if isinstance(store, StateStore):
-            state = self._settings.state
-            return Memory(
-                store,
-                self.brain,
-                self.fleet,
-                self._settings.conversation_ttl_s,
-                keep_responses=state is not None and state.keep_responses,
-            )
+            return Memory(store, self.brain, self.fleet, ttl_s, keep_responses=keeps)
         from conserve_sglang.router.replica import Replica  # needs an extra
+        from conserve_sglang.router.responses_shared import SharedResponses
 
-        return Replica(store, self.brain, self.fleet)
+        desk = partial(
+            SharedResponses,
+            brain=self.brain,
+            max_history_bytes=settings.max_body_bytes,
+            life_s=ttl_s,
+        )
+        return Replica(store, self.brain, self.fleet, desk if keeps else None)
 
     @abstractmethod
     def metrics(self) -> RouterMetrics:

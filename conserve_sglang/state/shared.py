@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.state import scripts
+from conserve_sglang.state import response_scripts, scripts
 from conserve_sglang.state.record import SavedConversation
 from conserve_sglang.state.sqlite import SECRET_BYTES
 
@@ -20,6 +20,12 @@ CONNECT_TIMEOUT_S = 2.0
 GRACE_S = 60.0  # what is idle lives so much longer in Redis than in a router
 Call = tuple[str, tuple[str | bytes | int, ...]]
 SharedError: Final = (redis.RedisError, OSError, asyncio.TimeoutError)
+_SCRIPTS: Final = {
+    name: text
+    for module in (scripts, response_scripts)
+    for name, text in vars(module).items()
+    if name.isupper() and not name.startswith("_")
+}
 _pack = msgspec.msgpack.encode
 _row = msgspec.msgpack.Decoder(SavedConversation)
 
@@ -89,10 +95,8 @@ class Session:
         known = await server.set(f"{prefix}secret", secret, nx=True, get=True)
         if known not in (None, secret):
             raise redis.RedisError("its replicas share another secret by now; restart this one")
-        for name in scripts.__dict__:
-            if name.isupper() and not name.startswith("_"):
-                text = getattr(scripts, name)
-                self._scripts[name] = await server.script_load(text)
+        for name, text in _SCRIPTS.items():
+            self._scripts[name] = await server.script_load(text)
 
     async def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """Have scripts run in this order; their answers."""

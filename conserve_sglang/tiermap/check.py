@@ -34,11 +34,6 @@ def problems(tier_map: TierMap, *, is_served: bool = True) -> Iterator[str]:
     state = tier_map.router.state
     if state is not None and state.path is not None and state.redis is not None:
         yield "router.state: path and redis are both set; remove one"
-    if state is not None and state.keep_responses and state.redis is not None:
-        yield (
-            "router.state.keep_responses: only a file keeps responses, replicas do not share them;"
-            " remove it or redis"
-        )
     yield from _keys(tier_map)
     if is_served:
         yield from _unlocked(tier_map)

@@ -127,8 +127,8 @@ class StateFile(Strict, frozen=True, kw_only=True):
     keep_responses: Annotated[
         bool,
         Meta(
-            description="Whether the file keeps what was said in stored responses, so that"
-            " previous_response_id works after a restart."
+            description="Whether the file, or Redis, keeps what was said in stored responses, so"
+            " that previous_response_id works after a restart, and at every replica."
         ),
     ] = False
     redis: Annotated[

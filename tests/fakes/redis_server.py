@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.fakes.router_process import free_port
 
@@ -35,6 +36,22 @@ class RedisServer:
                 writer.close()
                 return
         raise AssertionError("redis-server did not start")
+
+    async def keys(self) -> list[bytes]:
+        async with Redis.from_url(self.url) as server:
+            return [key for key in await server.keys() if isinstance(key, bytes)]
+
+    async def text_of(self, key: bytes) -> int:
+        """How many bytes of what was said a response has; 0 for anything else."""
+        async with Redis.from_url(self.url) as server:
+            if await server.type(key) != b"hash":
+                return 0
+            return len(await server.hget(key, "m") or b"")
+
+    async def life_ms(self, key: bytes) -> int:
+        """How long a key has yet; -1 if it does not expire."""
+        async with Redis.from_url(self.url) as server:
+            return int(await server.pttl(key))
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None

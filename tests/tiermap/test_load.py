@@ -86,13 +86,6 @@ WRONG = {
         ),
         "router.state.redis: replicas would each move the caps",
     ),
-    "responses kept by replicas": (
-        (
-            "schema_version: 1",
-            "schema_version: 1\nrouter: {state: {redis: 'redis://x', keep_responses: true}}",
-        ),
-        "router.state.keep_responses: only a file keeps responses",
-    ),
     "unknown router field": (
         ("schema_version: 1", "schema_version: 1\nrouter: {prot: 1}"),
         "maps/x.yaml: router.prot: unknown field; did you mean port?",

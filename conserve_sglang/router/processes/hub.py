@@ -167,6 +167,7 @@ class Hub:
     def __init__(self, tier_map: TierMap, brain: Brain, fleet: Fleet, secret: bytes) -> None:
         self.brain = brain
         brain.on_identified = self._identified
+        brain.settle = self.settle
         self.port = 0
         self.fences = Fences()
         self._fleet = fleet
@@ -284,10 +285,15 @@ class Hub:
                 others = [seat for seat in seats if seat is not asker]
                 self.fences.wait_for(others, again, partial(hear, refusal(SILENT)))
 
-        if question.subject in ABOUT_RESPONSES:
+        if question.subject in ABOUT_RESPONSES and not self.brain.shares_responses:
             self.about.ask(question, hear_first)
-        else:
+        else:  # where replicas share responses, this router's fronts are heard with the others'
             again()
+
+    def settle(self, then: Callable[[], None]) -> None:
+        """Go on when all is heard that fronts have said by now, or they are too late."""
+        seats = [seat for seat in self._seats.values() if seat.is_ready.is_set()]
+        self.fences.wait_for(seats, then, then)
 
     def kept(self, kept: talk.Kept) -> None:
         """A front's client may go on from a response."""
