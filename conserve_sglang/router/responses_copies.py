@@ -6,6 +6,7 @@ is written again, what was deleted meanwhile goes. What Redis has not confirmed 
 remembers what was deleted is not brought back.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +18,11 @@ from conserve_sglang.router.replica_line import BATCH, Then
 from conserve_sglang.router.responses_store import ResponseStore, Stored, counted_bytes
 from conserve_sglang.state.shared import Call
 
+logger = logging.getLogger(__name__)
+
 MAX_BYTES = 1024 * 1024  # of text at a time; others wait for the line
 MAX_DELETED = 4096
+MAX_TRIES = 2  # for one that is larger, and may be what the line breaks at
 Key = tuple[TenantId, str]
 
 
@@ -33,6 +37,7 @@ class Copies:
         self._unconfirmed: set[Key] = set()  # since Redis was met
         self._unwritten: dict[Key, None] = {}
         self._unchecked: dict[Key, None] = {}
+        self._num_tries: dict[Key, int] = {}
         self._deleted: OrderedDict[Key, float] = OrderedDict()
         self._to_delete: dict[Key, None] = {}
         store.changed = self._changed
@@ -54,7 +59,7 @@ class Copies:
             self._unconfirmed.add(key)
             self._unwritten[key] = None
             return
-        for known in (self._since_s, self._unwritten, self._unchecked):
+        for known in (self._since_s, self._unwritten, self._unchecked, self._num_tries):
             known.pop(key, None)  # let go of here; Redis has a bound of its own
         self._unconfirmed.discard(key)
 
@@ -133,6 +138,10 @@ class Copies:
             self.confirmed(key)
         elif answer is not None:
             self.deleted(key)
+        elif (stored := self._store.get(*key)) and len(stored.messages) > MAX_BYTES:
+            self._num_tries[key] = self._num_tries.get(key, 0) + 1
+            if self._num_tries[key] == MAX_TRIES:
+                logger.warning("Redis did not take a response of %d bytes", len(stored.messages))
 
     def _checked(self, keys: list[Key], answer: Any) -> None:
         for key, found in zip(keys, answer or (), strict=False):
@@ -140,7 +149,7 @@ class Copies:
                 self.confirmed(key)
             elif found == b"deleted":
                 self.deleted(key)
-            elif key in self._unconfirmed:
+            elif key in self._unconfirmed and self._num_tries.get(key, 0) < MAX_TRIES:
                 self._unwritten[key] = None
 
 

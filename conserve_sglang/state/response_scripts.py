@@ -2,7 +2,7 @@
 
     {ns}:r:TENANT:ID         one response: m (what it added), p (the response before it), b (bytes
                              it counts for); after a client deleted it, x alone
-    {ns}:responses           BYTES:TENANT:ID of each, by when it expires
+    {ns}:responses           BYTES:TENANT:ID of each, by the microsecond in which it expires
     {ns}:responses_bytes     the sum of these bytes
 
 A response lives as long as a conversation at rest; each use of a history renews all of it. Who
@@ -14,12 +14,12 @@ local P, me, ttl, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local call = redis.call
 local used, total = P .. 'responses', P .. 'responses_bytes'
 local time = call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_us = time[1] * 1000000 + time[2]
 local function key_of(name) return P .. 'r:' .. tenant .. ':' .. name end
 local function member_of(name, bytes) return bytes .. ':' .. tenant .. ':' .. name end
 local function live_on(name, bytes)
   call('PEXPIRE', key_of(name), ttl)
-  call('ZADD', used, now + ttl, member_of(name, bytes))
+  call('ZADD', used, now_us + ttl * 1000, member_of(name, bytes))
 end
 local function count_on()
   call('PEXPIRE', used, ttl)
@@ -41,7 +41,7 @@ local num_expired = 0
 while true do
   local first = call('ZRANGE', used, 0, 0, 'WITHSCORES')
   if not first[1] then break end
-  local is_expired = num_expired < 256 and tonumber(first[2]) <= now
+  local is_expired = num_expired < 256 and tonumber(first[2]) <= now_us
   if sum <= max and not is_expired then break end
   if is_expired then num_expired = num_expired + 1 end
   local freed, whose = first[1]:match('^(%d+):(.*)$')

@@ -141,3 +141,17 @@ def test_deleted_ones_that_are_remembered_are_bounded() -> None:
     while names := site.say("found"):
         said += len(names)
     assert said == MAX_DELETED
+
+
+def test_what_breaks_the_line_twice_is_kept_here_alone() -> None:
+    site = Site(10 * MAX_BYTES)
+    site.store.put(A, "large", Stored(bytes(MAX_BYTES + 1), None))
+    site.store.put(*KEY, ONE)
+    for _ in range(2):
+        while "KEEP" in site.say(None):
+            pass
+        site.copies.met()
+        assert site.say([b"missing"] * 2) == ["KNOWN"]
+    assert site.say(1) == ["KEEP"]
+    assert site.copies.num_unsaid == 0
+    assert site.copies.unconfirmed((A, "large")) is not None
