@@ -11,7 +11,6 @@ Without Redis this replica goes on alone with what it knows, and squares it afte
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +29,6 @@ from conserve_sglang.router.history import FiledAt, PromptTrail, Trail, beginnin
 from conserve_sglang.router.memory import describe, recall
 from conserve_sglang.router.peers import Peers
 from conserve_sglang.router.replica_line import BATCH, Line, Then
-from conserve_sglang.router.responses_shared import SharedResponses
 from conserve_sglang.state.record import SavedConversation
 from conserve_sglang.state.shared import Call, SharedStore, packed, unpacked
 
@@ -47,15 +45,8 @@ class Owned(NamedTuple):
 class Replica(Line):
     """The brain's way to the other replicas."""
 
-    def __init__(
-        self,
-        store: SharedStore,
-        brain: Brain,
-        fleet: Fleet,
-        desk: Callable[[Line], SharedResponses] | None = None,
-    ) -> None:
+    def __init__(self, store: SharedStore, brain: Brain, fleet: Fleet) -> None:
         super().__init__(store)
-        self.desk = None if desk is None else desk(self)
         self._brain = brain
         self._fleet = fleet
         self._owned: dict[str, Owned] = {}
@@ -279,8 +270,6 @@ class Replica(Line):
             if saved is None:
                 self._owned.pop(key, None)
             calls.append(self._write(key, saved))
-        if self.desk is not None:
-            calls += self.desk.news()
         return calls
 
     def _write(self, key: str, saved: SavedConversation | None) -> tuple[Call, Then]:
@@ -334,13 +323,6 @@ class Replica(Line):
         known = self._brain.conversations.keys()
         self._dirty.update(known)
         self._unsure.update(known)
-        if self.desk is not None:
-            self.desk.met()
-
-    async def stop(self) -> None:
-        if self.desk is not None:
-            await self.desk.stop()
-        await super().stop()
 
     def hear(self, words: list[str]) -> None:
         if words[0] == "taken":
@@ -356,10 +338,8 @@ class Replica(Line):
             self._forget(key)
             self._unsure.add(key)
             self._changed(key)
-        elif self.desk is not None:
-            self.desk.hear(words)
-        elif words[0] == "flush":  # nothing of this replica's is waited for
-            self.ask(("FLUSHED", (words[2], words[1])), lambda answer: None)
+        else:
+            super().hear(words)
 
     def beat(self) -> None:
         self.ask(self._peers.call(), self._peers.hear)

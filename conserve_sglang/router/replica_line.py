@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from conserve_sglang.router.ports import About
 from conserve_sglang.serving.ending import ended
 from conserve_sglang.state.shared import Call, Session, SharedError, SharedStore
 
@@ -24,7 +25,12 @@ Then = Callable[[Any], None]
 
 
 class Line(ABC):
-    """`problem` says why Redis is not there, None while it is."""
+    """`problem` says why Redis is not there, None while it is.
+
+    `desk` answers about stored responses where replicas share them.
+    """
+
+    desk: About | None = None
 
     def __init__(self, store: SharedStore) -> None:
         self.problem: str | None = "Redis was not asked yet"
@@ -47,9 +53,10 @@ class Line(ABC):
     def news(self) -> list[tuple[Call, Then]]:
         """What there is to say without being asked, up to a batch."""
 
-    @abstractmethod
     def hear(self, words: list[str]) -> None:
-        """Another replica said something."""
+        """Another replica said something. Who keeps nothing to itself has always written all."""
+        if words[0] == "flush":
+            self.ask(("FLUSHED", (words[2], words[1])), lambda answer: None)
 
     @abstractmethod
     def beat(self) -> None:

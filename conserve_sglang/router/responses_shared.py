@@ -188,14 +188,17 @@ class SharedResponses:
                 calls.append((("FLUSHED", (asker, number)), lambda answer: None))
         return calls
 
-    def hear(self, words: list[str]) -> None:
-        """Another replica said something of responses."""
+    def hear(self, words: list[str]) -> bool:
+        """What another replica said; whether it was about responses."""
         if words[0] == "deleted":
             self._copies.deleted((TenantId(words[1]), words[2]))
         elif words[0] == "flush":
             self._flushes.flush(*words[1:])
         elif words[0] == "flushed":
             self._flushes.flushed(*words[1:])
+        else:
+            return False
+        return True
 
 
 def _parts(links: list[_Link]) -> Iterator[list[str]]:

@@ -6,7 +6,6 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 from prometheus_client.registry import Collector
@@ -143,15 +142,11 @@ class BrainService(ABC):
         if isinstance(store, StateStore):
             return Memory(store, self.brain, self.fleet, ttl_s, keep_responses=keeps)
         from conserve_sglang.router.replica import Replica  # needs an extra
-        from conserve_sglang.router.responses_shared import SharedResponses
+        from conserve_sglang.router.replica_responses import ReplicaWithResponses
 
-        desk = partial(
-            SharedResponses,
-            brain=self.brain,
-            max_history_bytes=settings.max_body_bytes,
-            life_s=ttl_s,
-        )
-        return Replica(store, self.brain, self.fleet, desk if keeps else None)
+        if not keeps:
+            return Replica(store, self.brain, self.fleet)
+        return ReplicaWithResponses(store, self.brain, self.fleet, settings.max_body_bytes, ttl_s)
 
     @abstractmethod
     def metrics(self) -> RouterMetrics:
