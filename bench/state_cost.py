@@ -41,7 +41,8 @@ NUM_ASKED = 500
 NUM_DECODERS = 10
 
 
-async def _opened(folder: Path, state: str) -> Scale:
+async def opened(folder: Path, state: str) -> Scale:
+    """A router that has what it keeps."""
     folder.mkdir(exist_ok=True)
     scale = Scale(folder, NUM_DECODERS, state)
     scale.meet()
@@ -50,7 +51,8 @@ async def _opened(folder: Path, state: str) -> Scale:
     return scale
 
 
-async def _closed(scale: Scale) -> None:
+async def closed(scale: Scale) -> None:
+    """Have it written down, and end."""
     if scale.service.memory is not None:
         await scale.service.memory.stop()
     scale.service.brain.stop()
@@ -79,8 +81,8 @@ async def _burst(scale: Scale, names: list[int]) -> dict[str, float]:
 async def measure_file(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """With a file and without, in turn."""
     scales = {
-        "null": await _opened(folder / "null", "null"),
-        "file": await _opened(folder / "file", IN_FILE),
+        "null": await opened(folder / "null", "null"),
+        "file": await opened(folder / "file", IN_FILE),
     }
     rng, names = random.Random(7), list(range(4 * TURNS_A_ROUND))
     for scale in scales.values():
@@ -93,7 +95,7 @@ async def measure_file(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
         for name in order:
             found[name].append(await _burst(scales[name], rng.sample(names, TURNS_A_ROUND)))
     for scale in scales.values():
-        await _closed(scale)
+        await closed(scale)
     pairs = list(zip(found["file"], found["null"], strict=True))
     added = {
         f"added_{key}": spread([kept[key] - none[key] for kept, none in pairs])
@@ -131,7 +133,7 @@ async def measure_restore(folder: Path, count: int = NUM_RESTORED) -> dict[str, 
     num_pinned = sum(
         load.num_conversations for load in scale.service.brain.dispatcher.worker_loads()
     )
-    await _closed(scale)
+    await closed(scale)
     return {
         "num_conversations": count,
         "num_pinned": num_pinned,
@@ -164,7 +166,8 @@ def _row(number: int, last_active_at_wall: float) -> SavedConversation:
 
 
 @contextmanager
-def _redis_server(folder: Path) -> Iterator[str]:
+def a_redis_server(folder: Path) -> Iterator[str]:
+    """One of the bench's own on the loopback: its URL."""
     if shutil.which("redis-server") is None:
         raise ConfigError("redis-server is not installed; run scripts/redis_server.sh")
     with socket.socket() as probe:
@@ -201,10 +204,10 @@ async def _latency_us(scale: Scale, name: int) -> float:
 async def measure_redis(folder: Path, count: int = NUM_ASKED) -> dict[str, Any]:
     """Two replicas, and a router without any."""
     found: dict[str, list[float]] = {}
-    with _redis_server(folder) as url:
+    with a_redis_server(folder) as url:
         state = f"{{redis: {url!r}, namespace: bench}}"
-        one, two = [await _opened(folder / name, state) for name in ("one", "two")]
-        alone = await _opened(folder / "alone", IN_FILE)
+        one, two = [await opened(folder / name, state) for name in ("one", "two")]
+        alone = await opened(folder / "alone", IN_FILE)
         for name in range(count):
             found.setdefault("of_nobody", []).append(await _latency_us(one, name))
             found.setdefault("own", []).append(await _latency_us(one, name))
@@ -216,7 +219,7 @@ async def measure_redis(folder: Path, count: int = NUM_ASKED) -> dict[str, Any]:
             assert memory is not None
             assert memory.problem is None
             assert memory.num_failures == 0
-            await _closed(scale)
+            await closed(scale)
     return {"turns": count, "latency_us": {name: spread(each) for name, each in found.items()}}
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 from conserve_sglang.core.ids import TenantId
 from conserve_sglang.router.replica_line import BATCH, Then
-from conserve_sglang.router.responses_store import ResponseStore, Stored, counted_bytes
+from conserve_sglang.router.responses_store import ResponseStore, Stored
 from conserve_sglang.state.shared import Call
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1024 * 1024  # of text at a time; others wait for the line
+OVERHEAD_BYTES = 700  # what an entry costs in Redis beside its text: 630 to 850 were seen
 MAX_DELETED = 4096
 MAX_TRIES = 2  # for one that is larger, and may be what the line breaks at
 Key = tuple[TenantId, str]
@@ -29,8 +30,15 @@ Key = tuple[TenantId, str]
 class Copies:
     """Notes what changes in a store from now on."""
 
-    def __init__(self, store: ResponseStore, life_s: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: ResponseStore,
+        life_s: float,
+        now: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
         self._store = store
+        self._wake = wake  # there is news
         self._life_s = life_s
         self._now = now
         self._since_s: dict[Key, float] = {}  # stored, or last confirmed by Redis
@@ -58,6 +66,7 @@ class Copies:
             self._since_s[key] = self._now()
             self._unconfirmed.add(key)
             self._unwritten[key] = None
+            self._wake()
             return
         for known in (self._since_s, self._unwritten, self._unchecked, self._num_tries):
             known.pop(key, None)  # let go of here; Redis has a bound of its own
@@ -124,14 +133,17 @@ class Copies:
             key = next(iter(self._unwritten))
             del self._unwritten[key]
             stored = self._store.get(*key)
-            if stored is not None:
+            if stored is None:
+                continue
+            counted_bytes = len(stored.messages) + OVERHEAD_BYTES
+            if counted_bytes <= self._store.max_bytes:
                 num_bytes += len(stored.messages)
-                calls.append((self._keep(key, stored), partial(self._written, key)))
+                calls.append((self._keep(key, stored, counted_bytes), partial(self._written, key)))
         return calls
 
-    def _keep(self, key: Key, stored: Stored) -> Call:
-        previous, size = stored.previous or "", counted_bytes(stored)
-        return "KEEP", (*key, stored.messages, previous, size, self._store.max_bytes)
+    def _keep(self, key: Key, stored: Stored, counted_bytes: int) -> Call:
+        previous, max_bytes = stored.previous or "", self._store.max_bytes
+        return "KEEP", (*key, stored.messages, previous, counted_bytes, max_bytes)
 
     def _written(self, key: Key, answer: Any) -> None:
         if answer:

@@ -65,7 +65,7 @@ class SharedResponses:
         self._store = brain.responses
         self._max_history_bytes = max_history_bytes
         self._desk = ResponseDesk(brain.responses, max_history_bytes)
-        self._copies = Copies(brain.responses, life_s, brain.now)
+        self._copies = Copies(brain.responses, life_s, brain.now, line.wake)
         self._flushes = Flushes(line, brain)
         self._reading = asyncio.Semaphore(MAX_READ)
         self._tasks: set[asyncio.Task[None]] = set()

@@ -21,11 +21,6 @@ class Stored:
     previous: str | None
 
 
-def counted_bytes(stored: Stored) -> int:
-    """What a response takes of a store's room."""
-    return len(stored.messages) + _OVERHEAD_BYTES
-
-
 class ResponseStore:
     """Responses by tenant and id, the most recently used, up to a number of bytes.
 
@@ -43,7 +38,7 @@ class ResponseStore:
 
     def put(self, tenant: TenantId, response_id: str, stored: Stored) -> None:
         """Keep a response, and let go of those used longest ago."""
-        num_bytes = counted_bytes(stored)
+        num_bytes = len(stored.messages) + _OVERHEAD_BYTES
         if num_bytes > self.max_bytes:
             return
         self._entries[tenant, response_id] = stored
@@ -51,7 +46,7 @@ class ResponseStore:
         self.num_bytes += num_bytes
         while self.num_bytes > self.max_bytes:
             key, oldest = self._entries.popitem(last=False)
-            self.num_bytes -= counted_bytes(oldest)
+            self.num_bytes -= len(oldest.messages) + _OVERHEAD_BYTES
             self.changed(*key)
 
     def drop(self, tenant: TenantId, response_id: str) -> bool:
@@ -59,7 +54,7 @@ class ResponseStore:
         stored = self._entries.pop((tenant, response_id), None)
         if stored is None:
             return False
-        self.num_bytes -= counted_bytes(stored)
+        self.num_bytes -= len(stored.messages) + _OVERHEAD_BYTES
         self.changed(tenant, response_id)
         return True
 

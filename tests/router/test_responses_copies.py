@@ -15,7 +15,11 @@ class Site:
     def __init__(self, max_bytes: int = 10_000) -> None:
         self.now_s = 0.0
         self.store = ResponseStore(max_bytes)
-        self.copies = Copies(self.store, 100.0, lambda: self.now_s)
+        self.num_wakes = 0
+        self.copies = Copies(self.store, 100.0, lambda: self.now_s, self.wake)
+
+    def wake(self) -> None:
+        self.num_wakes += 1
 
     def say(self, answer: Any) -> list[str]:
         """Say one batch, and have each call answered with this."""
@@ -28,8 +32,9 @@ class Site:
 def test_what_is_stored_is_written_once() -> None:
     site = Site()
     site.store.put(*KEY, Stored(b"one", "r0"))
+    assert site.num_wakes == 1
     ((call, then),) = site.copies.news()
-    assert call == ("KEEP", (A, "r1", b"one", "r0", 403, 10_000))
+    assert call == ("KEEP", (A, "r1", b"one", "r0", 703, 10_000))
     assert site.copies.unconfirmed(KEY) is not None
     then(1)
     assert site.copies.unconfirmed(KEY) is None
@@ -41,6 +46,13 @@ def test_text_written_at_a_time_is_bounded() -> None:
     for number in range(4):
         site.store.put(A, f"r{number}", Stored(bytes(MAX_BYTES * 2 // 3), None))
     assert [len(site.say(1)) for _ in range(3)] == [2, 2, 0]
+
+
+def test_what_redis_has_no_room_for_at_all_is_kept_here() -> None:
+    site = Site(1000)
+    site.store.put(*KEY, Stored(b"x" * 400, None))
+    assert site.say(1) == []
+    assert site.copies.unconfirmed(KEY) is not None
 
 
 def test_what_has_to_make_room_here_is_not_deleted_there() -> None:
