@@ -241,6 +241,9 @@ class ClientConnection(asyncio.Protocol):
         if self._is_chunked:
             if data:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
+                if not (is_last or self._head):  # the next event of a stream, as nearly always
+                    self._outbox.write(data)
+                    return
             if is_last:
                 data += b"0\r\n\r\n"
         if self._head:

@@ -21,10 +21,11 @@ from conserve_sglang.dispatch import (
     TurnInterrupted,
 )
 from conserve_sglang.router.conversations import Conversation
-from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
+from conserve_sglang.router.legs import DecodeLeg
 from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.ports import BrainPort, FleetView
+from conserve_sglang.router.prefill_leg import PrefillLeg
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import mark, request

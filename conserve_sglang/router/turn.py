@@ -11,8 +11,9 @@ from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.conversations import UNIDENTIFIED
 from conserve_sglang.router.headers import content_length, placement_lines
 from conserve_sglang.router.identity import History
-from conserve_sglang.router.legs import DecodeLeg, PrefillLeg
+from conserve_sglang.router.legs import DecodeLeg
 from conserve_sglang.router.payload import Payload
+from conserve_sglang.router.prefill_leg import PrefillLeg
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation, UnreadableAnswer

@@ -16,6 +16,9 @@ from conserve_sglang.workers.unreadable import UNREADABLE
 TAIL_BYTES = 4096
 _MAX_HELD_BYTES = 16 * 1024
 _MAX_HELD_TOLD_BYTES = 1024 * 1024
+_SHORT_BYTES = 4096  # of one event, at most
+_TOLD = MARK[1:]
+_WITHOUT_USAGE = b'"usage":null}'  # how an event as SGLang writes it ends, which so has no counts
 _NUMBER = re.compile(rb"\s*(\d+)")
 _CALLS = b'"finish_reason":"tool_calls"'
 _CALLS_SPACED = b'"finish_reason": "tool_calls"'
@@ -113,7 +116,7 @@ _usage_event = msgspec.json.Decoder(_UsageEvent)
 
 
 def _may_hold_usage(data: bytes) -> bool:
-    # rfind, since CPython's forward search takes eight times as long over such an event.
+    # rfind, since CPython's forward search takes longer over such an event.
     return data.rfind(b'"choices":[]') >= 0 or data.rfind(b'"choices": []') >= 0
 
 
@@ -146,32 +149,40 @@ class UsageFilter:
 
     def feed(self, data: bytes) -> bytes:
         """The part of `data` (and of what was held) that goes on to the client."""
+        told = self._told
+        if told is not None and len(data) <= _SHORT_BYTES and not (self._held or self.is_passing):
+            lines = data.split(b"\n", 4)
+            if len(lines) == 4 and lines[1].startswith(_TOLD) and not (lines[2] or lines[3]):
+                event = lines[0]  # one event and what it tells, as nearly always
+                told.append(lines[1][2:])
+                data = event + b"\n\n"
+                if not self._hides_usage:
+                    return data
+                if event.endswith(_WITHOUT_USAGE) and self.usage is None:
+                    self.before_usage = data
+                    return data
+                return self._showing(data)
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
         if self.is_passing:
             end = data.find(b"\n\n")
             if end < 0:
                 return data
             self.is_passing = False
-            return data[: end + 2] + self.feed(data[end + 2 :])
-        if self._held:
-            data = self._held + data
-            self._held = b""
-        if not data.endswith(b"\n\n"):
-            end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
-            self._held = data[end:]
-            data = data[:end]
-            if len(self._held) > self._max_held_bytes:
-                self.is_passing = True
-                self._stop_taking()
-                data += self._held
-                self._held = b""
-        if self._told is not None:
-            data = self._without_marks(data, self._told)
-        if not self._hides_usage:
-            return data
+            return data[: end + 2] + self._feed(data[end + 2 :])
+        if self._held or not data.endswith(b"\n\n"):
+            data = self._whole_events(data)
+        if self._told is not None and data.rfind(MARK) >= 0:
+            data = _without_marks(data, self._told)
+        return self._showing(data) if self._hides_usage else data
+
+    def _showing(self, data: bytes) -> bytes:
+        """What the client is to see of whole events, without the usage it did not ask for."""
         if _may_hold_usage(data):
             self.before_usage += data
             return self._without_usage(data)
-        if self.usage is None:
+        if data and self.usage is None:
             self.before_usage = data
         return data
 
@@ -181,22 +192,19 @@ class UsageFilter:
         self._held = b""
         return held
 
-    def _without_marks(self, data: bytes, told: list[bytes]) -> bytes:
-        at = data.rfind(MARK)
-        if at < 0:
+    def _whole_events(self, data: bytes) -> bytes:
+        """What is whole of what was held and came; the rest is held, unless it is too long."""
+        data = self._held + data
+        self._held = b""
+        if data.endswith(b"\n\n"):
             return data
-        after = at + len(MARK)
-        end = data.find(b"\n", after)
-        if end == len(data) - 2 and data.find(b"\n") == at:  # one event, as nearly always
-            told.append(data[after:end])
-            return data[:at] + b"\n\n"
-        event, *marked = data.split(MARK)
-        kept = [event]
-        for piece in marked:
-            mark, newline, rest = piece.partition(b"\n")
-            told.append(mark)
-            kept.append(newline + rest)
-        return b"".join(kept)
+        end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+        if len(data) - end <= self._max_held_bytes:
+            self._held = data[end:]
+            return data[:end]
+        self.is_passing = True
+        self._stop_taking()
+        return data
 
     def _stop_taking(self) -> None:
         """An event too long to hold goes by with what it tells: what was told is of no use now."""
@@ -219,3 +227,14 @@ class UsageFilter:
             return False
         self.usage = usage_in(event)
         return self.usage is not None
+
+
+def _without_marks(data: bytes, told: list[bytes]) -> bytes:
+    """Several events without the lines that tell ids, which go to `told`."""
+    event, *marked = data.split(MARK)
+    kept = [event]
+    for piece in marked:
+        mark, newline, rest = piece.partition(b"\n")
+        told.append(mark)
+        kept.append(newline + rest)
+    return b"".join(kept)

@@ -129,3 +129,43 @@ def test_event_too_long_to_hold_ends_the_telling() -> None:
     assert told == [b"1"]
     assert filtered.feed(long[:1_500_000]) + filtered.feed(long[1_500_000:]) == long
     assert told == []
+
+
+def usual(content: str, usage: object = None, num_choices: int = 1) -> dict[str, object]:
+    """An event as SGLang writes it, with the counts last."""
+    return {"id": "a", "choices": [{"text": content}] * num_choices, "usage": usage}
+
+
+TELLING = {
+    b"7": marked(usual("x"), b"7"),
+    b"8": marked(usual("x" * 5000), b"8"),
+    b"9": marked(usual("x", COUNTS), b"9"),
+    b"": marked(usual("", COUNTS, 0), b""),
+    b"10": marked(usual("", None, 0), b"10"),
+    b"11": b"data: two\ndata: lines\n:=11\n\n",
+    b"12": b"data: not last\n:=12\nid: 1\n\n",
+    b"none": event(usual("x")),
+}
+
+
+@pytest.mark.parametrize("hides_usage", [True, False])
+@given(marks=st.lists(st.sampled_from(list(TELLING)), min_size=1, max_size=8), cut=st.integers(0))
+def test_events_one_by_one_and_all_at_once_are_read_alike(
+    hides_usage: bool, marks: list[bytes], cut: int
+) -> None:
+    """One short event that tells is read by a way of its own."""
+    events = [*(TELLING[mark].replace(b": ", b":") for mark in marks), DONE]
+    stream = b"".join(events)
+    cut %= len(stream)
+    seen: list[tuple[bytes, Usage | None]] = []
+    for pieces in (events, [stream], [stream[:cut], stream[cut:]]):
+        told: list[bytes] = []
+        filtered = UsageFilter(told, hides_usage=hides_usage)
+        seen.append((b"".join(map(filtered.feed, pieces)) + filtered.flush(), filtered.usage))
+        assert told == [mark for mark in marks if mark != b"none"]
+    assert seen[0] == seen[1] == seen[2]
+    passed, usage = seen[0]
+    assert b"\n:=" not in passed
+    is_counted = hides_usage and b"" in marks
+    assert usage == (USAGE if is_counted else None)
+    assert passed.count(b"\n\n") == len(events) - is_counted * marks.count(b"")
