@@ -103,7 +103,11 @@ class Session:
         pipe = self._server.pipeline(transaction=False)
         for name, arguments in calls:
             pipe.execute_command("EVALSHA", self._scripts[name], 0, *self._head, *arguments)
-        return await pipe.execute()
+        answers = await pipe.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer  # as Redis said it: the library would quote the call, with its texts
+        return answers
 
     async def messages(self) -> AsyncIterator[list[str]]:
         """What the other replicas say, in words, for ever."""

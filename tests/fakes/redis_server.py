@@ -53,6 +53,11 @@ class RedisServer:
         async with Redis.from_url(self.url) as server:
             return int(await server.pttl(key))
 
+    async def bound_memory(self, num_bytes: int) -> None:
+        """Have it take nothing more beyond so many bytes; 0: no bound."""
+        async with Redis.from_url(self.url) as server:
+            await server.config_set("maxmemory", num_bytes)
+
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

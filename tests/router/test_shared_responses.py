@@ -303,3 +303,23 @@ async def test_several_processes_share_with_several_and_outlive_the_one_that_sto
         await one.end(signal.SIGKILL)
         for previous in last[1:]:
             assert (await create(clients[1], "after", previous)).output_text == "the answer"
+
+
+async def test_full_redis_loses_nothing_and_no_log_tells_what_was_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two_replicas(tmp_path) as (site, replicas, clients):
+        await create(clients[1], "before")
+        await site.redis.bound_memory(1)
+        first = await create(clients[0], "a marked prompt")
+        await replicas[0].until(lambda: is_degraded(replicas[0]))
+        second = await create(clients[0], "another marked prompt", first.id)
+        health = (await replicas[0].request("GET", "/health")).body.decode()
+        assert "maxmemory" in health
+        for text in (health, caplog.text):
+            assert "marked" not in text
+            assert "EVALSHA" not in text  # no call is quoted
+            assert first.id not in text
+        await site.redis.bound_memory(0)
+        await replicas[0].until(lambda: not any(map(is_degraded, replicas)))
+        assert (await create(clients[1], "more", second.id)).output_text == "the answer"
