@@ -33,6 +33,7 @@ from conserve_sglang.state.shared import Call
 logger = logging.getLogger(__name__)
 
 MAX_LINKS = 256  # of a history, looked up at a time
+LOOK_S = 0.1  # how often, while a replica does not say that it has written all
 MAX_READ = 8  # histories at a time: they may be long
 _OURS = re.compile(r"resp_[0-9a-f]{32}\Z")
 REDIS_GONE = Problem(
@@ -100,8 +101,10 @@ class SharedResponses:
         look = self._history if question.subject is Subject.HISTORY else self._delete
         told = await look(question.tenant, name)
         if told is None:  # or another replica has not written it yet
-            await self._flushes.all_written()
-            told = await look(question.tenant, name)
+            written = asyncio.ensure_future(self._flushes.all_written())
+            while told is None and not written.done():
+                await asyncio.wait({written}, timeout=LOOK_S)
+                told = await look(question.tenant, name)
         return told or unknown(question)
 
     def _alone(self, question: Question) -> Told:

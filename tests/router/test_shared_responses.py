@@ -108,6 +108,29 @@ async def test_follow_up_that_is_faster_than_the_write_is_not_called_unknown(
         await assert_unknown(clients[0], first.id)
 
 
+async def test_replica_that_says_nothing_delays_the_unknown_and_not_what_another_writes(
+    tmp_path: Path,
+) -> None:
+    async with two_replicas(tmp_path) as (site, replicas, clients):
+        third: Any = (await site.replica()).service.memory
+        third.hear = lambda words: None
+        for client in clients:
+            await create(client, "connect")
+        one: Any = replicas[0].service.memory
+        one.desk.news, news = (list), one.desk.news
+        first = await create(clients[0], "hello")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        follow_up = asyncio.ensure_future(create(clients[1], "more", first.id))
+        await asyncio.sleep(0.2)
+        one.desk.news = news
+        one.wake()
+        assert (await follow_up).output_text == "the answer"
+        assert loop.time() - began < 0.8
+        with pytest.raises(openai.BadRequestError):
+            await create(clients[1], "more", "resp_" + "0" * 32)
+
+
 async def test_many_conversations_hop_between_replicas_at_once(tmp_path: Path) -> None:
     async with two_replicas(tmp_path) as (site, _, clients):
 
