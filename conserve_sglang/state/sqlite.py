@@ -22,12 +22,14 @@ from conserve_sglang.state.record import SavedConversation, SavedResponse
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434E5356  # "CNSV"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SECRET_BYTES = 32
 _MAGIC = b"SQLite format 3\0"
 _COLUMNS = ", ".join(SavedConversation._fields)
 _PLACES = ", ".join("?" * len(SavedConversation._fields))
-_WRITE = f"INSERT OR REPLACE INTO conversations ({_COLUMNS}) VALUES ({_PLACES})"
+_NEW_VALUES = ", ".join(f"{name} = excluded.{name}" for name in SavedConversation._fields[1:])
+_WRITE = f"INSERT INTO conversations ({_COLUMNS}) VALUES ({_PLACES})"
+_WRITE += f" ON CONFLICT (key) DO UPDATE SET {_NEW_VALUES}"
 _WRITE_RESPONSE = "INSERT OR REPLACE INTO responses (tenant, id, previous, messages)"
 _WRITE_RESPONSE += " VALUES (?, ?, ?, ?)"
 _FORGET_RESPONSE = "DELETE FROM responses WHERE tenant = ? AND id = ?"
@@ -41,8 +43,9 @@ CREATE TABLE responses (
   UNIQUE (tenant, id)
 );
 """
-_SCHEMA = f"""
-CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+# Rows stand in the order they came in: keys are random, and a table in their order would have
+# nearly as many pages written as rows.
+_CONVERSATIONS = """
 CREATE TABLE conversations (
   key TEXT PRIMARY KEY,
   tenant TEXT NOT NULL,
@@ -59,12 +62,23 @@ CREATE TABLE conversations (
   filed_bytes INTEGER NOT NULL,
   counted_bytes INTEGER,
   counted_tokens INTEGER
-) WITHOUT ROWID;
+);
+"""
+_SCHEMA = f"""
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+{_CONVERSATIONS}
 {_RESPONSES}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_FORM_1 = f"{_RESPONSES} PRAGMA user_version = {SCHEMA_VERSION};"
+_FROM_FORM_2 = f"""
+ALTER TABLE conversations RENAME TO former;
+{_CONVERSATIONS}
+INSERT INTO conversations ({_COLUMNS}) SELECT {_COLUMNS} FROM former;
+DROP TABLE former;
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_FROM_FORM = {1: f"{_RESPONSES} {_FROM_FORM_2}", 2: _FROM_FORM_2}
 
 
 class SqliteStore:
@@ -196,7 +210,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     (num_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (application or num_tables):
         raise ConfigError(_not_ours(path))
-    if application == APPLICATION_ID and version not in (1, SCHEMA_VERSION):
+    if application == APPLICATION_ID and version not in (*_FROM_FORM, SCHEMA_VERSION):
         raise ConfigError(
             f"{path}: has state in form {version}, and this version reads form {SCHEMA_VERSION}."
             " Start the version that wrote it, or name another file in router.state.path."
@@ -205,8 +219,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     if application == 0:
         db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-    elif version == 1:
-        db.executescript(f"BEGIN; {_FROM_FORM_1} COMMIT;")
+    elif version in _FROM_FORM:
+        db.executescript(f"BEGIN; {_FROM_FORM[version]} COMMIT;")
     with closing(db.execute("PRAGMA quick_check(1)")) as rows:
         (verdict,) = rows.fetchone()
     if verdict != "ok":

@@ -95,9 +95,9 @@ def test_state_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     SqliteStore(path).close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 3")
+    db.execute("PRAGMA user_version = 4")
     db.close()
-    with pytest.raises(ConfigError, match="form 3, and this version reads form 2"):
+    with pytest.raises(ConfigError, match="form 4, and this version reads form 3"):
         SqliteStore(path)
 
 
@@ -179,17 +179,37 @@ def test_responses_are_kept_in_order_until_forgotten(tmp_path: Path) -> None:
     again.close()
 
 
-def test_state_of_the_form_before_is_taken_over(tmp_path: Path) -> None:
+KEYS_IN_ORDER = """
+ALTER TABLE conversations RENAME TO now;
+CREATE TABLE conversations (
+  key TEXT PRIMARY KEY, tenant TEXT NOT NULL, name BLOB NOT NULL, worker TEXT, incarnation TEXT,
+  resident_tokens INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, num_turns INTEGER NOT NULL,
+  num_kv_transfers INTEGER NOT NULL, last_active_at_wall REAL NOT NULL, filed_at BLOB,
+  filed_block BLOB, filed_bytes INTEGER NOT NULL, counted_bytes INTEGER, counted_tokens INTEGER
+) WITHOUT ROWID;
+INSERT INTO conversations SELECT * FROM now;
+DROP TABLE now;
+"""
+FORMER = {1: f"DROP TABLE responses; {KEYS_IN_ORDER}", 2: KEYS_IN_ORDER}
+
+
+@pytest.mark.parametrize("form", FORMER)
+def test_state_of_a_former_form_is_taken_over(tmp_path: Path, form: int) -> None:
     path = tmp_path / "s"
     store = SqliteStore(path)
     secret = store.secret()
-    store.write([a_saved("a")], [])
+    response = SavedResponse("t", "r", None, b"{}")
+    saved = [a_saved("b"), a_saved("a")]
+    store.write(saved, [], [response])
     store.close()
     db = sqlite3.connect(path)
-    db.executescript("DROP TABLE responses; PRAGMA user_version = 1;")  # as form 1 was
+    db.executescript(f"{FORMER[form]} PRAGMA user_version = {form};")
     db.close()
-    for _ in range(2):
+    for number in range(2):
         store = SqliteStore(path)
-        assert (store.secret(), store.load()) == (secret, [a_saved("a")])
-        assert store.load_responses() == []
+        assert store.secret() == secret
+        assert sorted(store.load()) == sorted(saved)
+        assert store.load_responses() == ([] if form == 1 else [response])
+        saved = [a_saved("a")._replace(num_turns=9 + number), a_saved("b")]
+        store.write(saved[:1], [])
         store.close()
