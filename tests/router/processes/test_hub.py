@@ -204,20 +204,10 @@ def test_concurrent_first_turns_move_kv_once(through_second: list[bool]) -> None
     asyncio.run(play())
 
 
-class Desk:
-    """Answers for what the hub's brain has stored."""
-
-    def __init__(self, hub: Hub) -> None:
-        self.desk = ResponseDesk(hub.brain.responses, 1000)
-
-    def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
-        hear(self.desk.answer(question))
-
-
 async def test_follow_up_that_overtakes_its_response_waits_for_it() -> None:
     loop = asyncio.get_running_loop()
     hub = a_hub(loop.time, stored_responses_bytes=10_000)
-    hub.about = Desk(hub)
+    hub.about = ResponseDesk(hub.brain.responses, 1000)
     heard: dict[int, list[Any]] = {0: [], 1: []}
     seats = [hub.join(heard[number].append) for number in heard]
     for seat in seats:
@@ -251,7 +241,7 @@ async def test_front_that_hangs_does_not_make_a_response_unknown(
 ) -> None:
     monkeypatch.setattr(fence, "TIMEOUT_S", 0.01)
     hub = a_hub(asyncio.get_running_loop().time, stored_responses_bytes=10_000)
-    hub.about = Desk(hub)
+    hub.about = ResponseDesk(hub.brain.responses, 1000)
     heard: list[Any] = []
     seats = [hub.join(say) for say in (heard.append, lambda message: None)]
     for seat in seats:
@@ -259,3 +249,22 @@ async def test_front_that_hangs_does_not_make_a_response_unknown(
     seats[0].hear(talk.Asked(1, Question(Subject.FORGET, TENANT, b"resp_1")))
     await asyncio.sleep(0.1)
     assert (heard[-1].number, heard[-1].told.status) == (1, 503)
+
+
+async def test_where_replicas_share_responses_all_fronts_are_heard_when_one_asks() -> None:
+    hub = a_hub(asyncio.get_running_loop().time, stored_responses_bytes=10_000)
+    hub.about = ResponseDesk(hub.brain.responses, 1000)
+    hub.brain.shares_responses = True
+    heard: dict[int, list[Any]] = {0: [], 1: []}
+    seats = [hub.join(heard[number].append) for number in heard]
+    for seat in seats:
+        seat.hear(talk.Ready())
+    seats[1].hear(talk.Asked(1, Question(Subject.HISTORY, TENANT, b"resp_1")))
+    assert isinstance(heard[1][-1], talk.Said)  # who answers has asked the replicas
+    assert not any(isinstance(each, talk.Flush) for each in heard[0])
+    settled: list[bool] = []
+    hub.brain.settle(lambda: settled.append(True))
+    for number, seat in enumerate(seats):
+        assert not settled
+        seat.hear(talk.Flushed(heard[number][-1].number))
+    assert settled == [True]
