@@ -11,12 +11,13 @@ export TORCH_INDEX TORCH_WHEELS
 
 VENV := .venv
 COMPAT_VENV := .venv-0.5.17
+COMPILED_VENV := .venv-compiled
 MODEL := .cache/tiny-qwen3
 SETUP_FILES := pyproject.toml scripts/setup.sh scripts/system_libraries.sh scripts/redis_server.sh
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup lint test test-fast test-compat demo lock clean
+.PHONY: help setup lint test test-fast test-compat demo compiled lock clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +57,9 @@ $(COMPAT_VENV)/.stamp: requirements/sglang-0.5.17.txt $(SETUP_FILES)
 demo: setup  ## play tool-calling conversations on 1 + 2 CPU servers
 	$(BIN)/python -m bench.demo
 
+compiled:  ## an environment with the router's hot modules compiled, from the sources as they are
+	@scripts/compiled.sh $(COMPILED_VENV)
+
 lock: setup  ## write down the versions of this environment, after a change of the extras
 	$(BIN)/pip install --quiet -e '.[cpu,dev]'
 	@{ sed -n '/^#/p' requirements/sglang-0.5.23.txt; \
@@ -63,5 +67,5 @@ lock: setup  ## write down the versions of this environment, after a change of t
 	  > requirements/.new && mv requirements/.new requirements/sglang-0.5.23.txt
 
 clean:  ## remove what setup and the tests made
-	rm -rf $(VENV) $(COMPAT_VENV) .cache out build *.egg-info \
+	rm -rf $(VENV) $(COMPAT_VENV) $(COMPILED_VENV) .cache out build *.egg-info \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

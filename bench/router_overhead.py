@@ -5,7 +5,7 @@ has another core to itself. Candidates take turns in short bursts, so ratios of 
 like with like; absolute numbers are this machine's. Not measured: TLS, a real network, more than
 one router core, slow clients, real engines.
 
-    python -m bench.router_overhead [--install-rival] [--rival] [--streams 512]
+    python -m bench.router_overhead [--install-rival] [--rival] [--compiled] [--streams 512]
 """
 
 import argparse
@@ -61,6 +61,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--rival", action="store_true", help="measure sglang-router and smg as well"
     )
+    parser.add_argument(
+        "--compiled", action="store_true", help="measure ours as `make compiled` makes it as well"
+    )
     parser.add_argument("--install-rival", action="store_true", help="install them first")
     return parser.parse_args()
 
@@ -74,6 +77,7 @@ def _candidates(options: argparse.Namespace) -> list[Candidate]:
         for candidate in ALL
         if (options.rival or candidate.rival is None)
         and (options.streams or candidate.max_continuations)
+        and (options.compiled or not candidate.is_compiled)
         and (not options.only or candidate.name in options.only)
     ]
 

@@ -50,8 +50,9 @@ app.add_typer(workers.app, name="workers")
 def _show_version(is_asked: bool) -> None:
     if is_asked:
         from conserve_sglang import __version__
+        from conserve_sglang.router.tuning import is_compiled
 
-        typer.echo(__version__)
+        typer.echo(f"{__version__} (compiled)" if is_compiled() else __version__)
         raise typer.Exit
 
 

@@ -21,6 +21,7 @@ API_KEY = b"none"  # what the client of native/ sends to everybody
 START_UP_S = 60.0
 UNBOUNDED_TOKENS = 10**9  # 32 prompts at once are seconds of prefill; these fakes take no time
 ROOT = Path(__file__).parents[2]
+COMPILED = ROOT / ".venv-compiled"
 _NAME = f"x-conversation-id: bench-{PLACE}"
 
 
@@ -69,6 +70,7 @@ class Candidate:
     rival: Rival | None = None
     processes: int = 1
     max_continuations: int = 2
+    is_compiled: bool = False  # of `make compiled`, not of the checkout
     relay_width: int = 0  # not a router but bench.overhead.relay, to so many workers
 
     @property
@@ -119,10 +121,20 @@ OURS_UNCONTINUED = replace(
     what="ours-tail, streams not to be continued",
     max_continuations=0,
 )
+_COMPILED = "; compiled (make compiled)"
+OURS_FIRST_COMPILED = replace(
+    OURS_FIRST, name="ours-first-c", what=OURS_FIRST.what + _COMPILED, is_compiled=True
+)
+OURS_TAIL_COMPILED = replace(
+    OURS_TAIL, name="ours-tail-c", what=OURS_TAIL.what + _COMPILED, is_compiled=True
+)
+OURS_AGENT_COMPILED = replace(
+    OURS_AGENT, name="ours-agent-c", what=OURS_AGENT.what + _COMPILED, is_compiled=True
+)
 ALL = (
     DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, SMG_PD,
     OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED, OURS_AGENT_2,
-    OURS_UNCONTINUED,
+    OURS_UNCONTINUED, OURS_FIRST_COMPILED, OURS_TAIL_COMPILED, OURS_AGENT_COMPILED,
 )  # fmt: skip
 
 
@@ -141,6 +153,17 @@ def install_rivals() -> None:
         subprocess.run([sys.executable, "-m", "venv", str(rival.venv)], check=True)
         pip = [str(rival.venv / "bin" / "pip"), "install", "--quiet", rival.requirement]
         subprocess.run(pip, check=True)
+
+
+def compiled_python() -> Path:
+    """The interpreter of `make compiled`. Raises ConfigError if it has other sources than these."""
+    (packages,) = list(COMPILED.glob("lib/python3*/site-packages")) or [COMPILED]
+    for source in sorted(ROOT.glob("conserve_sglang/**/*.py")):
+        built = packages / source.relative_to(ROOT)
+        if not built.exists() or built.read_bytes() != source.read_bytes():
+            name = source.relative_to(ROOT)
+            raise ConfigError(f"{COMPILED.name} is not of this {name}. Run `make compiled`.")
+    return COMPILED / "bin" / "python"
 
 
 def free_ports() -> Ports:
@@ -194,7 +217,8 @@ def _argv(candidate: Candidate, ports: Ports, port: int, side_port: int, folder:
     keys.write_text(f"tenants: [{{name: bench, keys: ['sha256:{digest}']}}]\n")
     keys.chmod(0o600)
     path.write_text(_tier_map(candidate, ports, port, side_port))
-    router = [sys.executable, "-m", "conserve_sglang.router", "--workers", str(candidate.processes)]
+    python = [str(compiled_python()), "-I"] if candidate.is_compiled else [sys.executable]
+    router = [*python, "-m", "conserve_sglang.router", "--workers", str(candidate.processes)]
     return [*router, "--tier-map", str(path), "--log-level", "WARNING"]
 
 

@@ -4,6 +4,7 @@ Both bounds count for one process. What is refused here costs next to nothing: n
 """
 
 import asyncio
+from typing import ClassVar
 
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.problem import Problem
@@ -46,7 +47,7 @@ class TurnedAway(asyncio.Protocol):
     Closing while the client still sends would reset the connection and lose the answer.
     """
 
-    num_lingering = 0
+    num_lingering: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self._linger: asyncio.TimerHandle | None = None

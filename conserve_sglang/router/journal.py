@@ -33,6 +33,7 @@ _NOBODY = 0xFFFF
 _NONE = 0xFF
 _NO_FAILURES: tuple[int, ...] = (_NOBODY, _NONE) * MAX_FAILURES
 _NEVER = -1.0
+_UNSAID = ConversationId("")  # a record lies with its conversation
 _INTERRUPTED = len(FailureCause)
 _REASONS = {reason: n for n, reason in enumerate(PlacementReason)}
 _CAUSES = {cause: n for n, cause in enumerate(FailureCause)}
@@ -63,9 +64,9 @@ class _Noted:
         "total_s",
     )
 
-    def __init__(self, arrived: TurnArrived, now: float) -> None:
-        self.conversation_id = arrived.conversation_id
-        self.input_tokens = arrived.input_tokens
+    def __init__(self, conversation_id: ConversationId, input_tokens: int, now: float) -> None:
+        self.conversation_id = conversation_id
+        self.input_tokens = input_tokens
         self.arrived_at_s = now
         self.index = 0
         self.decoder = self.prefiller = _NOBODY
@@ -91,7 +92,7 @@ class _Noted:
     @classmethod
     def unpack(cls, record: bytes) -> "_Noted":
         """The turn a record was made of."""
-        noted = cls.__new__(cls)
+        noted = cls(_UNSAID, 0, _NEVER)
         (
             noted.index, noted.arrived_at_s, noted.decoder, noted.prefiller, noted.reason,
             noted.end, noted.rejection, noted.num_attempts, noted.input_tokens,
@@ -158,7 +159,7 @@ class Journal:
     # events
 
     def _arrived(self, event: TurnArrived, now: float) -> None:
-        self._open[event.turn_id] = _Noted(event, now)
+        self._open[event.turn_id] = _Noted(event.conversation_id, event.input_tokens, now)
 
     def _sent(self, command: SendTurn, now: float) -> None:
         noted = self._open.get(command.turn_id)

@@ -29,6 +29,7 @@ from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.responses_about import ResponseDesk
 from conserve_sglang.router.status import StateHealth, Status
 from conserve_sglang.router.tls import ServerTls, reload_tls
+from conserve_sglang.router.tuning import is_compiled
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.serving.control_server import ControlServer
 from conserve_sglang.serving.listening import bound
@@ -195,11 +196,12 @@ class BrainService(ABC):
             self.power.start()
         self.port, self.control_port = (each.getsockname()[1] for each in (main, control))
         logger.info(
-            "listening on %s:%d, control port on %s:%d",
+            "listening on %s:%d, control port on %s:%d%s",
             settings.host,
             self.port,
             settings.control_host,
             self.control_port,
+            ", compiled" if is_compiled() else "",
         )
 
     async def stop(self) -> None:

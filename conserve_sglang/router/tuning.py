@@ -1,11 +1,19 @@
 """What each process of the router sets for itself when it starts."""
 
 import gc
+import inspect
 import resource
 from contextlib import suppress
 
+from conserve_sglang.dispatch import Dispatcher
+
 # A turn leaves next to no cycles behind, and a full collection walks every conversation.
 GC_THRESHOLDS = (50_000, 20, 100)
+
+
+def is_compiled() -> bool:
+    """Whether the modules a turn runs through were compiled when the package was installed."""
+    return not inspect.isfunction(Dispatcher.handle)
 
 
 def raise_descriptor_limit() -> None:

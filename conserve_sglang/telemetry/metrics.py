@@ -133,6 +133,8 @@ _COUNTERS = (
     "cached_tokens",
     "output_tokens",
 )
+_LATENCIES = ("e2e", "tbt", "ttfet", "ttft")
+_OF_TENANTS = ("cached_tokens", "output_tokens", "prompt_tokens", "rejections", "turns")
 _BY_ENUM = ("turns", "placements", "rejections", "failures")
 
 
@@ -177,11 +179,11 @@ class RouterMetrics:
             **{name: getattr(self, name) for name in _COUNTERS},
             **{name: _plain(getattr(self, name)) for name in _BY_ENUM},
             "timings": [
-                [tier, role, {name: _histogram(timings, name) for name in Timings.__slots__}]
+                [tier, role, {name: _histogram(timings, name) for name in _LATENCIES}]
                 for (tier, role), timings in self.timings.items()
             ],
             "tenants": {
-                tenant_id: {name: getattr(count, name) for name in TenantCount.__slots__}
+                tenant_id: {name: getattr(count, name) for name in _OF_TENANTS}
                 for tenant_id, count in self.tenants.items()
             },
             "recent": None if self.recent is None else self.recent.to_plain(),

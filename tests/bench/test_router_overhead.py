@@ -10,6 +10,7 @@ import pytest
 
 from bench import harness
 from bench.native.programs import PLACE, Load, fake_workers, send_load
+from bench.overhead import candidates
 from bench.overhead.candidates import (
     DIRECT,
     OURS_AGENT,
@@ -126,6 +127,14 @@ def test_the_client_counts_whole_answers(
     assert counted["requests"] > 0
     assert counted["latency_us"]["p50"] <= counted["latency_us"]["p99"]
     assert counted["all_events"] == num_events * counted["ended"]
+
+
+def test_compiled_router_of_other_sources_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "COMPILED", tmp_path)
+    with pytest.raises(ConfigError, match="Run `make compiled`"):
+        candidates.compiled_python()
 
 
 @pytest.mark.parametrize(

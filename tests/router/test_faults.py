@@ -10,6 +10,7 @@ from conserve_sglang.dispatch import AbortTurn
 from conserve_sglang.router import legs
 from conserve_sglang.router.fleet import WorkerState
 from conserve_sglang.telemetry.metrics import Outcome
+from tests.fakes.patching import replaces_a_part
 from tests.fakes.router_cluster import Cluster, a_cluster
 
 
@@ -227,6 +228,7 @@ async def test_client_leaving_after_the_last_event_has_its_answer(
     assert cluster["d0"].num_connections == before
 
 
+@replaces_a_part
 async def test_fault_in_one_command_does_not_drop_those_after_it(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,9 @@ from conserve_sglang.router.legs import DecodeLeg
 from conserve_sglang.router.payload import Endpoint
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.workers.sse import Usage
+from tests.fakes.patching import replaces_a_part
+
+pytestmark = replaces_a_part
 
 EVENT = b'data: {"choices":[{"index":0}]}\n\n'
 USAGE = b'{"prompt_tokens":7,"total_tokens":9,"completion_tokens":2,"prompt_tokens_details":null}'

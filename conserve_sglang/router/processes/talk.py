@@ -191,11 +191,11 @@ encoder = msgspec.msgpack.Encoder()
 from_fronts = msgspec.msgpack.Decoder(list[FromFront])
 from_brain = msgspec.msgpack.Decoder(list[FromBrain])
 
-_TRAVEL = (
+TRAVEL = (
     FirstToken, TurnFailed, TurnInterrupted, TurnAbandoned, TenantsWeighed,
     SendTurn, RejectTurn, AbortTurn,
 )  # fmt: skip
-_by_name = {each.__name__: msgspec.msgpack.Decoder(each) for each in _TRAVEL}
+_by_name = {each.__name__: msgspec.msgpack.Decoder(each) for each in TRAVEL}
 
 
 def carry(event_or_command: Any) -> Carried:

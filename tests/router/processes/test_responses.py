@@ -13,7 +13,9 @@ from conserve_sglang.core.tier import AuthSettings
 from conserve_sglang.router.ports import Question, Subject, Told
 from conserve_sglang.router.processes import talk
 from conserve_sglang.router.processes.hub import FrontSeat
+from conserve_sglang.router.tuning import is_compiled
 from conserve_sglang.tiermap.keys import new_key
+from tests.fakes.patching import WHY
 from tests.fakes.router_cluster import Cluster, a_cluster
 from tests.fakes.router_family import Family, a_family
 
@@ -47,6 +49,8 @@ def client_of(cluster: Cluster, api_key: str = "none") -> openai.AsyncOpenAI:
 
 @asynccontextmanager
 async def a_watched_family(**settings: Any) -> AsyncIterator[Watched]:
+    if is_compiled():
+        pytest.skip(WHY)
     async with a_family(**settings) as family:
         watched = Watched(family, [], [])
         hub = family.many.hub
