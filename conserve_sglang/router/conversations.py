@@ -9,6 +9,7 @@ client calls a conversation stays here. Entries go when the dispatcher has let g
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from hashlib import blake2b
 
 from conserve_sglang.core.ids import ConversationId, TenantId
@@ -23,9 +24,14 @@ _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")
 
 def conversation_key(secret: bytes, tenant: TenantId, name: bytes) -> ConversationId:
     """The key of what a tenant calls `name`; no tenant's name has a zero byte."""
-    hashed = blake2b(tenant.encode(), digest_size=16, key=secret, person=b"conversation")
-    hashed.update(b"\0" + name)
+    hashed = _keyed(secret).copy()
+    hashed.update(b"%b\0%b" % (tenant.encode(), name))
     return ConversationId("conv-" + hashed.hexdigest())
+
+
+@lru_cache(maxsize=4)
+def _keyed(secret: bytes) -> blake2b:
+    return blake2b(digest_size=16, key=secret, person=b"conversation")
 
 
 class Conversation:

@@ -29,9 +29,12 @@ from conserve_sglang.router.conversations import Conversation
 
 MAX_FAILURES = 3
 _RECORD = struct.Struct("<IdHHBBBBIIIIfff" + "HB" * MAX_FAILURES)
+_ALL_BUT_FAILURES = struct.Struct("<IdHHBBBBIIIIfff")
+_FAILURES = struct.Struct("<" + "HB" * MAX_FAILURES)
 _NOBODY = 0xFFFF
 _NONE = 0xFF
-_NO_FAILURES: tuple[int, ...] = (_NOBODY, _NONE) * MAX_FAILURES
+_NO_FAILURES = (_NOBODY, _NONE) * MAX_FAILURES
+_PACKED_NO_FAILURES = _FAILURES.pack(*_NO_FAILURES)
 _NEVER = -1.0
 _UNSAID = ConversationId("")  # a record lies with its conversation
 _INTERRUPTED = len(FailureCause)
@@ -79,15 +82,16 @@ class _Noted:
 
     def pack(self) -> bytes:
         """The record."""
-        failures = _NO_FAILURES
+        failures = _PACKED_NO_FAILURES
         if self.failures:
-            failures = (*(number for pair in self.failures for number in pair), *_NO_FAILURES)
-        return _RECORD.pack(
+            numbers = (*(number for pair in self.failures for number in pair), *_NO_FAILURES)
+            failures = _FAILURES.pack(*numbers[: len(_NO_FAILURES)])
+        packed = _ALL_BUT_FAILURES.pack(
             self.index, self.arrived_at_s, self.decoder, self.prefiller, self.reason, self.end,
             self.rejection, min(self.num_attempts, 255), self.input_tokens, self.prompt_tokens,
             self.cached_tokens, self.output_tokens, self.sent_s, self.first_s, self.total_s,
-            *failures[: len(_NO_FAILURES)],
         )  # fmt: skip
+        return packed + failures
 
     @classmethod
     def unpack(cls, record: bytes) -> "_Noted":

@@ -95,7 +95,7 @@ def usage_in(tail: bytes) -> Usage | None:
 
 def calls_tools(tail: bytes) -> bool:
     """Whether the end of an answer says that it calls tools. Inside text a quote is escaped."""
-    return _CALLS in tail or _CALLS_SPACED in tail
+    return tail.rfind(_CALLS) >= 0 or tail.rfind(_CALLS_SPACED) >= 0  # as below: rfind is quicker
 
 
 def _last_number(tail: bytes, key: bytes) -> int | None:
