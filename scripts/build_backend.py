@@ -28,7 +28,7 @@ HOT = {
         "request_reader", "turn", "wire", "worker",
     ),
     "telemetry": ("metrics",),
-    "workers": ("known_head", "outbox", "pool", "upstream"),
+    "workers": ("known_head", "outbox", "pool", "sse", "upstream"),
 }  # fmt: skip
 _CHECKS = ("--explicit-package-bases", "--ignore-missing-imports", "--follow-imports=silent")
 

@@ -16,7 +16,8 @@ from conserve_sglang.router.request_reader import RequestReader
 from conserve_sglang.router.translation import UnreadableAnswer
 from conserve_sglang.router.verdict import error_in, failure_cause
 from conserve_sglang.router.wire import request
-from conserve_sglang.workers.sse import UsageFilter, usage_in
+from conserve_sglang.workers.sse import UsageFilter
+from conserve_sglang.workers.usage import usage_in
 
 MAX_BODY_BYTES = 64 * 1024
 _ENDPOINTS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}

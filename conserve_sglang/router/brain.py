@@ -28,7 +28,7 @@ from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
 from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.responses_store import ResponseStore, Stored
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 SWEEP_INTERVAL_S = 1.0
 

@@ -32,7 +32,7 @@ from conserve_sglang.router.wire import mark, request
 from conserve_sglang.telemetry.logs import told
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics
 from conserve_sglang.workers.bootstrap import rooms
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 logger = logging.getLogger(__name__)
 

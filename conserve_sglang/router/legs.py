@@ -15,15 +15,9 @@ from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.verdict import error_in, failure_cause
 from conserve_sglang.workers.pool import Exchange
-from conserve_sglang.workers.sse import (
-    TAIL_BYTES,
-    Usage,
-    UsageFilter,
-    calls_tools,
-    usage_in,
-    usage_of,
-)
+from conserve_sglang.workers.sse import UsageFilter
 from conserve_sglang.workers.upstream import Headers
+from conserve_sglang.workers.usage import TAIL_BYTES, Usage, calls_tools, usage_in, usage_of
 
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HELD_ANSWER_BYTES = 8 * 1024 * 1024  # a longer answer is passed on as it comes

@@ -13,7 +13,7 @@ from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.telemetry.logs import ACCESS_LOGGER, told
 from conserve_sglang.telemetry.metrics import Outcome
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 access_log = logging.getLogger(ACCESS_LOGGER)
 

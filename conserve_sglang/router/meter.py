@@ -9,7 +9,7 @@ from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.ports import FleetView
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics, Timings
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 
 class Meter:

@@ -34,8 +34,8 @@ from conserve_sglang.router.problem import ENDED, Problem, rejection
 from conserve_sglang.router.wire import mark
 from conserve_sglang.router.worker import Worker
 from conserve_sglang.workers.bootstrap import rooms
-from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.unreadable import UNREADABLE
+from conserve_sglang.workers.usage import Usage
 
 LEASE_S = 300.0
 SWEEP_INTERVAL_S = 10.0

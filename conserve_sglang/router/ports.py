@@ -14,7 +14,7 @@ from conserve_sglang.router.history import FiledAt, HistoryHash
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.turn import Turn
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 
 class BrainPort(Protocol):

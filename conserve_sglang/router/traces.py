@@ -28,7 +28,7 @@ from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.telemetry.tracing import Tracing
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 STOP_S = 3.0
 _PARENT = re.compile(rb"(?i)traceparent: *00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2}) *\r\n")

@@ -19,8 +19,8 @@ from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation, UnreadableAnswer
 from conserve_sglang.router.usage_note import UsageNote
 from conserve_sglang.telemetry.metrics import Outcome, Timings
-from conserve_sglang.workers.sse import Usage
 from conserve_sglang.workers.upstream import Headers
+from conserve_sglang.workers.usage import Usage
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.router.legs import DecodeLeg
 from conserve_sglang.router.payload import Endpoint
 from conserve_sglang.router.sent import Sent
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 from tests.fakes.patching import replaces_a_part
 
 pytestmark = replaces_a_part

@@ -12,7 +12,8 @@ from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.router.verdict import error_in, failure_cause
 from conserve_sglang.workers.pool import ConnectionPool
 from conserve_sglang.workers.probe import is_ready, read_facts
-from conserve_sglang.workers.sse import UsageFilter, usage_in
+from conserve_sglang.workers.sse import UsageFilter
+from conserve_sglang.workers.usage import usage_in
 from tests.fakes.router_cluster import Answer, Client
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 from tests.sglang.cluster import Cluster

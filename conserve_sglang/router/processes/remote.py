@@ -22,7 +22,7 @@ from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.workers.access import WorkerAccess
 from conserve_sglang.workers.breaker import CircuitBreaker
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 MAX_REMEMBERED = 16_384
 MAX_HISTORIES = 8  # on their way from the brain at a time

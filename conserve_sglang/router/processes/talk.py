@@ -22,7 +22,7 @@ from conserve_sglang.router.history import FiledAt
 from conserve_sglang.router.ports import Question, Told
 from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.worker import WorkerState
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 
 
 class Carried(msgspec.Struct, array_like=True, tag="c"):

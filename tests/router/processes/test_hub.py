@@ -35,7 +35,7 @@ from conserve_sglang.router.processes import fence, talk
 from conserve_sglang.router.processes.hub import FrontSeat, Hub
 from conserve_sglang.router.responses_about import ResponseDesk
 from conserve_sglang.router.responses_store import Stored
-from conserve_sglang.workers.sse import Usage
+from conserve_sglang.workers.usage import Usage
 from tests.builders import a_worker
 from tests.fakes.router_cluster import a_tier_map
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
