@@ -170,21 +170,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.abandon()  # bytes nobody asked for: out of step, never to be reused
             return
         self.was_heard = True
-        if not self.has_answer_begun:
-            self.has_answer_begun = True
-            known = self._known
-            at = -1 if known is None else known.match(data)
-            if known is not None and at >= 0 and len(data) - at == known.length:
-                self._num_learned = 0
-                sink.on_head(200, known.headers)
-                if self._sink is sink:
-                    self._finish(sink, data[at:])
-                return
-            self._parse(data, sink, is_first=True)
-        else:
-            self._parse(data, sink, is_first=False)
-
-    def _parse(self, data: bytes, sink: ResponseSink, *, is_first: bool) -> None:
+        is_first = not self.has_answer_begun
+        if is_first and self._is_known(data, sink):
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -200,7 +188,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._learn(data)
             self._finish(sink, self._take_parts())
         elif self._parts:
-            sink.on_body(self._take_parts(), False)
+            parts = self._parts
+            sink.on_body(parts.pop() if len(parts) == 1 else self._take_parts(), False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
@@ -238,6 +227,19 @@ class UpstreamConnection(asyncio.Protocol):
         self._keeps_alive = self._parser.should_keep_alive()
 
     # inside
+
+    def _is_known(self, data: bytes, sink: ResponseSink) -> bool:
+        """Whether an answer's first bytes are all of it, behind a known head; it is told then."""
+        self.has_answer_begun = True
+        known = self._known
+        at = -1 if known is None else known.match(data)
+        if known is None or at < 0 or len(data) - at != known.length:
+            return False
+        self._num_learned = 0
+        sink.on_head(200, known.headers)
+        if self._sink is sink:
+            self._finish(sink, data[at:])
+        return True
 
     def _learn(self, data: bytes) -> None:
         """Know the head of an answer that came in one piece."""
