@@ -1,7 +1,8 @@
 """Makes a new input of known ones: cut, doubled, spliced, spoiled. Repeatable by its seed.
 
-Bytes changed at random are mostly refused at the first look. So half of the inputs stay JSON, with
-values of other types in places, and a request's length is set right again half of the time.
+Bytes changed at random are mostly refused at the first look. So most inputs stay JSON, with values
+changed that stay what they were, a string, a number or a list, or that become something else in
+places; and a request's length is set right again, most often where its body stayed JSON.
 """
 
 import json
@@ -11,6 +12,10 @@ from random import Random
 from typing import Any
 
 MAX_BYTES = 40_000
+STAYS_JSON = 0.8
+KEEPS_KIND = 0.9  # of the changes to JSON
+LENGTH_IS_RIGHT, LENGTH_IS_RIGHT_OF_BYTES = 0.9, 0.5
+Place = tuple[Any, Any]  # a container, and a key of it
 
 
 class Mutator:
@@ -21,29 +26,59 @@ class Mutator:
         self._pieces = pieces
         self._random = Random(seed)
         self._steps = (self._flip, self._cut, self._double, self._insert, self._splice)
+        # The values of the seeds by kind and by key, as text so that each use is one of its own.
+        self._of_kind: dict[type, list[str]] = {}
+        self._of_key: dict[str, list[str]] = {}
+        for text in _VALUES:
+            self._of_kind.setdefault(type(json.loads(text)), []).append(text)
+        for holder, key in _known(seeds):
+            text = json.dumps(holder[key])
+            self._of_kind.setdefault(type(holder[key]), []).append(text)
+            if isinstance(holder, dict):
+                self._of_key.setdefault(key, []).append(text)
 
     def next(self) -> bytes:
         """One seed after one to four changes."""
         seed = self._random.choice(self._seeds)
-        head, blank, body = seed.rpartition(b"\r\n\r\n")
-        if self._random.random() < 0.5 and body.startswith(b"{"):
-            data = bytearray(head + blank + self._other_json(body))
+        parts = _json_in(seed)
+        stays_json = bool(parts) and self._random.random() < STAYS_JSON
+        if stays_json:
+            part = self._random.choice(parts)
+            other = self._other_json(seed[part])
+            data = bytearray(seed[: part.start] + other + seed[part.stop :])
         else:
             data = bytearray(seed)
             for _ in range(self._random.choice((1, 1, 1, 2, 4))):
                 self._random.choice(self._steps)(data)
-        if head and self._random.random() < 0.5:
+        how_often = LENGTH_IS_RIGHT if stays_json else LENGTH_IS_RIGHT_OF_BYTES
+        if b"\r\n\r\n" in seed and self._random.random() < how_often:
             data = _with_right_length(data)
         return bytes(data[:MAX_BYTES])
 
-    def _other_json(self, body: bytes) -> bytes:
-        root = json.loads(body)
-        for _ in range(self._random.randint(1, 3)):
+    def _other_json(self, text: bytes) -> bytes:
+        root = json.loads(text)
+        for _ in range(self._random.choice((1, 1, 2, 3))):
             places = list(_places(root))
             if places:
-                holder, key = self._random.choice(places)
-                holder[key] = json.loads(self._random.choice(_VALUES))
+                self._change(*self._random.choice(places))
         return json.dumps(root).encode()
+
+    def _change(self, holder: Any, key: Any) -> None:
+        if self._random.random() >= KEEPS_KIND:
+            holder[key] = json.loads(self._random.choice(_VALUES))
+            return
+        value = holder[key]
+        step = self._random.randrange(6)
+        if step == 0:
+            del holder[key]
+        elif step == 1 and isinstance(holder, list):
+            holder.insert(self._random.randint(0, len(holder)), json.loads(json.dumps(value)))
+        elif step == 2 and isinstance(value, list):
+            self._random.shuffle(value)
+        elif step >= 3 and isinstance(holder, dict) and key in self._of_key:
+            holder[key] = json.loads(self._random.choice(self._of_key[key]))
+        else:
+            holder[key] = json.loads(self._random.choice(self._of_kind[type(value)]))
 
     def _at(self, data: bytearray) -> int:
         return self._random.randint(0, len(data))
@@ -74,16 +109,31 @@ class Mutator:
         data[self._at(data) :] = other[self._random.randint(0, len(other)) :]
 
 
-# As text, so that each use is a value of its own.
 _VALUES = [
-    "null", "true", "false", "0", "-1", str(2**70), "1e308", '""', '"x"', r'"é\ud800"',
-    json.dumps("a" * 2000), "[]", "[[]]", "[1]", '["x"]', "{}", '{"type":"text"}',
+    "null", "true", "false", "0", "-1", "1", str(2**70), "0.5", "1e308", '""', '"x"',
+    r'"é\ud800"', json.dumps("é" * 2000), "[]", "[[]]", "[1]", '["x"]', "{}", '{"type":"text"}',
     '{"type":"tool_use"}', '{"role":"tool"}', '[{"role":"user"}]', '{"a":{}}',
 ]  # fmt: skip
 _LENGTH = re.compile(rb"content-length: \d+", re.IGNORECASE)
+_EVENT = re.compile(rb"^data: (\{.*\})$", re.MULTILINE)
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _json_in(seed: bytes) -> list[slice]:
+    """Where the JSON objects of a seed are: its body, or the data of its events."""
+    at = seed.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in seed else 0
+    if seed.startswith(b"{", at):
+        return [slice(at, len(seed))]
+    return [slice(*found.span(1)) for found in _EVENT.finditer(seed)]
+
+
+def _known(seeds: Sequence[bytes]) -> Iterator[Place]:
+    """Every place in the JSON of the seeds."""
+    for seed in seeds:
+        for part in _json_in(seed):
+            yield from _places(json.loads(seed[part]))
+
+
+def _places(value: Any) -> Iterator[Place]:
     """Every (container, key) in a JSON value."""
     keys = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
     for key in keys:

@@ -59,8 +59,45 @@ MESSAGES = [
           output_config={"effort": "high",
                          "format": {"type": "json_schema", "schema": {"type": "object"}}}),
 ]  # fmt: skip
-PATHS = [b"/v1/chat/completions", b"/v1/completions", b"/generate", b"/v1/messages", b"/health",
-         b"/v1/conversations/c", b"/v1/models"]  # fmt: skip
+_ITEMS: list[dict[str, Any]] = [
+    {"role": "developer", "content": "Be brief."},
+    {"type": "message", "role": "user", "content": [
+        {"type": "input_text", "text": "Look."},
+        {"type": "input_image", "image_url": "data:image/png;base64,aGk="},
+    ]},
+    {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}], "summary": []},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+    {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": '{"a": 1}'},
+    {"type": "function_call_output", "call_id": "call_1", "output": "42"},
+]  # fmt: skip
+_FUNCTIONS = [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}]
+RESPONSES = [
+    _body(model="tiny", input="hé", max_output_tokens=5, metadata={"a": "b"}),
+    _body(model="tiny", input=_ITEMS, instructions="i", tools=_FUNCTIONS, stream=True,
+          tool_choice={"type": "function", "name": "f"}, parallel_tool_calls=False,
+          include=["reasoning.encrypted_content"], store=False),
+    _body(model="tiny", input=[_ITEMS[5]], previous_response_id="resp_1", tool_choice="auto",
+          reasoning={"effort": "none"}, temperature=0.5, top_p=0.9, user="u", stream=True),
+    _body(input=_ITEMS[:2], background=False, conversation=None, prompt=None,
+          reasoning={"effort": "high"}, text={"format": {
+              "type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}}),
+]  # fmt: skip
+PLACES = [
+    _body(conversation_id="c", input_tokens=812, endpoint="chat"),
+    _body(input_tokens=9_000, endpoint="generate"),
+    _body(conversation_id="good", input_tokens=750, endpoint="completions"),
+    _body(turn=-1, event="first_token"),
+    _body(turn=-1, event="done", prompt_tokens=812, output_tokens=64, cached_tokens=0),
+    _body(turn=-1, event="failed", cause="decoder_failed"),
+    _body(turn=-1, event="failed", cause="prefix_missing"),
+    _body(turn=-1, event="abandoned"),
+    # Both at once: a turn is placed, and then reported.
+    _body(conversation_id="c", input_tokens=99, turn=-2, event="done", prompt_tokens=99),
+    _body(conversation_id="good", input_tokens=1, turn=-2, event="failed", cause="decoder_busy"),
+]
+PATHS = [b"/v1/chat/completions", b"/v1/completions", b"/generate", b"/v1/messages",
+         b"/v1/responses", b"/v1/place", b"/health", b"/v1/conversations/c",
+         b"/v1/models"]  # fmt: skip
 
 
 def _request(path: bytes, body: bytes, *lines: bytes) -> bytes:
@@ -82,6 +119,7 @@ USUAL = [
 ]
 REQUESTS = [
     *(_request(path, body) for path in PATHS[:4] for body in (*BODIES, MESSAGES[1])),
+    *(_request(PATHS[4], body) for body in RESPONSES),
     *(_chunked(PATHS[0], body) for body in BODIES),
     _request(PATHS[0], BODIES[1], b"x-conversation-id: c", b"authorization: Bearer k"),
     _request(PATHS[0], BODIES[1], b"expect: 100-continue", b"connection: close, x-a"),
@@ -146,6 +184,7 @@ ANSWERS = [
     _body(error={"message": "m", "code": 409, "param": None}),
     _body(detail=[{"loc": ["body"], "msg": "bad"}]),
 ]
+CHAT_ANSWERS = [*ANSWERS[:3], *ANSWERS[4:6]]
 PIECES = [
     b"\r\n", b"\n", b"\r\n\r\n", b"\n\n", b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800", b'"',
     b"\\", b"{", b"}", b"[", b"]", b":", b",", b"null", b"true", b"1e999", b"-0", b"NaN",

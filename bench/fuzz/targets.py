@@ -3,7 +3,18 @@
 import json
 from collections.abc import Callable
 
-from bench.fuzz.seeds import ANSWERS, BODIES, MESSAGES, REQUESTS, USUAL
+from bench.fuzz.placing import read_place
+from bench.fuzz.responding import check_refusal, opened, tell_response
+from bench.fuzz.seeds import (
+    ANSWERS,
+    BODIES,
+    CHAT_ANSWERS,
+    MESSAGES,
+    PLACES,
+    REQUESTS,
+    RESPONSES,
+    USUAL,
+)
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.anthropic import CountCall, MessagesCall
 from conserve_sglang.router.headers import split_request_headers
@@ -181,11 +192,25 @@ def _check_events(told: bytes) -> str:
     return ended
 
 
+def read_response(data: bytes) -> str:
+    """The body of an OpenAI Responses request, translated and opened as the turn it becomes."""
+    try:
+        chat = opened(data)
+    except BadBody as refused:
+        check_refusal(refused.problem)
+        return f"refused {refused.problem.status}"
+    _check_sent(chat, b"", data)
+    return "stream" if chat.is_stream else "whole"
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], str], list[bytes]]] = {
     "request": (read_request, REQUESTS),
     "again": (read_again, USUAL),
     "body": (read_body, BODIES),
     "answer": (read_answer, ANSWERS),
     "message": (read_message, MESSAGES),
-    "told": (tell_message, ANSWERS),
+    "told": (tell_message, CHAT_ANSWERS),
+    "response": (read_response, RESPONSES),
+    "replied": (tell_response, CHAT_ANSWERS),
+    "place": (read_place, PLACES),
 }

@@ -175,6 +175,7 @@ class Placements:
             turn = self._turns.get(command.turn_id)
             if turn is not None and turn.hear is not None:
                 hear, turn.hear = turn.hear, None
+                self._renew(turn)
                 hear(Told(200, _JSON, self._placement(turn, command)))
         elif isinstance(command, RejectTurn):
             turn = self._turns.pop(command.turn_id, None)
@@ -256,7 +257,10 @@ class Placements:
             turn = next(iter(self._turns.values()))
             if turn.expires_at_s > now:
                 break
-            self._abandon(turn)
+            if turn.hear is None:
+                self._abandon(turn)
+            else:  # its client waits for a place, and hears of it or of the queue's end
+                self._renew(turn)
         self._sweeper = None
         if self._turns:
             loop = asyncio.get_running_loop()

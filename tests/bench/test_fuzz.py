@@ -13,7 +13,10 @@ from bench.fuzz.targets import TARGETS
 def test_no_input_crashes_or_hangs(target: str) -> None:
     findings = fuzz(target, 5_000, seed=2)
     assert not findings.failures
-    assert len(findings.outcomes) > 1  # not everything is refused at the first look
+    # Not everything is refused at the first look: much of it gets to what is behind.
+    refused = sum(n for how, n in findings.outcomes.items() if how.startswith("refused"))
+    assert len(findings.outcomes) > 1
+    assert refused < 0.8 * findings.num_inputs
 
 
 async def test_router_survives_and_holds_nothing() -> None:

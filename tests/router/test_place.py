@@ -213,6 +213,28 @@ async def test_turn_not_heard_of_is_given_up(
     assert placing.books()["reserved"] == placing.books()["backlog"] == 0
 
 
+async def test_client_that_waits_for_room_is_not_given_up(
+    placing: Placing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("c", "d"):  # both decoders are full
+        full = await placing.place(name, 90_000)
+        assert (await placing.report(full, "first_token")).status == 200
+    placements = placing.cluster.service.placements
+    waiting = asyncio.ensure_future(placing.place("e", 90_000))
+    await placing.cluster.until(lambda: len(placements) == 3)
+    now = placements._clock()
+    monkeypatch.setattr(placements, "_clock", lambda: now + LEASE_S + 1)
+    placements.sweep()
+    assert len(placements) == 1
+    trusted = {"authorization": f"Bearer {placing.keys['trusted']}"}
+    for name in ("c", "d"):
+        path = f"/v1/conversations/{name}"
+        ended = await placing.cluster.request("DELETE", path, headers=trusted)
+        assert ended.status == 200
+    place = await asyncio.wait_for(waiting, 5)
+    assert (await placing.report(place, "done", prompt_tokens=90_000)).status == 200
+
+
 async def test_turn_of_a_lost_decoder_is_over(placing: Placing) -> None:
     place = await placing.place("c", 500)
     service = placing.cluster.service
