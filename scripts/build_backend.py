@@ -17,15 +17,15 @@ REQUIRED = ["mypy==2.4.1", "msgspec>=0.19"]
 GROUP = "conserve_sglang"
 HOT = {
     "dispatch": (
-        "avoiding", "blame", "bookings", "busy", "conversations", "dispatcher", "fair_order",
-        "first_to_go", "histories", "kv_ledger", "placer", "placing", "restoring", "retrying",
+        "avoiding", "blame", "bookings", "busy", "commands", "conversations", "dispatcher", "events",
+        "fair_order", "first_to_go", "histories", "kv_ledger", "placer", "placing", "restoring", "retrying",
         "service_rate", "speeds", "state", "waiting",
     ),
     "policy": ("api", "parts"),
     "router": (
         "admission", "brain", "client", "conversations", "estimate", "executor", "front", "headers",
         "identity", "journal", "keyring", "legs", "listeners", "meter", "payload",
-        "request_reader", "turn", "wire", "worker",
+        "prefill_leg", "request_reader", "turn", "wire", "worker",
     ),
     "telemetry": ("metrics",),
     "workers": ("known_head", "outbox", "pool", "sse", "upstream"),

@@ -10,7 +10,7 @@ from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.policy.api import PlacementReason, RejectReason
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class SendTurn:
     """Send a turn to its workers.
 
@@ -30,8 +30,34 @@ class SendTurn:
     keeps_kv: bool
     attempt: int
     turn_index: int
-    resident_tokens: int = 0
-    fetches_kv: bool = False
+    resident_tokens: int
+    fetches_kv: bool
+
+    def __init__(
+        self,
+        turn_id: TurnId,
+        conversation_id: ConversationId,
+        decoder: WorkerId,
+        prefiller: WorkerId | None,
+        limits: LocalLimits | None,
+        reason: PlacementReason,
+        keeps_kv: bool,
+        attempt: int,
+        turn_index: int,
+        resident_tokens: int = 0,
+        fetches_kv: bool = False,
+    ) -> None:
+        self.turn_id = turn_id
+        self.conversation_id = conversation_id
+        self.decoder = decoder
+        self.prefiller = prefiller
+        self.limits = limits
+        self.reason = reason
+        self.keeps_kv = keeps_kv
+        self.attempt = attempt
+        self.turn_index = turn_index
+        self.resident_tokens = resident_tokens
+        self.fetches_kv = fetches_kv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

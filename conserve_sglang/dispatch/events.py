@@ -65,7 +65,7 @@ class WorkerRemoved:
     worker_id: WorkerId
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class TurnArrived:
     """A client asks for a turn. `input_tokens` is the length of the whole prompt.
 
@@ -78,19 +78,38 @@ class TurnArrived:
     turn_id: TurnId
     conversation_id: ConversationId
     input_tokens: int
-    is_exact: bool = True
-    tenant: TenantId = DEFAULT_TENANT.tenant_id
-    deadline_s: float | None = None
+    is_exact: bool
+    tenant: TenantId
+    deadline_s: float | None
+
+    def __init__(
+        self,
+        turn_id: TurnId,
+        conversation_id: ConversationId,
+        input_tokens: int,
+        is_exact: bool = True,
+        tenant: TenantId = DEFAULT_TENANT.tenant_id,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.turn_id = turn_id
+        self.conversation_id = conversation_id
+        self.input_tokens = input_tokens
+        self.is_exact = is_exact
+        self.tenant = tenant
+        self.deadline_s = deadline_s
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class FirstToken:
     """The decoder's first output arrived: the prefill is over and the KV is where it belongs."""
 
     turn_id: TurnId
 
+    def __init__(self, turn_id: TurnId) -> None:
+        self.turn_id = turn_id
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, init=False)
 class TurnDone:
     """A turn was answered whole. Token counts are the decoder's own."""
 
@@ -98,6 +117,18 @@ class TurnDone:
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
+
+    def __init__(
+        self,
+        turn_id: TurnId,
+        prompt_tokens: int,
+        output_tokens: int,
+        cached_tokens: int,
+    ) -> None:
+        self.turn_id = turn_id
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.cached_tokens = cached_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ class TenantAccount:
         return min(idle, lapsed, key=lambda conversation: conversation.last_active_at_s)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, init=False)
 class Conversation:
     """A live conversation.
 
@@ -71,19 +71,42 @@ class Conversation:
     conversation_id: ConversationId
     tenant: TenantAccount
     last_active_at_s: float
-    decoder: WorkerState | None = None
-    decoder_epoch: int = 0
-    resident_tokens: int = 0
-    headroom_tokens: int = 0
-    prompt_tokens: int = 0
-    cause: PhaseOneCause | None = None
-    opener: "Turn | None" = None
-    held: "deque[Turn] | None" = None
-    num_open_turns: int = 0
-    num_turns: int = 0
-    num_kv_transfers: int = 0
-    is_ended: bool = False
-    history: History | None = None
+    decoder: WorkerState | None
+    decoder_epoch: int
+    resident_tokens: int
+    headroom_tokens: int
+    prompt_tokens: int
+    cause: PhaseOneCause | None
+    opener: "Turn | None"
+    held: "deque[Turn] | None"
+    num_open_turns: int
+    num_turns: int
+    num_kv_transfers: int
+    is_ended: bool
+    history: History | None
+
+    def __init__(
+        self,
+        conversation_id: ConversationId,
+        tenant: TenantAccount,
+        last_active_at_s: float,
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.tenant = tenant
+        self.last_active_at_s = last_active_at_s
+        self.decoder = None
+        self.decoder_epoch = 0
+        self.resident_tokens = 0
+        self.headroom_tokens = 0
+        self.prompt_tokens = 0
+        self.cause = None
+        self.opener = None
+        self.held = None
+        self.num_open_turns = 0
+        self.num_turns = 0
+        self.num_kv_transfers = 0
+        self.is_ended = False
+        self.history = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +118,7 @@ class Suspect:
     partner_epoch: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, init=False)
 class Turn:
     """A turn that arrived and is not over. It is sent while `decoder` is set, else it waits.
 
@@ -116,31 +139,78 @@ class Turn:
     deadline_at_s: float
     rank: int
     arrived_at_s: float
-    decoder: WorkerState | None = None
-    decoder_epoch: int = 0
-    prefiller: WorkerState | None = None
-    prefiller_epoch: int = 0
-    needed_tokens: int = 0
-    reserved_tokens: int = 0
-    backlog_tokens: int = 0
-    pending_tokens: int = 0
-    line_tokens: int = 0
-    sent_at_s: float = 0.0
-    first_token_at_s: float = 0.0
-    prefill_tokens: int = 0
-    prefill_s: float = 0.0
-    keeps_kv: bool = False
-    attempts: int = 0
-    output_tokens: int = 0
-    num_continuations: int = 0
-    cause: PhaseOneCause | None = None
-    avoids: tuple[WorkerId, ...] = ()  # workers at which an attempt failed
-    suspects: tuple[Suspect, ...] = ()  # those that answered one with an error
-    doubts: tuple[WorkerId, ...] = ()  # their partners, which may have been the reason
-    has_met_busy: bool = False  # a worker refused it, being busy; see `busy`
-    is_moving: bool = False  # it is to bring the KV elsewhere; until it has, the pin stays
-    is_waiting: bool = False
-    is_over: bool = False
+    decoder: WorkerState | None
+    decoder_epoch: int
+    prefiller: WorkerState | None
+    prefiller_epoch: int
+    needed_tokens: int
+    reserved_tokens: int
+    backlog_tokens: int
+    pending_tokens: int
+    line_tokens: int
+    sent_at_s: float
+    first_token_at_s: float
+    prefill_tokens: int
+    prefill_s: float
+    keeps_kv: bool
+    attempts: int
+    output_tokens: int
+    num_continuations: int
+    cause: PhaseOneCause | None
+    avoids: tuple[WorkerId, ...]  # workers at which an attempt failed
+    suspects: tuple[Suspect, ...]  # those that answered one with an error
+    doubts: tuple[WorkerId, ...]  # their partners, which may have been the reason
+    has_met_busy: bool  # a worker refused it, being busy; see `busy`
+    is_moving: bool  # it is to bring the KV elsewhere; until it has, the pin stays
+    is_waiting: bool
+    is_over: bool
+
+    def __init__(
+        self,
+        turn_id: TurnId,
+        conversation: Conversation,
+        arrival_number: int,
+        turn_index: int,
+        input_tokens: int,
+        is_exact: bool,
+        deadline_at_s: float,
+        rank: int,
+        arrived_at_s: float,
+    ) -> None:
+        self.turn_id = turn_id
+        self.conversation = conversation
+        self.arrival_number = arrival_number
+        self.turn_index = turn_index
+        self.input_tokens = input_tokens
+        self.is_exact = is_exact
+        self.deadline_at_s = deadline_at_s
+        self.rank = rank
+        self.arrived_at_s = arrived_at_s
+        self.decoder = None
+        self.decoder_epoch = 0
+        self.prefiller = None
+        self.prefiller_epoch = 0
+        self.needed_tokens = 0
+        self.reserved_tokens = 0
+        self.backlog_tokens = 0
+        self.pending_tokens = 0
+        self.line_tokens = 0
+        self.sent_at_s = 0.0
+        self.first_token_at_s = 0.0
+        self.prefill_tokens = 0
+        self.prefill_s = 0.0
+        self.keeps_kv = False
+        self.attempts = 0
+        self.output_tokens = 0
+        self.num_continuations = 0
+        self.cause = None
+        self.avoids = ()
+        self.suspects = ()
+        self.doubts = ()
+        self.has_met_busy = False
+        self.is_moving = False
+        self.is_waiting = False
+        self.is_over = False
 
 
 @dataclass(slots=True)

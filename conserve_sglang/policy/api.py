@@ -5,7 +5,8 @@ state, sees no future, and never looks at text.
 
 `TurnView` and `Placement` are values like all others, but made once a turn. A frozen dataclass sets
 each field through a function call when it is made, so these are frozen by agreement only; a class
-called with keywords costs three times one called without, so these take their fields in order.
+called with keywords costs three times one called without, so these take their fields in order. And
+they say themselves how they are made: a dataclass's own `__init__` is never compiled.
 """
 
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ NOTHING_SEEN = History()
 """Of a conversation that begins; not to be changed."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class TurnView:
     """What is observed of a turn when it asks for a place. All lengths in tokens.
 
@@ -117,7 +118,25 @@ class TurnView:
     pinned_decoder: WorkerId | None
     resident_tokens: int
     phase_one_cause: PhaseOneCause | None
-    history: History = NOTHING_SEEN
+    history: History
+
+    def __init__(
+        self,
+        arrival_number: int,
+        input_tokens: int,
+        needed_tokens: int,
+        pinned_decoder: WorkerId | None,
+        resident_tokens: int,
+        phase_one_cause: PhaseOneCause | None,
+        history: History = NOTHING_SEEN,
+    ) -> None:
+        self.arrival_number = arrival_number
+        self.input_tokens = input_tokens
+        self.needed_tokens = needed_tokens
+        self.pinned_decoder = pinned_decoder
+        self.resident_tokens = resident_tokens
+        self.phase_one_cause = phase_one_cause
+        self.history = history
 
     @property
     def new_tokens(self) -> int:
@@ -187,7 +206,7 @@ class ClusterView(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Placement:
     """Run the turn on `decoder`; with a `prefiller`, prefill there and move the KV once.
 
@@ -201,8 +220,24 @@ class Placement:
     prefiller: WorkerId | None
     reason: PlacementReason
     keeps_kv: bool
-    max_local_tokens: int | None = None
-    fetches_kv: bool = False
+    max_local_tokens: int | None
+    fetches_kv: bool
+
+    def __init__(
+        self,
+        decoder: WorkerId,
+        prefiller: WorkerId | None,
+        reason: PlacementReason,
+        keeps_kv: bool,
+        max_local_tokens: int | None = None,
+        fetches_kv: bool = False,
+    ) -> None:
+        self.decoder = decoder
+        self.prefiller = prefiller
+        self.reason = reason
+        self.keeps_kv = keeps_kv
+        self.max_local_tokens = max_local_tokens
+        self.fetches_kv = fetches_kv
 
 
 @dataclass(frozen=True, slots=True)

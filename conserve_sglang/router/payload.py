@@ -75,7 +75,7 @@ class BadBody(Exception):
         self.problem = problem
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Payload:
     """A body taken apart: `inserts` + `rest` is what follows the opening brace.
 
@@ -85,23 +85,35 @@ class Payload:
 
     endpoint: Endpoint
     fields: Fields
-    rest: bytes | memoryview = b""
-    inserts: bytes = b""
-    is_stream: bool = False
-    hides_usage: bool = False
-    input_bytes: int = 0
-    input_tokens: int | None = None
-    conversation_name: str | None = None
-    must_rebuild: bool = False
-    translation: Translation | None = None
+    rest: bytes | memoryview
+    inserts: bytes
+    is_stream: bool
+    hides_usage: bool
+    input_bytes: int
+    input_tokens: int | None
+    conversation_name: str | None
+    must_rebuild: bool
+    translation: Translation | None
+
+    def __init__(self, endpoint: Endpoint, fields: Fields, *, is_stream: bool) -> None:
+        self.endpoint = endpoint
+        self.fields = fields
+        self.rest = b""
+        self.inserts = b""
+        self.is_stream = is_stream
+        self.hides_usage = False
+        self.input_bytes = 0
+        self.input_tokens = None
+        self.conversation_name = None
+        self.must_rebuild = False
+        self.translation = None
 
 
 def read_payload(endpoint: Endpoint, body: bytes) -> Payload:
     """Open a body; raises `BadBody`."""
     fields = _open(body)
     is_stream = _is_stream(fields)
-    payload = Payload(endpoint, fields)
-    payload.is_stream = is_stream
+    payload = Payload(endpoint, fields, is_stream=is_stream)
     _measure(payload)
     if not FORBIDDEN.isdisjoint(fields):
         _drop_forbidden(payload)

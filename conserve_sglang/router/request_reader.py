@@ -57,7 +57,7 @@ _VARYING = frozenset(
 _MAX_LEARNED = 16  # heads in a row that no other request had
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Request:
     """One request as it came; header names are lower case."""
 
@@ -67,6 +67,22 @@ class Request:
     body: bytes
     is_http11: bool
     keeps_alive: bool
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        is_http11: bool,
+        keeps_alive: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.is_http11 = is_http11
+        self.keeps_alive = keeps_alive
 
 
 class RequestReader:

@@ -1,9 +1,11 @@
 """What brain and fronts say to each other: lists of messages in MessagePack, each list framed.
 
-Events and commands travel as they are, under their class's name.
+Events and commands travel as the values of their fields, under their class's name: where they are
+compiled, msgspec cannot make objects of them.
 """
 
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -195,15 +197,29 @@ TRAVEL = (
     FirstToken, TurnFailed, TurnInterrupted, TurnAbandoned, TenantsWeighed,
     SendTurn, RejectTurn, AbortTurn,
 )  # fmt: skip
-_by_name = {each.__name__: msgspec.msgpack.Decoder(each) for each in TRAVEL}
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _values_of(kind: type[Any]) -> Any:
+    """A decoder of the values of a class's fields, in order."""
+    types = get_type_hints(kind)
+    return msgspec.msgpack.Decoder(tuple[tuple(types[name] for name in _names(kind))])  # type: ignore[misc]
+
+
+_by_name = {each.__name__: (each, _names(each), _values_of(each)) for each in TRAVEL}
 
 
 def carry(event_or_command: Any) -> Carried:
     """Pack an event or a command."""
-    fields = msgspec.Raw(encoder.encode(event_or_command))
-    return Carried(type(event_or_command).__name__, fields)
+    name = type(event_or_command).__name__
+    values = [getattr(event_or_command, field) for field in _by_name[name][1]]
+    return Carried(name, msgspec.Raw(encoder.encode(values)))
 
 
 def carried(message: Carried) -> Any:
     """The event or command in a message."""
-    return _by_name[message.kind].decode(message.fields)
+    kind, names, values = _by_name[message.kind]
+    return kind(**dict(zip(names, values.decode(message.fields), strict=True)))
