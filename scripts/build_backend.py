@@ -17,9 +17,9 @@ REQUIRED = ["mypy==2.4.1", "msgspec>=0.19"]
 GROUP = "conserve_sglang"
 HOT = {
     "dispatch": (
-        "avoiding", "blame", "bookings", "busy", "commands", "conversations", "dispatcher", "events",
-        "fair_order", "first_to_go", "histories", "kv_ledger", "placer", "placing", "restoring", "retrying",
-        "service_rate", "speeds", "state", "waiting",
+        "avoiding", "blame", "bookings", "busy", "commands", "conversations", "dispatcher",
+        "events", "fair_order", "first_to_go", "histories", "kv_ledger", "placer", "placing",
+        "restoring", "retrying", "service_rate", "speeds", "state", "waiting",
     ),
     "policy": ("api", "parts"),
     "router": (

@@ -143,7 +143,7 @@ def made_by_msgspec(kind: Any) -> Iterator[type[Any]]:
 def test_what_msgspec_makes_objects_of_is_not_compiled(backend: Any) -> None:
     """It reads the types of fields, which compiled classes do not tell, and calls no `__init__`."""
     hot = {path.removesuffix(".py").replace("/", ".") for path in backend.hot_paths()}
-    kinds = (talk.FromFront, talk.FromBrain, *talk.TRAVEL, *PARAMS.values())
+    kinds = (talk.FromFront, talk.FromBrain, *talk.FORMS, *PARAMS.values())
     decoded = {each for kind in kinds for each in made_by_msgspec(kind)}
     assert len(decoded) > 30
     assert not {each for each in decoded if each.__module__ in hot}

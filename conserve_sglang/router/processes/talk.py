@@ -1,17 +1,20 @@
 """What brain and fronts say to each other: lists of messages in MessagePack, each list framed.
 
 Events and commands travel as the values of their fields, under their class's name: where they are
-compiled, msgspec cannot make objects of them.
+compiled, msgspec can neither make objects of them nor see the types of their fields.
 """
 
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 
+from conserve_sglang.core.ids import ConversationId, TenantId, TurnId, WorkerId
+from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.core.tier import WorkerPlan
 from conserve_sglang.dispatch import (
     AbortTurn,
+    FailureCause,
     FirstToken,
     RejectTurn,
     SendTurn,
@@ -20,6 +23,7 @@ from conserve_sglang.dispatch import (
     TurnFailed,
     TurnInterrupted,
 )
+from conserve_sglang.policy.api import PlacementReason, RejectReason
 from conserve_sglang.router.history import FiledAt
 from conserve_sglang.router.ports import Question, Told
 from conserve_sglang.router.responses_store import Stored
@@ -193,23 +197,25 @@ encoder = msgspec.msgpack.Encoder()
 from_fronts = msgspec.msgpack.Decoder(list[FromFront])
 from_brain = msgspec.msgpack.Decoder(list[FromBrain])
 
-TRAVEL = (
-    FirstToken, TurnFailed, TurnInterrupted, TurnAbandoned, TenantsWeighed,
-    SendTurn, RejectTurn, AbortTurn,
-)  # fmt: skip
-
-
-def _names(kind: type[Any]) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
-def _values_of(kind: type[Any]) -> Any:
-    """A decoder of the values of a class's fields, in order."""
-    types = get_type_hints(kind)
-    return msgspec.msgpack.Decoder(tuple[tuple(types[name] for name in _names(kind))])  # type: ignore[misc]
-
-
-_by_name = {each.__name__: (each, _names(each), _values_of(each)) for each in TRAVEL}
+_FORMS: dict[type[Any], Any] = {
+    FirstToken: tuple[TurnId],
+    TurnFailed: tuple[TurnId, FailureCause, bool],
+    TurnInterrupted: tuple[TurnId, int],
+    TurnAbandoned: tuple[TurnId],
+    TenantsWeighed: tuple[dict[TenantId, float]],
+    SendTurn: tuple[
+        TurnId, ConversationId, WorkerId, WorkerId | None, LocalLimits | None, PlacementReason,
+        bool, int, int, int, bool,
+    ],
+    RejectTurn: tuple[TurnId, RejectReason, float | None],
+    AbortTurn: tuple[TurnId],
+}  # fmt: skip
+TRAVEL = tuple(_FORMS)
+FORMS = tuple(_FORMS.values())
+_by_name = {
+    kind.__name__: (kind, [field.name for field in fields(kind)], msgspec.msgpack.Decoder(form))
+    for kind, form in _FORMS.items()
+}
 
 
 def carry(event_or_command: Any) -> Carried:
@@ -221,5 +227,5 @@ def carry(event_or_command: Any) -> Carried:
 
 def carried(message: Carried) -> Any:
     """The event or command in a message."""
-    kind, names, values = _by_name[message.kind]
-    return kind(**dict(zip(names, values.decode(message.fields), strict=True)))
+    kind, names, form = _by_name[message.kind]
+    return kind(**dict(zip(names, form.decode(message.fields), strict=True)))
