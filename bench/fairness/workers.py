@@ -11,7 +11,8 @@ from asyncio import StreamWriter
 from typing import Any
 
 from conserve_sglang.sim import A40_QWEN3_0_6B
-from tests.fakes.sglang_worker import STREAM_HEAD, FakeWorker, Rendezvous, Seen
+from tests.fakes.saying import STREAM_HEAD
+from tests.fakes.sglang_worker import FakeWorker, Rendezvous, Seen
 
 PERF = A40_QWEN3_0_6B
 BATCH_TOKENS = 40_000  # the KV a step reads: what sets the pace of tokens

@@ -24,6 +24,7 @@ from conserve_sglang.router.messages import chat_answer, completion_answer, gene
 from conserve_sglang.router.payload import FORBIDDEN, BadBody, Endpoint, Payload, read_payload
 from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.request_reader import RequestReader
+from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.translation import UnreadableAnswer
 from conserve_sglang.router.verdict import error_in, failure_cause
 from conserve_sglang.router.wire import request
@@ -35,6 +36,7 @@ _ENDPOINTS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _WHOLE = b'{"model":"tiny","max_tokens":1,"messages":[]}'
 _STREAMED = b'{"stream":true,' + _WHOLE[1:]
 _HASH = HistoryHash(b"secret")
+_SALT = Salts(b"secret").of(DEFAULT_TENANT.tenant_id)
 
 
 def _refusal(problem: Problem) -> str:
@@ -46,7 +48,7 @@ def _refusal(problem: Problem) -> str:
 
 def _open(endpoint: Endpoint, headers: list[tuple[bytes, bytes]], body: bytes) -> str:
     try:
-        payload = read_payload(endpoint, body)
+        payload = read_payload(endpoint, body, _SALT)
         forward, ours = split_request_headers(headers)
         name_in(ours, payload, by_user=True)
         trail = History(payload, DEFAULT_TENANT.tenant_id, _HASH)
@@ -68,6 +70,8 @@ def _check_sent(payload: Payload, forward: bytes, body: bytes) -> None:
     fields = json.loads(sent)
     assert fields.pop("rid") == "ours"
     assert FORBIDDEN.isdisjoint(fields)
+    assert "cache_salt" not in fields
+    assert len(fields["extra_key"]) == 32
 
 
 def read_request(data: bytes) -> str:

@@ -25,6 +25,7 @@ from conserve_sglang.router.anthropic_types import (
     UrlSource,
     bad_request,
 )
+from conserve_sglang.router.salt import SALT_FIELDS
 from conserve_sglang.workers.unreadable import UNREADABLE
 
 # Claude Code writes these into the system prompt, with a value that is new in each request: left
@@ -66,7 +67,7 @@ def to_chat(request: Request) -> bytes:
         chat["stream"] = True
         # message_start tells the prompt's tokens, so they are asked for with the first piece.
         chat["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    for name in ("temperature", "top_p", "top_k"):
+    for name in ("temperature", "top_p", "top_k", *SALT_FIELDS):
         value = getattr(request, name)
         if value is not None:
             chat[name] = value

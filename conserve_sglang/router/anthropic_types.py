@@ -140,6 +140,8 @@ class Request(Counted, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    cache_salt: str | None = None  # SGLang's, as is the next
+    extra_key: str | None = None
 
 
 _request = msgspec.json.Decoder(Request)

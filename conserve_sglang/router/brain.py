@@ -28,6 +28,7 @@ from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.history import FiledAt, HistoryHash, Trail
 from conserve_sglang.router.journal import Journal
 from conserve_sglang.router.responses_store import ResponseStore, Stored
+from conserve_sglang.router.salt import Salts
 from conserve_sglang.workers.usage import Usage
 
 SWEEP_INTERVAL_S = 1.0
@@ -119,6 +120,7 @@ class Brain:
         self.conversations = ConversationTable(dispatcher.holds, secret)
         self.journal = Journal(self.conversations.by_key, clock, explained_turns)
         self.hashing = HistoryHash(secret)
+        self.salts = Salts(secret)
         self.responses = ResponseStore(stored_responses_bytes)
         self.estimate = LengthEstimate()
         self.carry_out: Callable[[Command], None] = _nobody

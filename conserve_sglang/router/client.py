@@ -16,6 +16,7 @@ from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.keyring import Keyring
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.request_reader import TOO_SLOW, Request, RequestReader
+from conserve_sglang.router.salt import Salt
 from conserve_sglang.router.translation import Voice
 from conserve_sglang.workers.outbox import Outbox
 from conserve_sglang.workers.upstream import Headers
@@ -62,6 +63,7 @@ class ClientConnection(asyncio.Protocol):
         "judged_by",
         "last_headers",
         "last_split",
+        "salt",
         "tenant",
         "voice",
     )
@@ -89,6 +91,7 @@ class ClientConnection(asyncio.Protocol):
         self.last_headers: Headers | None = None
         self.last_split: tuple[bytes, dict[bytes, bytes]] = (b"", {})
         self.tenant = DEFAULT_TENANT
+        self.salt: Salt | None = None  # of the tenant's KV, where there are keys
         self.judged_by: Keyring | None = None
         self.voice: Voice | None = None  # for errors, where they are not told in OpenAI's shape
         self._request: Request | None = None  # the one being answered

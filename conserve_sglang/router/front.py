@@ -71,6 +71,7 @@ class Front:
         self._reads_energy = tier_map.energy is not None
         self._executor = executor
         self._hashing = brain.hashing
+        self._salts = brain.salts
         self._keep_response = brain.keep_response
         self._fleet = fleet
         self._about = about
@@ -101,7 +102,7 @@ class Front:
             if endpoint is None:
                 self._other(path, request, client)
             elif request.method == "POST":
-                self._turn(read_payload(endpoint, request.body), client)
+                self._turn(read_payload(endpoint, request.body, client.salt), client)
             else:
                 client.answer_problem(_wrong_method(request.method, "POST"))
         except BadBody as error:
@@ -128,6 +129,7 @@ class Front:
                 _give_voice(target, client)
                 return verdict
             client.tenant = verdict
+            client.salt = self._salts.of(verdict.tenant_id)
         client.last_split = split_request_headers(headers, self._stopped)
         client.judged_by = keyring
         client.last_headers = headers
@@ -150,7 +152,7 @@ class Front:
     def _translated_turn(
         self, translation: Translation, chat: bytes, client: ClientConnection
     ) -> None:
-        payload = read_payload(Endpoint.CHAT, chat)
+        payload = read_payload(Endpoint.CHAT, chat, client.salt)
         payload.translation = translation
         payload.conversation_name = translation.conversation_name
         self._turn(payload, client)

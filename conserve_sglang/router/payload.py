@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.salt import SALT_FIELDS, Salt
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.workers.unreadable import UNREADABLE
 
@@ -52,6 +53,7 @@ FORBIDDEN = frozenset(
         "token_indices_to_pool",
     }
 )
+_SALTED = FORBIDDEN.union(SALT_FIELDS)  # where the router keeps tenants' KV apart
 _TRUE = msgspec.Raw(b"true")
 _FALSE = msgspec.Raw(b"false")
 _NULL = msgspec.Raw(b"null")
@@ -109,14 +111,18 @@ class Payload:
         self.translation = None
 
 
-def read_payload(endpoint: Endpoint, body: bytes) -> Payload:
-    """Open a body; raises `BadBody`."""
+def read_payload(endpoint: Endpoint, body: bytes, salt: Salt | None = None) -> Payload:
+    """Open a body; raises `BadBody`. With a tenant's `salt`, its KV is that tenant's alone."""
     fields = _open(body)
     is_stream = _is_stream(fields)
     payload = Payload(endpoint, fields, is_stream=is_stream)
     _measure(payload)
-    if not FORBIDDEN.isdisjoint(fields):
-        _drop_forbidden(payload)
+    forbidden = FORBIDDEN
+    if salt is not None:
+        payload.inserts = salt.member
+        forbidden = _SALTED
+    if not forbidden.isdisjoint(fields):
+        _drop_forbidden(payload, forbidden, salt)
     if is_stream and endpoint is not Endpoint.GENERATE:
         _ask_for_usage(payload)
     if payload.must_rebuild:
@@ -138,12 +144,15 @@ def _is_stream(fields: Fields) -> bool:
     return False
 
 
-def _drop_forbidden(payload: Payload) -> None:
+def _drop_forbidden(payload: Payload, forbidden: frozenset[str], salt: Salt | None) -> None:
     fields = payload.fields
+    if salt is not None:
+        said = tuple(text_field(fields, name) or "" for name in SALT_FIELDS)
+        payload.inserts = salt.member_with(said)
     raw = fields.get("conversation_id")
     if raw is not None:
         payload.conversation_name = _string(raw, "conversation_id")
-    payload.fields = {name: value for name, value in fields.items() if name not in FORBIDDEN}
+    payload.fields = {name: value for name, value in fields.items() if name not in forbidden}
     payload.must_rebuild = True
 
 
@@ -151,7 +160,7 @@ def _ask_for_usage(payload: Payload) -> None:
     """Have the worker count tokens, and remember whether the client wants to see that."""
     options = payload.fields.get("stream_options")
     if options is None:
-        payload.inserts = _WITH_USAGE
+        payload.inserts += _WITH_USAGE
         payload.hides_usage = True
     elif not _asks_usage(options):
         payload.fields = {**payload.fields, "stream_options": _asking_usage(options)}

@@ -31,6 +31,7 @@ from conserve_sglang.router.conversations import MAX_NAME_BYTES, UNIDENTIFIED
 from conserve_sglang.router.payload import Endpoint
 from conserve_sglang.router.ports import Question, Told
 from conserve_sglang.router.problem import ENDED, Problem, rejection
+from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.wire import mark
 from conserve_sglang.router.worker import Worker
 from conserve_sglang.workers.bootstrap import rooms
@@ -53,6 +54,8 @@ class _Ask(msgspec.Struct):
     input_tokens: Annotated[int, Meta(ge=1, le=1_000_000_000)]
     conversation_id: str | None = None
     endpoint: Literal["chat", "completions", "generate"] = "chat"
+    cache_salt: str | None = None
+    extra_key: str | None = None
 
 
 class _Report(msgspec.Struct):
@@ -96,6 +99,7 @@ class PlacedTurn:
         self.deadline_s: float | None = None
         self.payload = _Counted(ask.input_tokens)
         self.endpoint = _ENDPOINTS[ask.endpoint]
+        self.salt = b""  # the member that keeps its tenant's KV apart
         self.hear: Hear | None = None  # its client waits for a placement
         self.expires_at_s = 0.0
 
@@ -105,6 +109,7 @@ class Placements:
 
     def __init__(self, brain: Brain, worker: Callable[[Any], Worker], clock: Callable[[], float]):
         self.tags_turns = False  # whether workers are told whose turn a request is
+        self.salts: Salts | None = None  # where there are keys: what keeps tenants' KV apart
         self._brain = brain
         self._worker = worker
         self._clock = clock
@@ -132,6 +137,9 @@ class Placements:
             return
         turn = PlacedTurn(TurnId(next(self._numbers)), question.tenant, name, ask)
         turn.hear = hear
+        if self.salts is not None:
+            salt = self.salts.of(question.tenant)
+            turn.salt = salt.member_with((ask.cache_salt or "", ask.extra_key or ""))
         self._renew(turn)
         self._brain.arrive(turn)
 
@@ -201,10 +209,11 @@ class Placements:
             prefill = b'{"id":%b,"url":%b,"fields":%b}' % (
                 _json(prefiller.worker_id),
                 _json(_url(prefiller)),
-                _object(pairing),
+                _object(pairing + turn.salt),
             )
         else:
             members = member + members if command.limits is not None else member
+        members += turn.salt
         name, _, value = header.rstrip().partition(b": ")
         headers = {name.decode(): value.decode()} if name else {}
         return (

@@ -13,6 +13,7 @@ from conserve_sglang.router.fleet import Worker
 from conserve_sglang.router.history import FiledAt, HistoryHash
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.responses_store import Stored
+from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.workers.usage import Usage
 
@@ -21,6 +22,7 @@ class BrainPort(Protocol):
     """Takes what becomes of turns; see `Brain`. Commands come back through the executor."""
 
     hashing: HistoryHash
+    salts: Salts
 
     def tell(self, event: Event) -> None:
         """Something happened."""

@@ -10,6 +10,7 @@ import msgspec
 
 from conserve_sglang.router.payload import BadBody
 from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.salt import SALT_FIELDS
 from conserve_sglang.workers.unreadable import UNREADABLE
 
 _encode = msgspec.json.encode
@@ -94,6 +95,8 @@ class Request(msgspec.Struct):
     include: list[str] | None = None
     user: str | None = None
     background: bool | None = None
+    cache_salt: str | None = None  # SGLang's, as is the next
+    extra_key: str | None = None
     conversation: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
@@ -203,7 +206,7 @@ def to_chat(request: Request, history: list[bytes]) -> bytes:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
     if request.max_output_tokens is not None:
         chat["max_tokens"] = request.max_output_tokens
-    for name in ("temperature", "top_p", "parallel_tool_calls", "user"):
+    for name in ("temperature", "top_p", "parallel_tool_calls", "user", *SALT_FIELDS):
         value = getattr(request, name)
         if value is not None:
             chat[name] = value

@@ -108,6 +108,7 @@ class BrainService(ABC):
         exporter = Exporter(self.metrics, status.gauges, tier_map.policy.name, others)
         self.placements = Placements(self.brain, self.fleet.worker, self._clock)
         self.placements.tags_turns = tier_map.energy is not None
+        self.placements.salts = self.brain.salts if settings.auth.keys_file else None
         desk = None if self.memory is None else self.memory.desk
         desk = desk or ResponseDesk(self.brain.responses, settings.max_body_bytes)
         self.about = AboutBrain(self.brain, status, self.placements, desk)

@@ -4,6 +4,10 @@ from typing import Any
 
 CHAT = {"id": "chatcmpl-fake", "created": 1, "model": "tiny"}
 CHUNK = {**CHAT, "object": "chat.completion.chunk"}
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
 
 
 class Saying:

@@ -19,22 +19,29 @@ from conserve_sglang.core.continuation import TELL_HEADER
 from conserve_sglang.core.local_turn import LocalLimits
 from tests.fakes.continuing import as_sent
 from tests.fakes.faults import Faults
+from tests.fakes.prefixes import Prefixes, Salt, common, salt_of
 from tests.fakes.prompt import BadPrompt, prompt_of
 from tests.fakes.refusing import QUEUE_IS_FULL, as_event, status_of
-from tests.fakes.saying import CHAT, CHUNK, Saying
+from tests.fakes.saying import CHAT, CHUNK, STREAM_HEAD, Saying
 
 TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
+
+
+class Room(asyncio.Event):
+    """Set once the prefiller is there."""
+
+    cached = 0  # tokens the prefiller says it had
 
 
 class Rendezvous:
     """Where prefillers and decoders of one test meet, by room."""
 
     def __init__(self) -> None:
-        self._rooms: dict[int, asyncio.Event] = {}
+        self._rooms: dict[int, Room] = {}
         self.rooms_used: list[int] = []
 
-    def room(self, number: int) -> asyncio.Event:
-        return self._rooms.setdefault(number, asyncio.Event())
+    def room(self, number: int) -> Room:
+        return self._rooms.setdefault(number, Room())
 
 
 @dataclass
@@ -81,6 +88,8 @@ class FakeWorker(Saying):
         self.num_flushes = 0
         self.health_status = 200
         self.resident: dict[str, str] = {}
+        self.prefixes = Prefixes()
+        self._salts: dict[str, Salt] = {}  # of what is resident
         self.num_connections = 0
         self.num_written = 0
         self._awake = asyncio.Event()
@@ -177,6 +186,7 @@ class FakeWorker(Saying):
             is_busy = self.faults.num_busy_flushes >= self.num_flushes
             if not is_busy:
                 self.resident.clear()
+                self.prefixes.clear()
             return 400 if is_busy else 200, b""
         if seen.path == "/v1/tokenize":
             tokens = list(prompt_of(seen.body).encode())
@@ -259,7 +269,7 @@ class FakeWorker(Saying):
         except BadPrompt as error:
             await self._error(writer, 400, str(error))
             return True
-        cached = len(prompt) if "bootstrap_room" in body else self._cached(body, prompt)
+        cached = self._cached(body, prompt)
         if self.mode != "prefill" and "bootstrap_room" not in body:
             refusal = self._refusal(seen, prompt, cached)
             if refusal is not None:
@@ -270,19 +280,24 @@ class FakeWorker(Saying):
             if self.mode == "prefill":
                 assert not room.is_set(), "a room was used twice"
                 self.rendezvous.rooms_used.append(body["bootstrap_room"])
+                room.cached = cached
                 room.set()
             else:
                 await room.wait()
+                cached = max(cached, room.cached)
         if body.get("session_id"):
             self.resident[body["session_id"]] = prompt + self.answer
+            self._salts[body["session_id"]] = salt_of(body)
+        self.prefixes.add(body, prompt + self.answer * (self.mode != "prefill"))
         return await self._answer(writer, seen, len(prompt), cached)
 
     def _cached(self, body: dict[str, Any], prompt: str) -> int:
-        held = self.resident.get(body.get("session_id", ""), "")
-        return next(
-            (i for i, (a, b) in enumerate(zip(held, prompt, strict=False)) if a != b),
-            min(len(held), len(prompt)),
-        )
+        """Tokens that are there; a local turn goes by what is held for its session."""
+        if self.mode != "decode" or "bootstrap_room" in body:
+            return self.prefixes.cached(body, prompt)
+        session = body.get("session_id", "")
+        is_its_own = self._salts.get(session) == salt_of(body)
+        return common(self.resident.get(session, ""), prompt) if is_its_own else 0
 
     def _refusal(self, seen: Seen, prompt: str, cached: int) -> str | None:
         full = QUEUE_IS_FULL if self.faults.queue_is_full else None
@@ -383,9 +398,3 @@ class FakeWorker(Saying):
         await asyncio.sleep(self.faults.last_chunk_delay_s)
         await self._write(writer, b"0\r\n\r\n")
         return not self.faults.closes_after_answer
-
-
-STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)

@@ -19,6 +19,7 @@ from conserve_sglang.router.problem import SILENT
 from conserve_sglang.router.processes import talk
 from conserve_sglang.router.responses_about import ABOUT_RESPONSES
 from conserve_sglang.router.responses_store import Stored
+from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.workers.access import WorkerAccess
 from conserve_sglang.workers.breaker import CircuitBreaker
@@ -36,6 +37,7 @@ class RemoteBrain:
 
     def __init__(self, say: Say, secret: bytes) -> None:
         self.hashing = HistoryHash(secret)
+        self.salts = Salts(secret)
         self._say = say
         self._secret = secret
         self._seen: OrderedDict[tuple[TenantId, bytes], Conversation] = OrderedDict()
