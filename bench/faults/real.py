@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.faults.rows import (
+    ALL,
+    ALWAYS,
     DRAINED,
     FROZEN,
+    FULL,
     KILLED,
     KILLED_AND_STARTED,
     ROUTER,
@@ -34,20 +37,37 @@ LONG_SCRIPT = Script(
     num_conversations=1, num_turns=2, first_chars=8000, later_chars=100, max_tokens=24
 )
 PREFILL_S, TRANSFER_S, LOCAL_PREFILL_S = 0.3, 0.6, 0.1
+# Eight conversations that want to be where there is room for two each.
+CROWD_SCRIPT = Script(
+    num_conversations=8, num_turns=2, first_chars=1500, later_chars=200, max_tokens=24
+)
+SMALL_POOL_TOKENS = 4096
+SMALL_DECODERS = ("small0", "small1")
 
 
 class RealSite(Site):
-    """SGLang servers, each a process tree in a group of its own."""
+    """SGLang servers, each a process tree in a group of its own.
+
+    What `cluster` has of them is used and left running; `capacity` is the KV pool, in tokens, of
+    decoders that are started here.
+    """
 
     prefillers = ("p0",)
-    decoders = ("d0", "d1")
     words = False
     well_limit_s = 300.0
 
-    def __init__(self, folder: Path, shared: Cluster | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cluster: Cluster,
+        decoders: tuple[str, ...] = ("d0", "d1"),
+        capacity: int | None = None,
+    ) -> None:
         super().__init__(folder)
-        self._is_own = shared is None
-        self._cluster = Cluster(folder) if shared is None else shared
+        self.decoders = decoders
+        self._cluster = cluster
+        self._flags = () if capacity is None else ("--max-total-tokens", str(capacity))
+        self._started: list[str] = []
 
     def tiers(self) -> list[dict[str, Any]]:
         servers = self._cluster.servers
@@ -69,7 +89,8 @@ class RealSite(Site):
         # Other servers share the cores, and one of them that is only slow must not be given up.
         health = {"stall_s": 4.0, "stall_probe_timeout_s": 10.0}
         health |= {"hang_s": 10.0, "hang_probe_timeout_s": 12.0}
-        return {"health": health, "reserve_output_tokens": 64, "queue_timeout_s": 200.0}
+        settings = {"health": health, "reserve_output_tokens": 64, "queue_timeout_s": 200.0}
+        return settings | ({"reclaim_idle_s": 1.0} if self._flags else {})
 
     async def start(self) -> None:
         await asyncio.to_thread(self._start_servers)
@@ -77,9 +98,12 @@ class RealSite(Site):
 
     def _start_servers(self) -> None:
         for name in (*self.prefillers, *self.decoders):
-            role = PREFILL if name in self.prefillers else DECODE
-            self._cluster.add(name, role, is_awaited=False)
-        self._cluster.wait_ready()
+            if name not in self._cluster.servers:
+                is_prefiller = name in self.prefillers
+                role, flags = (PREFILL, ()) if is_prefiller else (DECODE, self._flags)
+                self._cluster.add(name, role, flags=flags, is_awaited=False)
+                self._started.append(name)
+        self._cluster.wait_ready(*self.prefillers, *self._started)
 
     def start_worker(self, name: str) -> None:
         self._cluster.servers[name].start()
@@ -108,9 +132,9 @@ class RealSite(Site):
 
     def stop(self) -> None:
         super().stop()
-        if self._is_own:
-            with suppress(ProcessLookupError):
-                self._cluster.stop()
+        for name in self._started:
+            self._cluster.remove(name)
+        self._started.clear()
 
 
 async def _freeze_scheduler(site: Site, victim: str) -> None:
@@ -126,13 +150,27 @@ async def _thaw_scheduler(site: Site, victim: str) -> None:
 HUNG = Fault(name="scheduler frozen", strike=_freeze_scheduler, heal=_thaw_scheduler)
 
 
+def small_site(folder: Path, cluster: Cluster) -> RealSite:
+    """A site whose decoders are full with a few conversations, behind the cluster's prefiller."""
+    folder = folder / "small"
+    folder.mkdir()
+    return RealSite(folder, cluster, SMALL_DECODERS, SMALL_POOL_TOKENS)
+
+
 def real_rows() -> list[Row]:
-    """All rows but full decoders, whose place is a run on fakes: nothing in them is SGLang's."""
+    """All rows; those with a `capacity` are of `small_site`.
+
+    A decoder's own full queue (503) is a row of the fakes: no server fills it by word.
+    """
     moments = decoder_moments(LOCAL_PREFILL_S)
     rows = [Row(fault=fault, when=when) for fault in (FROZEN, SLOW, DRAINED) for when in moments]
     rows += [Row(fault=HUNG, when=when) for when in moments[:2]]
     rows += [Row(fault=ROUTER, when=when, victim="router") for when in moments]
     rows += [Row(fault=KILLED, when=when) for when in moments]
-    for when in prefiller_moments(PREFILL_S, TRANSFER_S):
+    first = prefiller_moments(PREFILL_S, TRANSFER_S)
+    rows.append(Row(fault=KILLED, when=first[1], script=LONG_SCRIPT))
+    for when in first:
         rows.append(Row(fault=KILLED_AND_STARTED, when=when, victim="p0", script=LONG_SCRIPT))
+    small = SMALL_POOL_TOKENS
+    rows.append(Row(fault=FULL, when=ALWAYS, victim=ALL, script=CROWD_SCRIPT, capacity=small))
     return rows

@@ -2,8 +2,10 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from bench.faults.site import Site
 from bench.faults.talk import Script, Seen
@@ -14,6 +16,7 @@ MID_STREAM_EVENTS = 4
 ALL = "all decoders"
 SMALL_POOL_TOKENS = 400  # room for one or two conversations of the fast script
 CROWD = 10  # conversations that want to be there at the same time
+FULL_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,20 @@ async def _restart_router(site: Site, victim: str) -> None:
     await site.start_router()
 
 
+async def _see_it_full(site: Site, victim: str) -> None:
+    """Wait until turns wait and no decoder has room for one more conversation like its own."""
+    deadline = time.monotonic() + FULL_LIMIT_S
+    while not (await site.num_queued() and all(map(_is_full, await site.decoder_loads()))):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no turn waited for KV room in {FULL_LIMIT_S:g} s: not full")
+        await asyncio.sleep(0.02)
+
+
+def _is_full(load: dict[str, Any]) -> bool:
+    taken, num = load["kv_resident_tokens"] + load["kv_reserved_tokens"], load["conversations"]
+    return bool(num and load["kv_free_tokens"] < taken / num)
+
+
 async def _nothing(site: Site, victim: str) -> None:
     await asyncio.sleep(0)
 
@@ -122,8 +139,11 @@ FROZEN = Fault(name="frozen (SIGSTOP)", strike=_freeze, heal=_thaw)
 SLOW = Fault(name="slow (a tenth)", strike=_slow, heal=_no_longer_slow)
 DRAINED = Fault(name="drained", strike=_drain, heal=_undrain)
 BUSY = Fault(name="busy (503)", strike=_fill_queue, heal=_empty_queue)
-FULL = Fault(name="full", strike=_nothing, heal=_nothing)
+FULL = Fault(name="full", strike=_see_it_full, heal=_nothing)
 ROUTER = Fault(name="killed and restarted", strike=_restart_router, heal=_nothing)
+
+
+ALWAYS = When(name="all the time", turn=1, moment="asked")
 
 
 def decoder_moments(local_prefill_s: float) -> tuple[When, ...]:
@@ -136,7 +156,7 @@ def decoder_moments(local_prefill_s: float) -> tuple[When, ...]:
 
 
 def prefiller_moments(prefill_s: float, transfer_s: float) -> tuple[When, ...]:
-    """When something may go wrong with the prefiller of a new conversation."""
+    """When something may go wrong with the prefiller (or the decoder) of a new conversation."""
     during_s = prefill_s + transfer_s / 2
     return (
         When(name="before the transfer", turn=1, moment="asked", after_s=prefill_s / 2),
@@ -152,9 +172,9 @@ def fast_rows(prefiller: str, pace: Pace) -> list[Row]:
         Row(fault=fault, when=when) for fault in (KILLED, FROZEN, SLOW, DRAINED) for when in moments
     ]
     rows.append(Row(fault=BUSY, when=moments[-1]))
-    for when in prefiller_moments(pace.prefill_s, pace.transfer_s):
-        rows.append(Row(fault=KILLED, when=when, victim=prefiller))
-    always = When(name="all the time", turn=1, moment="asked")
-    rows.append(Row(fault=FULL, when=always, victim=ALL, capacity=SMALL_POOL_TOKENS))
+    first = prefiller_moments(pace.prefill_s, pace.transfer_s)
+    rows.append(Row(fault=KILLED, when=first[1]))
+    rows += [Row(fault=KILLED, when=when, victim=prefiller) for when in first]
+    rows.append(Row(fault=FULL, when=ALWAYS, victim=ALL, capacity=SMALL_POOL_TOKENS))
     rows += [Row(fault=ROUTER, when=when, victim="router") for when in moments]
     return rows

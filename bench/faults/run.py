@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from bench.faults.rows import ROUTER, Row
 from bench.faults.site import Site
 from bench.faults.talk import Script, Seen, difference, play
 
 Expected = dict[tuple[int, int], str]
+STRUCK_LATE = "it struck when the answer had begun"
 _RETRIES = "conserve_router_retries_total"
 _CONTINUATIONS = "conserve_router_continuations_total"
 _MOVED = frozenset({"decoder_lost", "drained", "prefix_missing", "reclaimed", "decoder_busy"})
@@ -20,6 +22,7 @@ class Count:
 
     `asked_again`: by clients, because their connection broke; `lost`: neither answered nor told
     why not. `recovery_s`: the longest time that a client waited for its next byte after the fault.
+    `was_late`: the answer had begun when the fault struck that was to strike before it.
     """
 
     victim: str
@@ -35,6 +38,7 @@ class Count:
     missing_tokens: int
     repeated_tokens: int
     recovery_s: float
+    was_late: bool = False
 
     def problems(self, *, clients_may_ask_again: bool) -> list[str]:
         """What breaks the rule that a turn is answered once, whatever happens."""
@@ -45,6 +49,8 @@ class Count:
         ]
         if self.answered != self.turns:
             found.append(f"{self.victim} {self.fault}: {self.answered} of {self.turns} answered")
+        if self.was_late:
+            found.append(f"{self.victim} {self.fault}: {STRUCK_LATE}; play it again")
         if self.asked_again and not clients_may_ask_again:
             found.append(f"{self.victim} {self.fault}: {self.asked_again} had to be asked again")
         return found
@@ -53,28 +59,39 @@ class Count:
         """The row as plain values."""
         return {**asdict(self), "recovery_s": round(self.recovery_s, 2)}
 
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Count":
+        """A row as it was recorded."""
+        return cls(**record)
+
 
 class Disturbance:
     """Waits for a row's moment, lets the fault strike once, and remembers when."""
 
-    def __init__(self, site: Site, row: Row) -> None:
+    def __init__(self, site: Site, row: Row, name: str) -> None:
         self._site = site
         self._row = row
+        self._hurt = f"{name}-0"
         self.struck_at_s: float | None = None
+        self.was_late = False  # the answer came before what was to strike before it
         self.victim = row.victim
         self._striking: asyncio.Task[None] | None = None
 
     async def on_moment(self, seen: Seen, moment: str) -> None:
         """Let it strike beside the conversations, which go on meanwhile."""
-        if self._row.victim == "decoder" and (seen.conversation, seen.turn) == (0, 1):
+        is_open = self._striking is None
+        if is_open and self._row.victim == "decoder" and (seen.conversation, seen.turn) == (0, 1):
             self.victim = (seen.decoder or self.victim).removesuffix("-0")
-        if self._striking is None and self._row.when.has_come(seen, moment):
-            self._striking = asyncio.get_running_loop().create_task(self._strike())
+        if is_open and self._row.when.has_come(seen, moment):
+            self._striking = asyncio.get_running_loop().create_task(self._strike(seen, moment))
             if moment == "answered":
                 await asyncio.sleep(0.05)  # before the next turn is asked
 
-    async def _strike(self) -> None:
+    async def _strike(self, seen: Seen, moment: str) -> None:
         await asyncio.sleep(self._row.when.after_s)
+        if self.victim == "decoder":  # nothing of it was heard yet
+            self.victim = await self._site.decoder_of(self._hurt)
+        self.was_late = moment == "asked" and bool(seen.heard_at_s)
         self.struck_at_s = asyncio.get_running_loop().time()
         await self._row.fault.strike(self._site, self.victim)
 
@@ -105,7 +122,7 @@ async def undisturbed(site: Site, script: Script) -> Expected:
 async def run_row(site: Site, script: Script, row: Row, expected: Expected, name: str) -> Count:
     """Play the script under one fault."""
     before = await site.counts()
-    disturbance = Disturbance(site, row)
+    disturbance = Disturbance(site, row, name)
     turns = await play(site.port, site.served_name, script, name, disturbance.on_moment)
     after = await site.counts()
     await disturbance.over()
@@ -134,6 +151,7 @@ async def run_row(site: Site, script: Script, row: Row, expected: Expected, name
         missing_tokens=missing,
         repeated_tokens=extra,
         recovery_s=longest_wait_s(turns, disturbance.struck_at_s or 0.0),
+        was_late=disturbance.was_late,
     )
 
 

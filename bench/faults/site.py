@@ -177,6 +177,25 @@ class Site(ABC):
             with error:
                 return error.code, json.loads(error.read() or b"null")
 
+    async def decoder_of(self, conversation: str) -> str:
+        """The tier whose worker a conversation is pinned to."""
+        url = f"http://127.0.0.1:{self.port}/v1/conversations/{conversation}"
+
+        def read() -> str:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return str(json.load(answer)["decoder"])
+
+        return (await asyncio.to_thread(read)).removesuffix("-0")
+
+    async def decoder_loads(self) -> list[dict[str, Any]]:
+        """What the router's ledger says of each decoder."""
+        _, told = await self.control("GET", "/admin/workers")
+        return [worker for worker in told["workers"] if worker["tier"] in self.decoders]
+
+    async def num_queued(self) -> float:
+        """How many turns wait for a phase 1."""
+        return (await self.counts())['conserve_router_queued_turns{queue="phase_one"}']
+
     async def counts(self) -> dict[str, float]:
         """The router's own counters, by name and labels."""
         url = f"http://127.0.0.1:{self.control_port}/metrics"
