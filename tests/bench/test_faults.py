@@ -1,11 +1,12 @@
 """The table of faults on fake workers: in every row, every turn is answered once and whole."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.faults.__main__ import problems, run_fast
+from bench.faults.__main__ import problems, run_fast, with_recorded
 from bench.faults.run import Count, longest_wait_s
 from bench.faults.talk import Script, Seen, difference
 from bench.faults.worker import Pace
@@ -17,7 +18,7 @@ SCRIPT = Script(num_conversations=3, num_turns=3, first_chars=240, later_chars=6
 @pytest.mark.parametrize(
     ("only", "num_rows"),
     [
-        ("decoder killed", 3),
+        ("decoder killed", 4),
         ("decoder frozen", 3),
         ("decoder slow", 3),
         ("decoder drained", 3),
@@ -30,7 +31,9 @@ SCRIPT = Script(num_conversations=3, num_turns=3, first_chars=240, later_chars=6
 def test_every_turn_is_answered_once(tmp_path: Path, only: str, num_rows: int) -> None:
     counts = asyncio.run(run_fast(tmp_path, only, PACE, SCRIPT))
     assert len(counts) == num_rows
-    assert problems(counts) == []
+    # A busy machine may let a fault come late; what it must not do is harm a turn.
+    for count in counts:
+        assert count.breaches(clients_may_ask_again=count.victim == "router") == []
     assert all(count.turns >= 9 for count in counts)
 
 
@@ -55,11 +58,22 @@ def a_count(**found: float) -> Count:
         {"repeated_tokens": 2},
         {"answered": 8},
         {"asked_again": 1},
+        {"was_late": True},
     ],
 )
 def test_each_breach_of_the_rule_is_a_problem(found: dict[str, float]) -> None:
     assert problems([a_count()]) == []
     assert len(problems([a_count(**found)])) == 1
+
+
+def test_part_of_the_rows_is_added_to_a_record_of_the_same_revision() -> None:
+    machine = {"revision": "e369a9a", "date": "2026-11-21"}
+    old, new = a_count(retried=1), a_count(retried=2)
+    other = replace(old, victim="router")
+    rows = [count.as_record() for count in (old, other)]
+    record = {"machine": machine, "rows": rows}
+    assert with_recorded(record, machine, [new]) == [other, new]
+    assert with_recorded(record, {**machine, "revision": "0000000"}, [new]) == [new]
 
 
 def test_missing_and_repeated_tokens_are_told_apart() -> None:
