@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tests.sglang.cluster import Cluster
+from tests.sglang.rule import BrokenRule
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Their KV transfers were once seen to hang for good, at random. The first failure is shown in
     full, and each test that was run again is listed at the end: a fault of ours shows there, too.
+    A turn that was lost, cut or repeated under a fault is never played again.
     """
     for item in items:
         if item.get_closest_marker("sglang") is not None:
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            item.add_marker(pytest.mark.flaky(reruns=1, rerun_except=BrokenRule))
