@@ -121,20 +121,16 @@ OURS_UNCONTINUED = replace(
     what="ours-tail, streams not to be continued",
     max_continuations=0,
 )
-_COMPILED = "; compiled (make compiled)"
-OURS_FIRST_COMPILED = replace(
-    OURS_FIRST, name="ours-first-c", what=OURS_FIRST.what + _COMPILED, is_compiled=True
-)
-OURS_TAIL_COMPILED = replace(
-    OURS_TAIL, name="ours-tail-c", what=OURS_TAIL.what + _COMPILED, is_compiled=True
-)
-OURS_AGENT_COMPILED = replace(
-    OURS_AGENT, name="ours-agent-c", what=OURS_AGENT.what + _COMPILED, is_compiled=True
+OURS_COMPILED = tuple(
+    replace(
+        each, name=f"{each.name}-c", what=f"{each.what}; compiled (make compiled)", is_compiled=True
+    )
+    for each in (OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED)
 )
 ALL = (
     DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, SMG_PD,
     OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED, OURS_AGENT_2,
-    OURS_UNCONTINUED, OURS_FIRST_COMPILED, OURS_TAIL_COMPILED, OURS_AGENT_COMPILED,
+    OURS_UNCONTINUED, *OURS_COMPILED,
 )  # fmt: skip
 
 
