@@ -9,7 +9,7 @@ from conserve_sglang.dispatch.commands import ReleaseConversation
 from conserve_sglang.dispatch.kv_ledger import KvLedger, WorkerState
 from conserve_sglang.dispatch.speeds import LONG_PROMPT_TOKENS, tbt_of_answer
 from conserve_sglang.dispatch.state import Conversation, ConversationView, Turn, WorkerLoad
-from conserve_sglang.policy.api import PhaseOneCause, Placement
+from conserve_sglang.policy.api import Placement
 
 
 class Bookings:
@@ -27,7 +27,7 @@ class Bookings:
             return decoder
         conversation.decoder = None
         conversation.resident_tokens = conversation.headroom_tokens = 0
-        conversation.cause = PhaseOneCause.DECODER_LOST
+        conversation.cause = decoder.lost_for
         return None
 
     def pin(self, conversation: Conversation, decoder: WorkerState, resident_tokens: int) -> None:
@@ -105,7 +105,6 @@ class Bookings:
             # A derived length may be far too long; what no pool holds is not prefilled either.
             turn.backlog_tokens = min(turn.input_tokens, ledger.largest_pool)
             ledger.add_backlog(turn.prefiller, turn.backlog_tokens)
-            conversation.num_kv_transfers += 1
         (turn.prefiller or decoder).pending_tokens += turn.pending_tokens
         if placement.keeps_kv and (placement.prefiller is not None or resident == 0):
             conversation.opener = turn
@@ -132,6 +131,8 @@ class Bookings:
         turn.prefill_s = where.speeds.prefilled(turn.sent_at_s, now)
         self._leave_backlog(turn)
         conversation = turn.conversation
+        if turn.prefiller is not None:
+            conversation.num_kv_transfers += 1
         if conversation.opener is not turn:
             return False
         conversation.opener = None

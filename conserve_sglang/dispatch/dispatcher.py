@@ -237,12 +237,14 @@ class Dispatcher:
         self._placer.serve_line(now)
 
     def _worker_lost(self, event: events.WorkerLost, now: float) -> None:
-        if self._close_worker(event.worker_id):
+        if self._close_worker(event.worker_id, event.cause):
             self._placer.serve_line(now)  # who waited for it alone may go elsewhere
 
-    def _close_worker(self, worker_id: WorkerId) -> bool:
+    def _close_worker(
+        self, worker_id: WorkerId, cause: PhaseOneCause = PhaseOneCause.DECODER_LOST
+    ) -> bool:
         ledger = self._bookings.ledger
-        if not ledger.close(worker_id):
+        if not ledger.close(worker_id, cause):
             return False
         state = ledger.state(worker_id)
         for turn in self._turns.values():

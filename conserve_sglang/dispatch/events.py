@@ -33,9 +33,13 @@ class WorkerUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost:
-    """A worker is gone and its KV with it. Turns running there are reported one by one."""
+    """A worker is gone and its KV with it. Turns running there are reported one by one.
+
+    `cause` is why the conversations pinned there need a phase 1.
+    """
 
     worker_id: WorkerId
+    cause: PhaseOneCause = PhaseOneCause.DECODER_LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

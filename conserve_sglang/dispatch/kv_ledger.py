@@ -25,7 +25,8 @@ class WorkerState:
     """One worker's account. `epoch` grows when the worker is lost, which voids all older pins.
 
     `intake` is how many more turns it may be given, None for any number; while that is 0,
-    `closed_for` says why its conversations go elsewhere. `num_answered` only grows. Of turns sent
+    `closed_for` says why its conversations go elsewhere; `lost_for`, why those do whose pin was
+    voided when it was lost last. `num_answered` only grows. Of turns sent
     there, `num_running` are to be decoded, and `pending_tokens` of their prompts to be prefilled.
     `busy_until_s`: until when it counts as busy, since it answered a turn so; see `busy`.
     """
@@ -40,6 +41,7 @@ class WorkerState:
         "headroom_tokens",
         "intake",
         "is_up",
+        "lost_for",
         "num_answered",
         "num_conversations",
         "num_running",
@@ -61,6 +63,7 @@ class WorkerState:
         self.foreign_backlog_tokens = 0
         self.intake: int | None = None
         self.closed_for = PhaseOneCause.DRAINED
+        self.lost_for = PhaseOneCause.DECODER_LOST
         self.clear()
 
     def clear(self) -> None:
@@ -241,13 +244,14 @@ class KvLedger:
         self._changed.add(state)
         self._refresh(spec.role)
 
-    def close(self, worker_id: WorkerId) -> bool:
-        """Void a worker's account; False when it is not up."""
+    def close(self, worker_id: WorkerId, cause: PhaseOneCause = PhaseOneCause.DECODER_LOST) -> bool:
+        """Void a worker's account, and its pins for this cause; False when it is not up."""
         state = self._by_id.get(worker_id)
         if state is None or not state.is_up:
             return False
         state.is_up = False
         state.epoch += 1
+        state.lost_for = cause
         state.clear()
         self._unrank(state)
         return True

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from conserve_sglang.core.ids import ConversationId
 from conserve_sglang.router.brain import Brain, Sharing
 from conserve_sglang.router.place import Placements
 from conserve_sglang.router.ports import About, Question, Subject, Told, refusal
@@ -18,6 +19,14 @@ UNKNOWN_CONVERSATION = Problem(
     status=404,
     code="conversation_not_found",
     message="There is no such conversation: it never was, or it has ended.",
+)
+REDIS_GONE = Problem(
+    status=503,
+    code="state_unavailable",
+    message="This replica of the router does not know the conversation, and Redis, by which it"
+    " would know of the other replicas' conversations, is gone. Try again; GET /health says when"
+    " Redis is there again.",
+    retry_after_s=1,
 )
 
 
@@ -63,17 +72,13 @@ class AboutBrain:
         elif conversation is not None and self._status.conversation(conversation) is not None:
             hear(self._conversation(question))
         else:
-
-            def tell(saved: SavedConversation | None) -> None:
-                hear(_not_found() if saved is None else _ok(self._status.elsewhere(saved)))
-
-            sharing.read(table.key_of(question.tenant, question.name), tell)
+            tell_elsewhere(sharing, table.key_of(question.tenant, question.name), hear)
 
     def _conversation(self, question: Question) -> Told:
         conversation = self._brain.conversations.find(question.tenant, question.name)
         body = None if conversation is None else self._status.conversation(conversation)
         if conversation is None or body is None:
-            return _not_found()
+            return _not_found(self._brain.sharing)
         if question.subject is Subject.END:
             self._brain.end_conversation(conversation)
             body = {"id": body["id"], "object": "conversation", "deleted": True}
@@ -84,5 +89,16 @@ def _ok(body: dict[str, Any]) -> Told:
     return Told(200, _JSON, msgspec.json.encode(body))
 
 
-def _not_found() -> Told:
-    return refusal(UNKNOWN_CONVERSATION)
+def _not_found(sharing: Sharing | None) -> Told:
+    """Without Redis nobody can tell whether another replica has it."""
+    is_known = sharing is None or sharing.problem is None
+    return refusal(UNKNOWN_CONVERSATION if is_known else REDIS_GONE)
+
+
+def tell_elsewhere(sharing: Sharing, key: ConversationId, hear: Callable[[Told], None]) -> None:
+    """What other replicas have written of a conversation that this one does not know."""
+
+    def tell(saved: SavedConversation | None) -> None:
+        hear(_not_found(sharing) if saved is None else _ok(Status.elsewhere(saved)))
+
+    sharing.read(key, tell)

@@ -10,7 +10,7 @@ _PLACED = {
     PlacementReason.LARGE_APPEND: "what was appended is too long to prefill beside running decodes",
     PlacementReason.PREFIX_MISSING: "the decoder no longer had the conversation's KV",
     PlacementReason.DECODER_LOST: "the conversation's decoder was lost or failed",
-    PlacementReason.DRAINED: "the conversation's decoder is being drained",
+    PlacementReason.DRAINED: "the conversation's decoder was drained",
     PlacementReason.RECLAIMED: "the KV was let go while the conversation was idle",
     PlacementReason.EVERY_TURN: "this policy sends every turn through a prefiller",
     PlacementReason.STICKY: "this policy keeps the conversation on one worker",

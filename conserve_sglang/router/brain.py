@@ -74,7 +74,12 @@ class Arrival(Protocol):
 
 
 class Sharing(Protocol):
-    """The other replicas, who may know a conversation better than this one."""
+    """The other replicas, who may know a conversation better than this one.
+
+    `problem` says why they cannot be asked; None while they can.
+    """
+
+    problem: str | None
 
     def arrive(self, turn: Arrival) -> None:
         """Find a turn's conversation and have it placed, now or later."""
@@ -97,7 +102,8 @@ class Sharing(Protocol):
         ...
 
     def read(self, key: ConversationId, then: Callable[[Any], None]) -> None:
-        """Tell what another replica said of a conversation last; None for nothing."""
+        """Tell what another replica said of a conversation last; None for nothing, or where
+        nobody can be asked (`problem`)."""
         ...
 
 

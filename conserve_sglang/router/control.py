@@ -1,15 +1,20 @@
 """The control port: what an operator or the launcher reads and changes."""
 
+import asyncio
+from functools import partial
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from conserve_sglang.core.ids import TenantId
+from conserve_sglang.core.ids import ConversationId, TenantId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
-from conserve_sglang.router.about import UNKNOWN_CONVERSATION
+from conserve_sglang.router.about import UNKNOWN_CONVERSATION, tell_elsewhere
 from conserve_sglang.router.brain import Brain
+from conserve_sglang.router.conversations import KEY_BEGINS
+from conserve_sglang.router.ports import Told
 from conserve_sglang.router.power import PowerTask
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
@@ -55,13 +60,33 @@ class ControlEndpoints:
         return JSONResponse(self._power.told())
 
     async def conversation(self, request: Request) -> Response:
-        """An operator may see everyone's: by key, or by name with `?tenant=`."""
+        """An operator may see everyone's: by key, or by name with `?tenant=`; also those that
+        another replica serves."""
         name = str(request.path_params["id"])
         tenant = TenantId(request.query_params.get("tenant", DEFAULT_TENANT.tenant_id))
         table = self._brain.conversations
         conversation = table.by_key(name) or table.find(tenant, name.encode())
         body = None if conversation is None else self._status.conversation(conversation)
-        return _problem(UNKNOWN_CONVERSATION) if body is None else JSONResponse(body)
+        if body is not None:
+            return JSONResponse(body)
+        sharing = self._brain.sharing
+        if sharing is None:
+            return _problem(UNKNOWN_CONVERSATION)
+        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        is_key = name.startswith(KEY_BEGINS)
+        key = ConversationId(name) if is_key else table.key_of(tenant, name.encode())
+        tell_elsewhere(sharing, key, partial(_hear, told))
+        return _response(await told)
+
+
+def _hear(heard: "asyncio.Future[Told]", told: Told) -> None:
+    if not heard.done():  # else who asked is gone
+        heard.set_result(told)
+
+
+def _response(told: Told) -> Response:
+    after = {} if told.retry_after_s is None else {"retry-after": str(told.retry_after_s)}
+    return Response(told.body, told.status, after, media_type=told.content_type.decode())
 
 
 def _problem(problem: Problem) -> Response:

@@ -19,6 +19,7 @@ from conserve_sglang.router.history import FiledAt, HistoryIndex, Trail
 from conserve_sglang.router.used import Used
 
 MAX_NAME_BYTES = 256
+KEY_BEGINS = "conv-"
 _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")
 
 
@@ -26,7 +27,7 @@ def conversation_key(secret: bytes, tenant: TenantId, name: bytes) -> Conversati
     """The key of what a tenant calls `name`; no tenant's name has a zero byte."""
     hashed = _keyed(secret).copy()
     hashed.update(b"%b\0%b" % (tenant.encode(), name))
-    return ConversationId("conv-" + hashed.hexdigest())
+    return ConversationId(KEY_BEGINS + hashed.hexdigest())
 
 
 @lru_cache(maxsize=4)
@@ -42,14 +43,14 @@ class Conversation:
         "counted",
         "ended_at_s",
         "energy",
+        "failed_attempts",
         "filed_at",
-        "first_turns",
         "header_line",
         "key",
         "last_turn_seen",
-        "last_turns",
         "name",
         "num_open_turns",
+        "past_turns",
         "session_field",
         "tenant",
     )
@@ -66,7 +67,7 @@ class Conversation:
         self.energy: Used | None = None  # where agents tell some
         self.ended_at_s = 0.0  # when its last turn was over
         self.num_open_turns = 0
-        self.first_turns = self.last_turns = b""  # the journal's
+        self.past_turns = self.failed_attempts = b""  # the journal's
         # Arrival of turn 1, until the user has had an answer that calls no tool.
         self.began_at_s: float | None = None
         self.last_turn_seen = 0

@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine, Set
 from contextlib import suppress
 from typing import Any, Protocol
 
-from conserve_sglang.core.errors import WorkerError
 from conserve_sglang.core.ids import ConversationId, WorkerId
 from conserve_sglang.core.tier import TierMap, WorkerPlan
 from conserve_sglang.core.worker import WorkerSpec
@@ -20,12 +19,12 @@ from conserve_sglang.dispatch import (
     WorkerUp,
 )
 from conserve_sglang.policy.api import PhaseOneCause
+from conserve_sglang.router.release import close_sessions
 from conserve_sglang.router.watch import Watch
 from conserve_sglang.router.worker import Admission, Worker, WorkerState
 from conserve_sglang.telemetry.logs import told
 from conserve_sglang.workers.access import PLAIN, WorkerAccess
 from conserve_sglang.workers.breaker import CircuitBreaker
-from conserve_sglang.workers.fetch import fetch
 from conserve_sglang.workers.probe import WorkerFacts
 
 __all__ = ["Fleet", "Worker", "WorkerState"]
@@ -74,6 +73,8 @@ class Fleet:
         self.books: Books
         self.on_met: Callable[[Worker], None] = lambda worker: None  # after it was told
         self.num_decoders_up = 0
+        self.moves_kv = False
+        self._count()
 
     def workers(self) -> tuple[Worker, ...]:
         """All workers, in the tier map's order, then in that of their adding."""
@@ -129,6 +130,7 @@ class Fleet:
     def add(self, plan: WorkerPlan) -> Worker:
         """A worker joins; it is given turns once it was met. Its name must not be taken."""
         worker = self._workers[plan.worker_id] = self._new(plan)
+        self._count()
         where = f"{plan.host}:{plan.port}"
         logger.info("worker %s added at %s", plan.worker_id, where, extra=_told("added", worker))
         if self._is_running:
@@ -139,10 +141,12 @@ class Fleet:
         """A worker leaves at once; turns that still run there go on elsewhere."""
         if self._workers.get(worker.worker_id) is not worker:
             return
-        self.lose(worker, "removed")
+        drained = PhaseOneCause.DRAINED if worker.is_draining else PhaseOneCause.DECODER_LOST
+        self.lose(worker, "removed", drained)
         if worker.watching is not None:
             worker.watching.cancel()
         del self._workers[worker.worker_id]
+        self._count()
         self.tell(WorkerRemoved(worker_id=worker.worker_id))
         worker.close()
         logger.info("worker %s removed", worker.worker_id, extra=_told("removed", worker))
@@ -217,7 +221,9 @@ class Fleet:
             self.tell(WorkerDraining(worker_id=worker.worker_id))
         self.on_met(worker)
 
-    def lose(self, worker: Worker, reason: str) -> None:
+    def lose(
+        self, worker: Worker, reason: str, cause: PhaseOneCause = PhaseOneCause.DECODER_LOST
+    ) -> None:
         """A worker is gone, and the KV on it. It is met again when it answers a probe."""
         was_up = worker.is_up
         worker.state = WorkerState.LOST
@@ -228,7 +234,7 @@ class Fleet:
                 "worker %s lost: %s", worker.worker_id, reason, extra=_told("lost", worker)
             )
             self.num_decoders_up -= worker.can_decode
-            self.tell(WorkerLost(worker_id=worker.worker_id))
+            self.tell(WorkerLost(worker_id=worker.worker_id, cause=cause))
             worker.close()
 
     def refuse(self, worker: Worker, reason: str) -> None:
@@ -278,28 +284,17 @@ class Fleet:
     def release(self, worker_id: WorkerId, conversation_id: ConversationId) -> None:
         """Let a worker forget a conversation; nobody waits for it."""
         if self.is_up(worker_id):
-            self._spawn(self._close_session(self._workers[worker_id], conversation_id))
+            self._spawn(close_sessions(self._workers[worker_id], [conversation_id]))
 
     def release_all(self, worker_id: WorkerId, conversations: list[ConversationId]) -> None:
         """Let a worker forget many conversations, one after the other."""
         if self.is_up(worker_id):
-            self._spawn(self._close_sessions(self._workers[worker_id], conversations))
-
-    async def _close_sessions(self, worker: Worker, conversations: list[ConversationId]) -> None:
-        for conversation_id in conversations:
-            await self._close_session(worker, conversation_id)
-
-    async def _close_session(self, worker: Worker, conversation_id: ConversationId) -> None:
-        body = b'{"session_id":"%b"}' % conversation_id.encode()
-        try:
-            status, _ = await fetch(worker.control, "POST", "/close_session", body=body)
-        except WorkerError as error:
-            logger.warning("%s not released on %s: %s", conversation_id, worker.worker_id, error)
-            return
-        level = logging.DEBUG if status == 200 else logging.WARNING
-        logger.log(level, "%s released on %s: %d", conversation_id, worker.worker_id, status)
+            self._spawn(close_sessions(self._workers[worker_id], conversations))
 
     # inside
+
+    def _count(self) -> None:
+        self.moves_kv = not all(worker.can_decode for worker in self._workers.values())
 
     def _new(self, plan: WorkerPlan) -> Worker:
         return Worker(

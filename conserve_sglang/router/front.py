@@ -7,7 +7,6 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from conserve_sglang.core.tier import TierMap
-from conserve_sglang.core.worker import Role
 from conserve_sglang.router import model_list
 from conserve_sglang.router.admission import TOO_MANY_BYTES
 from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesCall
@@ -75,8 +74,6 @@ class Front:
         self._keep_response = brain.keep_response
         self._fleet = fleet
         self._about = about
-        self._moves_kv = any(plan.role is Role.PREFILL for plan in tier_map.workers)
-        self._worker_ids = [plan.worker_id for plan in tier_map.workers]
         self.keyring = read_keyring(self._settings.auth)
         has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
         self._stopped = CREDENTIALS if has_keys else frozenset()
@@ -187,7 +184,7 @@ class Front:
 
     def _turn(self, payload: Payload, client: ClientConnection) -> None:
         self._check_model(payload)
-        if self._moves_kv:
+        if self._fleet.moves_kv:
             check_one_choice(payload)
         if not self._fleet.may_decode:
             client.answer_problem(NO_WORKER)
@@ -229,13 +226,12 @@ class Front:
             return
         payload = read_payload(Endpoint.CHAT, call.read(request.body))
         self._check_model(payload)
-        up = (worker_id for worker_id in self._worker_ids if self._fleet.is_up(worker_id))
-        worker_id = next(up, None)
-        if worker_id is None:
+        worker = next((each for each in self._fleet.workers() if each.is_up), None)
+        if worker is None:
             client.answer_problem(NO_WORKER)
             return
         client.asker = errand = Errand(client)
-        errand.count_tokens(self._fleet.worker(worker_id).pool, payload, call)
+        errand.count_tokens(worker.pool, payload, call)
 
     # about the router
 

@@ -1,7 +1,8 @@
 """Why each turn of a conversation ran where it ran, noted as it happens and told on request.
 
-The first and the last turns of a conversation are kept, each as one packed record, in two strings
-of bytes on the conversation itself: tens of bytes a turn, so that 100,000 conversations fit.
+The first and the last turns of a conversation are kept, each as one packed record, in a string of
+bytes on the conversation itself: 34 bytes a turn, so that 100,000 conversations fit. What failed is
+rare, and lies apart. Seconds are kept, and told, to three digits.
 """
 
 import struct
@@ -27,14 +28,15 @@ from conserve_sglang.policy.api import PlacementReason, RejectReason
 from conserve_sglang.router.because import because, ended, what_failed
 from conserve_sglang.router.conversations import Conversation
 
-MAX_FAILURES = 3
-_RECORD = struct.Struct("<IdHHBBBBIIIIfff" + "HB" * MAX_FAILURES)
-_ALL_BUT_FAILURES = struct.Struct("<IdHHBBBBIIIIfff")
-_FAILURES = struct.Struct("<" + "HB" * MAX_FAILURES)
+MAX_FAILURES = 3  # of a turn
+_RECORD = struct.Struct("<IIHHBBBBIIIeee")
+_SIZE = _RECORD.size
+_FAILURE = struct.Struct("<IHHB")  # of which turn, its two workers, the cause
+_TICKS_PER_S = 8  # of arrivals; 32 bits of them are 17 years
+_MOST = 0xFFFF_FFFF
+_MOST_S = 65_000.0  # in 16 bits
 _NOBODY = 0xFFFF
 _NONE = 0xFF
-_NO_FAILURES = (_NOBODY, _NONE) * MAX_FAILURES
-_PACKED_NO_FAILURES = _FAILURES.pack(*_NO_FAILURES)
 _NEVER = -1.0
 _UNSAID = ConversationId("")  # a record lies with its conversation
 _INTERRUPTED = len(FailureCause)
@@ -56,7 +58,6 @@ class _Noted:
         "failures",
         "first_s",
         "index",
-        "input_tokens",
         "num_attempts",
         "output_tokens",
         "prefiller",
@@ -67,44 +68,47 @@ class _Noted:
         "total_s",
     )
 
-    def __init__(self, conversation_id: ConversationId, input_tokens: int, now: float) -> None:
+    def __init__(self, conversation_id: ConversationId, prompt_tokens: int, now: float) -> None:
         self.conversation_id = conversation_id
-        self.input_tokens = input_tokens
+        self.prompt_tokens = prompt_tokens  # estimated, until it is answered
         self.arrived_at_s = now
         self.index = 0
         self.decoder = self.prefiller = _NOBODY
         self.reason = self.rejection = _NONE
         self.end = _OPEN
         self.num_attempts = 0
-        self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.cached_tokens = self.output_tokens = 0
         self.sent_s = self.first_s = self.total_s = _NEVER
-        self.failures: list[tuple[int, int]] | None = None
+        self.failures: list[tuple[int, int, int]] | None = None  # decoder, prefiller, cause
 
-    def pack(self) -> bytes:
-        """The record."""
-        failures = _PACKED_NO_FAILURES
-        if self.failures:
-            numbers = (*(number for pair in self.failures for number in pair), *_NO_FAILURES)
-            failures = _FAILURES.pack(*numbers[: len(_NO_FAILURES)])
-        packed = _ALL_BUT_FAILURES.pack(
-            self.index, self.arrived_at_s, self.decoder, self.prefiller, self.reason, self.end,
-            self.rejection, min(self.num_attempts, 255), self.input_tokens, self.prompt_tokens,
-            self.cached_tokens, self.output_tokens, self.sent_s, self.first_s, self.total_s,
-        )  # fmt: skip
-        return packed + failures
+    def pack(self, ticks: int) -> bytes:
+        """The record; `ticks` tells the time of its arrival."""
+        try:
+            return _RECORD.pack(
+                ticks, self.index, self.decoder, self.prefiller, self.reason, self.end,
+                self.rejection, self.num_attempts, self.prompt_tokens, self.cached_tokens,
+                self.output_tokens, self.sent_s, self.first_s, self.total_s,
+            )  # fmt: skip
+        except (struct.error, OverflowError):  # what does not fit is the most that does
+            tokens = self.prompt_tokens, self.cached_tokens, self.output_tokens
+            times = self.sent_s, self.first_s, self.total_s
+            return _RECORD.pack(
+                ticks & _MOST, self.index & _MOST, self.decoder, self.prefiller, self.reason,
+                self.end, self.rejection, min(self.num_attempts, 0xFF),
+                *(max(0, min(each, _MOST)) for each in tokens),
+                *(min(each, _MOST_S) for each in times),
+            )  # fmt: skip
 
     @classmethod
-    def unpack(cls, record: bytes) -> "_Noted":
+    def unpack(cls, record: bytes, begin_s: float) -> "_Noted":
         """The turn a record was made of."""
         noted = cls(_UNSAID, 0, _NEVER)
         (
-            noted.index, noted.arrived_at_s, noted.decoder, noted.prefiller, noted.reason,
-            noted.end, noted.rejection, noted.num_attempts, noted.input_tokens,
-            noted.prompt_tokens, noted.cached_tokens, noted.output_tokens, noted.sent_s,
-            noted.first_s, noted.total_s, *failures,
+            ticks, noted.index, noted.decoder, noted.prefiller, noted.reason, noted.end,
+            noted.rejection, noted.num_attempts, noted.prompt_tokens, noted.cached_tokens,
+            noted.output_tokens, noted.sent_s, noted.first_s, noted.total_s,
         ) = _RECORD.unpack(record)  # fmt: skip
-        pairs = zip(failures[::2], failures[1::2], strict=True)
-        noted.failures = [pair for pair in pairs if pair[1] != _NONE]
+        noted.arrived_at_s = begin_s + ticks / _TICKS_PER_S
         return noted
 
 
@@ -119,8 +123,10 @@ class Journal:
         most: int,
     ) -> None:
         self._find = find
-        self._most = most
-        self._wall_less_clock_s = time.time() - clock()
+        self._most_bytes = 2 * most * _SIZE
+        self._head, self._tail = most * _SIZE, (most + 1) * _SIZE
+        self._begin_s = now = clock()
+        self._wall_less_clock_s = time.time() - now
         self._open: dict[TurnId, _Noted] = {}
         self._workers: list[WorkerId] = []
         self._numbers: dict[WorkerId, int] = {}
@@ -135,7 +141,7 @@ class Journal:
 
     def note(self, event: Event, commands: list[Command], now: float) -> None:
         """Take in one step of the dispatcher."""
-        if not self._most:
+        if not self._most_bytes:
             return
         note = self._on_event.get(type(event))
         if note is not None:
@@ -151,13 +157,16 @@ class Journal:
 
     def told(self, conversation: Conversation) -> list[dict[str, Any]]:
         """The turns kept of a conversation, then its open ones; in order of arrival."""
-        size = _RECORD.size
-        kept = conversation.first_turns + conversation.last_turns
-        turns = [_Noted.unpack(kept[at : at + size]) for at in range(0, len(kept), size)]
+        kept, begin_s = conversation.past_turns, self._begin_s
+        turns = [_Noted.unpack(kept[at : at + _SIZE], begin_s) for at in range(0, len(kept), _SIZE)]
+        for index, *failure in _FAILURE.iter_unpack(conversation.failed_attempts):
+            for noted in turns:
+                if noted.index == index:
+                    noted.failures = [*(noted.failures or []), tuple(failure)]
         turns += [
             noted for noted in self._open.values() if noted.conversation_id == conversation.key
         ]
-        turns.sort(key=lambda noted: noted.arrived_at_s)
+        turns.sort(key=lambda noted: (noted.arrived_at_s, noted.index))
         return [self._described(noted) for noted in turns]
 
     # events
@@ -194,7 +203,8 @@ class Journal:
         noted = self._open.get(event.turn_id)
         if noted is not None:
             cause = _CAUSES[event.cause] if isinstance(event, TurnFailed) else _INTERRUPTED
-            noted.failures = [*(noted.failures or []), (noted.decoder, cause)]
+            failure = (noted.decoder, noted.prefiller, cause)
+            noted.failures = [*(noted.failures or []), failure]
 
     def _abandoned(self, event: TurnAbandoned, now: float) -> None:
         self._close(event.turn_id, _UNANSWERED, now)
@@ -207,12 +217,28 @@ class Journal:
         if conversation is None:
             return
         noted.end = end
-        noted.total_s = now - noted.arrived_at_s
-        most = self._most * _RECORD.size
-        if len(conversation.first_turns) < most:
-            conversation.first_turns += noted.pack()
+        arrived_at_s, past = noted.arrived_at_s, conversation.past_turns
+        noted.total_s = now - arrived_at_s
+        packed = noted.pack(int((arrived_at_s - self._begin_s) * _TICKS_PER_S))
+        if len(past) < self._most_bytes:
+            conversation.past_turns = past + packed
         else:
-            conversation.last_turns = (conversation.last_turns + noted.pack())[-most:]
+            conversation.past_turns = past[: self._head] + past[self._tail :] + packed
+        if noted.failures or conversation.failed_attempts:
+            self._keep_failures(conversation, noted)
+
+    @staticmethod
+    def _keep_failures(conversation: Conversation, noted: _Noted) -> None:
+        """Keep those of the turns that are kept, this one's with them."""
+        past = conversation.past_turns
+        kept = {_RECORD.unpack_from(past, at)[1] for at in range(0, len(past), _SIZE)}
+        failed = [
+            *_FAILURE.iter_unpack(conversation.failed_attempts),
+            *((noted.index, *failure) for failure in (noted.failures or ())[:MAX_FAILURES]),
+        ]
+        conversation.failed_attempts = b"".join(
+            _FAILURE.pack(*each) for each in failed if each[0] in kept
+        )
 
     def _number(self, worker_id: WorkerId) -> int:
         number = self._numbers.get(worker_id)
@@ -248,9 +274,14 @@ class Journal:
         return described
 
     def _failures(self, noted: _Noted) -> Iterator[dict[str, Any]]:
-        for worker, cause in noted.failures or ():
+        for decoder, prefiller, cause in noted.failures or ():
             name = "interrupted" if cause == _INTERRUPTED else tuple(FailureCause)[cause].value
-            yield {"decoder": self._name(worker), "cause": name, "because": what_failed(name)}
+            yield {
+                "decoder": self._name(decoder),
+                "prefiller": self._name(prefiller),
+                "cause": name,
+                "because": what_failed(name),
+            }
 
     def _name(self, number: int) -> WorkerId | None:
         return None if number == _NOBODY else self._workers[number]
@@ -261,7 +292,7 @@ class Journal:
 
 def _tokens(noted: _Noted) -> dict[str, int]:
     if noted.end != _ANSWERED:
-        return {"prompt_estimated": noted.input_tokens}
+        return {"prompt_estimated": noted.prompt_tokens}
     return {
         "prompt": noted.prompt_tokens,
         "cached": noted.cached_tokens,
@@ -270,4 +301,4 @@ def _tokens(noted: _Noted) -> dict[str, int]:
 
 
 def _seconds(value: float) -> float | None:
-    return None if value < 0 else round(value, 4)
+    return None if value < 0 else round(float(f"{value:.3g}"), 4)

@@ -57,10 +57,16 @@ class FleetView(Protocol):
     """The workers, as far as those who send them turns must know."""
 
     num_decoders_up: int
+    moves_kv: bool
+    """Whether there are prefillers, up or down."""
 
     @property
     def may_decode(self) -> bool:
         """Whether a decoder is up or may come up."""
+        ...
+
+    def workers(self) -> tuple[Worker, ...]:
+        """All workers there are now, up or down."""
         ...
 
     def worker(self, worker_id: WorkerId) -> Worker:

@@ -60,7 +60,23 @@ def test_large_append_starts_a_new_phase_one_on_the_same_decoder() -> None:
     command = sent(desk.tell(an_arrival(2, tokens=1550)))
     assert (command.prefiller, command.decoder) == (P0, D0)
     assert command.reason is PlacementReason.LARGE_APPEND
-    assert desk.dispatcher.conversation(ConversationId("a")).num_kv_transfers == 2  # type: ignore[union-attr]
+    assert num_kv_transfers(desk) == 1  # it has not arrived yet
+    desk.tell(FirstToken(turn_id=TurnId(2)))
+    assert num_kv_transfers(desk) == 2
+
+
+def test_attempt_that_failed_before_its_first_token_moved_no_kv() -> None:
+    desk = Desk("p0", "p1", "d0")
+    desk.tell(an_arrival(1))
+    desk.tell(TurnFailed(turn_id=TurnId(1), cause=FailureCause.PREFILLER_FAILED))
+    finish(desk, 1)
+    assert num_kv_transfers(desk) == 1
+
+
+def num_kv_transfers(desk: Desk) -> int:
+    view = desk.dispatcher.conversation(ConversationId("a"))
+    assert view is not None
+    return view.num_kv_transfers
 
 
 def test_append_just_below_the_threshold_stays_local() -> None:

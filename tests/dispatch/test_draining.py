@@ -11,6 +11,7 @@ from conserve_sglang.dispatch import (
     TurnFailed,
     WorkerAdmitted,
     WorkerDraining,
+    WorkerLost,
     WorkerRemoved,
     WorkerUp,
 )
@@ -133,6 +134,15 @@ def test_removed_worker_is_forgotten_and_its_turns_stop() -> None:
     assert [load.worker_id for load in desk.dispatcher.worker_loads()] == [P0, D1]
     again = sent(desk.tell(TurnFailed(turn_id=TurnId(2), cause=FailureCause.DECODER_FAILED)))
     assert (again.decoder, again.reason) == (D1, PlacementReason.DECODER_LOST)
+
+
+def test_conversation_of_a_drained_worker_that_left_says_so() -> None:
+    desk = settled("p0", "d0", "d1")
+    drain(desk, D0)
+    desk.tell(WorkerLost(worker_id=D0, cause=PhaseOneCause.DRAINED))
+    desk.tell(WorkerRemoved(worker_id=D0))
+    command = sent(desk.tell(an_arrival(2, tokens=1100)))
+    assert (command.decoder, command.reason) == (D1, PlacementReason.DRAINED)
 
 
 def test_pins_of_a_removed_worker_do_not_hold_for_the_next_of_its_name() -> None:

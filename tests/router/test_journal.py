@@ -61,9 +61,29 @@ async def test_attempts_that_failed_say_why() -> None:
         (turn,) = (await told(cluster))["placements"]
         assert turn["attempts"] == 2
         assert turn["failed_attempts"] == [
-            {"decoder": "d0", "cause": "decoder_failed", "because": "the decoder did not answer"}
+            {
+                "decoder": "d0",
+                "prefiller": "p0",
+                "cause": "decoder_failed",
+                "because": "the decoder did not answer",
+            }
         ]
         assert turn["decoder"] == "d1"
+
+
+async def test_prefiller_that_failed_is_named_and_moved_no_kv() -> None:
+    modes = {"p0": "prefill", "p1": "prefill", "d0": "decode"}
+    async with a_cluster(modes=modes) as cluster:
+        cluster["p0"].faults.statuses = [500]
+        await cluster.chat("hello")
+        body = await told(cluster)
+        (turn,) = body["placements"]
+        (failed,) = turn["failed_attempts"]
+        assert (failed["prefiller"], failed["decoder"]) == ("p0", "d0")
+        assert (failed["cause"], turn["prefiller"]) == ("prefiller_failed", "p1")
+        assert body["kv_transfers"] == 1
+        metrics = await cluster.request("GET", "/metrics", cluster.service.control_port)
+        assert b"conserve_router_kv_transfers_total 1.0" in metrics.body
 
 
 async def test_an_open_turn_is_told_too() -> None:
@@ -149,5 +169,53 @@ def test_a_turn_costs_tens_of_bytes() -> None:
             (TurnDone(turn_id=turn, prompt_tokens=9, output_tokens=5, cached_tokens=7), []),
         ]
     journal, conversation = played(6, *steps)
-    assert len(conversation.first_turns) + len(conversation.last_turns) == 12 * 57
+    assert len(conversation.past_turns) == 12 * 34
+    assert conversation.failed_attempts == b""
     assert [each["turn"] for each in journal.told(conversation)] == list(range(1, 13))
+
+
+def test_failures_go_with_the_turns_they_are_of() -> None:
+    steps: list[tuple[Event, list[Command]]] = []
+    for n in range(8):
+        turn = TurnId(n)
+        arrived = TurnArrived(turn_id=turn, conversation_id=KEY, input_tokens=9)
+        steps.append((arrived, [send(n, "d0", index=n + 1)]))
+        for attempt in range(2, 3 + n):
+            failed = TurnFailed(turn_id=turn, cause=FailureCause.PREFILLER_FAILED)
+            steps.append((failed, [send(n, "d1", index=n + 1, attempt=attempt)]))
+        done = TurnDone(turn_id=turn, prompt_tokens=9, output_tokens=5, cached_tokens=7)
+        steps.append((done, []))
+    journal, conversation = played(2, *steps)
+    kept = [
+        (each["turn"], len(each["failed_attempts"]), each["attempts"])
+        for each in journal.told(conversation)
+    ]
+    assert kept == [(1, 1, 2), (2, 2, 3), (7, 3, 8), (8, 3, 9)]
+    assert len(conversation.failed_attempts) == 9 * 9
+
+
+def test_what_is_too_large_to_keep_is_the_largest_that_can_be() -> None:
+    turn = TurnId(1)
+    conversation = Conversation(KEY, TenantId("t"), b"c")
+    journal = Journal(lambda key: conversation, lambda: 0.0, 1)
+    arrived = TurnArrived(turn_id=turn, conversation_id=KEY, input_tokens=9)
+    journal.note(arrived, [send(1, "d0", attempt=300)], 0.0)
+    done = TurnDone(turn_id=turn, prompt_tokens=1 << 40, output_tokens=-1, cached_tokens=7)
+    journal.note(done, [], 1e6)
+    (told_of,) = journal.told(conversation)
+    assert told_of["tokens"] == {"prompt": 0xFFFF_FFFF, "cached": 7, "output": 0}
+    assert (told_of["attempts"], told_of["total_s"]) == (255, 65_000.0)
+
+
+def test_seconds_are_told_to_three_digits_and_turns_in_order() -> None:
+    conversation = Conversation(KEY, TenantId("t"), b"c")
+    journal = Journal(lambda key: conversation, lambda: 0.0, 6)
+    for n, at_s in enumerate((100.0, 100.001, 100.002), start=1):
+        arrived = TurnArrived(turn_id=TurnId(n), conversation_id=KEY, input_tokens=9)
+        journal.note(arrived, [send(n, "d0", index=n)], at_s)
+    for n, at_s in ((3, 100.0154), (1, 112.3456), (2, 120.0)):
+        done = TurnDone(turn_id=TurnId(n), prompt_tokens=9, output_tokens=5, cached_tokens=7)
+        journal.note(done, [], at_s)
+    turns = journal.told(conversation)
+    assert [each["turn"] for each in turns] == [1, 2, 3]
+    assert [each["total_s"] for each in turns] == [12.3, 20.0, 0.0134]

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
+from conserve_sglang.core.tier import AuthSettings
 from conserve_sglang.router import replica_line
+from conserve_sglang.tiermap.keys import new_key
 from tests.fakes.replicas import a_site, is_degraded
 from tests.fakes.router_cluster import Answer, Cluster
 from tests.fakes.router_process import a_router_process
 
 SAID = ("a long first message", "the answer", "and the next", "the answer", "and the last")
+
+
+def chat_body(*said: str) -> dict[str, Any]:
+    messages = [
+        {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)
+    ]
+    return {"model": "tiny", "messages": messages}
 
 
 def why(answer: Answer) -> str:
@@ -190,6 +199,77 @@ async def test_a_conversation_that_one_replica_ends_has_ended_for_all(tmp_path: 
             assert (await each.request("GET", "/v1/conversations/c")).status == 404
             assert (await each.request("DELETE", "/v1/conversations/c")).status == 404
         assert why(await one.chat(*SAID[:3])) == "first_turn"
+
+
+async def test_without_redis_a_conversation_that_others_may_know_is_not_called_unknown(
+    tmp_path: Path,
+) -> None:
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(), await site.replica()
+        await one.chat(SAID[0])
+        await two.chat("mine", name="own")
+        await settled()
+        at_control = await two.request("GET", "/v1/conversations/c", two.service.control_port)
+        assert (at_control.status, at_control.json()["turns"]) == (200, 1)
+        await site.redis.kill()
+        await one.until(lambda: is_degraded(one) and is_degraded(two))
+        ports = (two.service.port, two.service.control_port)
+        asked = [("GET", ports[0]), ("DELETE", ports[0]), ("GET", ports[1])]
+        for name in ("c", "nobody-s"):
+            for method, port in asked:
+                answer = await two.request(method, f"/v1/conversations/{name}", port)
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+                assert answer.json()["error"]["code"] == "state_unavailable"
+        assert (await two.request("GET", "/v1/conversations/own")).json()["turns"] == 1
+        assert (await one.request("GET", "/v1/conversations/c")).status == 200
+        assert (await two.request("DELETE", "/v1/conversations/own")).status == 200
+        await site.redis.start()
+        await one.until(lambda: not (is_degraded(one) or is_degraded(two)))
+        await settled()
+        assert (await two.request("GET", "/v1/conversations/c")).json()["turns"] == 1
+        assert (await two.request("GET", "/v1/conversations/nobody-s")).status == 404
+
+
+async def test_tenants_stay_apart_whichever_replica_is_asked(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    mine, theirs = (
+        {"authorization": f"Bearer {new_key(file, name)}"} for name in ("mine", "theirs")
+    )
+    auth = AuthSettings(keys_file=str(file))
+    async with a_site(tmp_path) as site:
+        one, two = await site.replica(auth=auth), await site.replica(auth=auth)
+        named = {"x-conversation-id": "c"}
+        await one.post("/v1/chat/completions", chat_body(SAID[0]), mine | named)
+        unnamed = await one.post("/v1/chat/completions", chat_body("no name"), mine)
+        label = unnamed.headers["x-conversation-id"]
+        await settled()
+
+        async def seen_by_others() -> set[tuple[int, bytes]]:
+            answers = [
+                await two.request(method, f"/v1/conversations/{name}", headers=theirs)
+                for name in ("c", label, "never-was")
+                for method in ("GET", "DELETE")
+            ]
+            return {(answer.status, answer.body) for answer in answers}
+
+        ((status, _),) = await seen_by_others()
+        assert status == 404
+        body = chat_body("no name", "the answer", "more")
+        other = await two.post("/v1/chat/completions", body, theirs)
+        assert (why(other), other.headers["x-conversation-id"] == label) == ("first_turn", False)
+        other = await two.post("/v1/chat/completions", chat_body(*SAID[:3]), theirs | named)
+        assert why(other) == "first_turn"
+        assert (
+            await two.request("DELETE", "/v1/conversations/c", headers=theirs)
+        ).status == 200  # its own
+        found = await two.post("/v1/chat/completions", body, mine)
+        assert (why(found), found.headers["x-conversation-id"]) == ("pinned", label)
+        went_on = await two.post("/v1/chat/completions", chat_body(*SAID[:3]), mine | named)
+        assert why(went_on) == "pinned"
+        await site.redis.kill()
+        await one.until(lambda: is_degraded(one) and is_degraded(two))
+        ((status, _),) = await seen_by_others()
+        assert status == 503
 
 
 async def test_a_moved_pin_is_seen_by_the_others(tmp_path: Path) -> None:

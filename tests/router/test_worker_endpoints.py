@@ -145,6 +145,24 @@ async def test_worker_on_a_port_that_is_taken_is_not_added(cluster: Cluster) -> 
     assert "is worker d1's already" in answer.json()["error"]["message"]
 
 
+async def test_tokens_are_counted_and_choices_refused_by_the_workers_there_are(
+    cluster: Cluster,
+) -> None:
+    said = [{"role": "user", "content": "hello"}]
+    async with FakeWorker("decode", cluster["d0"].rendezvous).serve() as newcomer:
+        await control(cluster, "POST", "", {"id": "d2", "tier": "d0", "port": newcomer.port})
+        await cluster.until_met("d2")
+        many = await cluster.chat("hello", n=2)
+        assert (many.status, many.json()["error"]["param"]) == (400, "n")
+        for name in ("p0", "d0", "d1"):
+            assert (await control(cluster, "DELETE", f"/{name}")).status == 200
+        counted = await cluster.post(
+            "/v1/messages/count_tokens", {"model": "tiny", "messages": said}
+        )
+        assert (counted.status, counted.json()) == (200, {"input_tokens": len("hello")})
+        assert not cluster.service.fleet.moves_kv
+
+
 async def test_removal_waits_for_running_turns(cluster: Cluster) -> None:
     cluster["d0"].faults.event_delay_s = 0.1
     running = await under_way(cluster, "a")
@@ -152,6 +170,21 @@ async def test_removal_waits_for_running_turns(cluster: Cluster) -> None:
     assert (await running).events[-1] == "[DONE]"
     await cluster.until(lambda: len(cluster.service.fleet.workers()) == 2)
     assert (await control(cluster, "GET", "/d0")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("", "drained"), ("?force=1", "decoder_lost")], ids=["in order", "by force"]
+)
+async def test_conversation_of_a_removed_worker_says_whether_that_was_drained(
+    cluster: Cluster, how: str, reason: str
+) -> None:
+    await cluster.chat("hello")
+    assert (await control(cluster, "DELETE", f"/d0{how}")).status == 200
+    moved = await cluster.chat("hello", "the answer", "more")
+    assert (moved.headers["x-conserve-decoder"], moved.headers["x-conserve-reason"]) == (
+        "d1",
+        reason,
+    )
 
 
 async def test_forced_removal_sends_its_turns_elsewhere(cluster: Cluster) -> None:
@@ -182,7 +215,7 @@ async def test_worker_of_a_removed_ones_name_is_another_one(cluster: Cluster) ->
         await control(cluster, "POST", "", {"id": "d0", "tier": "d0", "port": newcomer.port})
         await cluster.until_met("d0")
         answer = await cluster.chat("hello", "the answer", "more")
-        assert answer.headers["x-conserve-reason"] == "decoder_lost"
+        assert answer.headers["x-conserve-reason"] == "drained"
         assert len(old.turns) == 1
 
 

@@ -120,10 +120,15 @@ class RemoteFleet:
     def __init__(self, say: Say, health: HealthSettings, access: WorkerAccess) -> None:
         self.num_decoders_up = 0
         self.may_decode = False
+        self.moves_kv = False
         self._health = health
         self._say = say
         self._access = access
         self._workers: dict[WorkerId, Worker] = {}
+
+    def workers(self) -> tuple[Worker, ...]:
+        """All workers that the brain has told of, in that order."""
+        return tuple(self._workers.values())
 
     def worker(self, worker_id: WorkerId) -> Worker:
         """A worker by its name."""
@@ -174,6 +179,7 @@ class RemoteFleet:
 
     def _count(self) -> None:
         decoders = [worker for worker in self._workers.values() if worker.can_decode]
+        self.moves_kv = len(decoders) < len(self._workers)
         self.num_decoders_up = sum(worker.is_up for worker in decoders)
         self.may_decode = any(worker.state is not WorkerState.REFUSED for worker in decoders)
 

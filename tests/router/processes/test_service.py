@@ -4,9 +4,12 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 
+from conserve_sglang.core.ids import WorkerId
 from tests.fakes.router_cluster import Answer
 from tests.fakes.router_family import Family, a_family
+from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 
 
 async def one_turn_each(family: Family, num_clients: int, name: str | None) -> list[Answer]:
@@ -113,6 +116,22 @@ async def test_lost_worker_is_known_to_every_front() -> None:
         )
         assert {answer.status for answer in answers} == {200}
         assert {answer.headers["x-conserve-decoder"] for answer in answers} == {"d1"}
+
+
+async def test_fronts_count_tokens_at_workers_that_joined_later() -> None:
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+    async with a_family() as family, FakeWorker("decode", Rendezvous()).serve() as newcomer:
+        fleet = family.many.fleet
+        there = fleet.worker(WorkerId("d0")).plan
+        fleet.add(replace(there, worker_id=WorkerId("d2"), port=newcomer.port))
+        await family.until_met("d2")
+        for name in ("p0", "d0", "d1"):
+            fleet.remove(fleet.worker(WorkerId(name)))
+        for worker in family.workers.values():
+            await worker.stop()  # or a front that asked them would be answered
+        for _ in range(8):  # some at each front
+            counted = await family.post("/v1/messages/count_tokens", asked)
+            assert (counted.status, counted.json()) == (200, {"input_tokens": 5})
 
 
 async def test_open_answers_are_finished_before_the_end() -> None:
