@@ -135,7 +135,7 @@ def read_message(data: bytes) -> str:
     """The body of an Anthropic message, translated and opened as the turn it becomes."""
     call = MessagesCall()
     try:
-        chat = read_payload(Endpoint.CHAT, call.read(data))
+        chat = read_payload(Endpoint.CHAT, call.read(data), _SALT)
         History(chat, DEFAULT_TENANT.tenant_id, _HASH)
     except BadBody as refused:
         told = json.loads(call.problem(refused.problem))

@@ -72,6 +72,14 @@ def test_clients_own_value_never_passes_with_keys_and_as_it_is_without(name: str
     assert sent(Endpoint.CHAT, body, None) == {**body, "session_id": "s"}
 
 
+def test_name_said_twice_or_in_escapes_is_the_clients_own_all_the_same() -> None:
+    salt = Salts(SECRET).of(A)
+    raw = b'{"extra_key":"x","messages":[],"extra\\u005fkey":"y","extra_key":"z"}'
+    payload = read_payload(Endpoint.CHAT, raw, salt)
+    assert bytes(payload.rest) == b'"messages":[]}'
+    assert payload.inserts == salt.member_with(("", "z"))
+
+
 def test_none_and_nothing_are_no_value_of_the_clients() -> None:
     own = sent(Endpoint.CHAT, {"messages": []})
     for nothing in (None, ""):
