@@ -9,8 +9,10 @@ from conserve_sglang.router.payload import Endpoint, Payload, read_payload
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.responses import ResponsesCall
 from conserve_sglang.router.responses_store import Stored
+from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.translation import UnreadableAnswer
 
+SALT = Salts(b"secret").of(DEFAULT_TENANT.tenant_id)
 _HASH = HistoryHash(b"secret")
 _WHOLE = b'{"model":"tiny","input":"q"}'
 _STREAMED = b'{"stream":true,' + _WHOLE[1:]
@@ -23,7 +25,7 @@ def opened(data: bytes) -> Payload:
     call = ResponsesCall(None)
     call.read(data)
     history = b"" if call.previous is None else _HISTORY
-    chat = read_payload(Endpoint.CHAT, call.chat(history))
+    chat = read_payload(Endpoint.CHAT, call.chat(history), SALT)
     History(chat, DEFAULT_TENANT.tenant_id, _HASH)
     return chat
 

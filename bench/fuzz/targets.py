@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 
 from bench.fuzz.placing import read_place
-from bench.fuzz.responding import check_refusal, opened, tell_response
+from bench.fuzz.responding import SALT, check_refusal, opened, tell_response
 from bench.fuzz.seeds import (
     ANSWERS,
     BODIES,
@@ -24,7 +24,6 @@ from conserve_sglang.router.messages import chat_answer, completion_answer, gene
 from conserve_sglang.router.payload import FORBIDDEN, BadBody, Endpoint, Payload, read_payload
 from conserve_sglang.router.problem import Problem, from_worker
 from conserve_sglang.router.request_reader import RequestReader
-from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.translation import UnreadableAnswer
 from conserve_sglang.router.verdict import error_in, failure_cause
 from conserve_sglang.router.wire import request
@@ -36,7 +35,6 @@ _ENDPOINTS = {endpoint.value.encode(): endpoint for endpoint in Endpoint}
 _WHOLE = b'{"model":"tiny","max_tokens":1,"messages":[]}'
 _STREAMED = b'{"stream":true,' + _WHOLE[1:]
 _HASH = HistoryHash(b"secret")
-_SALT = Salts(b"secret").of(DEFAULT_TENANT.tenant_id)
 
 
 def _refusal(problem: Problem) -> str:
@@ -48,7 +46,7 @@ def _refusal(problem: Problem) -> str:
 
 def _open(endpoint: Endpoint, headers: list[tuple[bytes, bytes]], body: bytes) -> str:
     try:
-        payload = read_payload(endpoint, body, _SALT)
+        payload = read_payload(endpoint, body, SALT)
         forward, ours = split_request_headers(headers)
         name_in(ours, payload, by_user=True)
         trail = History(payload, DEFAULT_TENANT.tenant_id, _HASH)
@@ -135,7 +133,7 @@ def read_message(data: bytes) -> str:
     """The body of an Anthropic message, translated and opened as the turn it becomes."""
     call = MessagesCall()
     try:
-        chat = read_payload(Endpoint.CHAT, call.read(data), _SALT)
+        chat = read_payload(Endpoint.CHAT, call.read(data), SALT)
         History(chat, DEFAULT_TENANT.tenant_id, _HASH)
     except BadBody as refused:
         told = json.loads(call.problem(refused.problem))
