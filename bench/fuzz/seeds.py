@@ -126,6 +126,8 @@ REQUESTS = [
     _request(PATHS[0], BODIES[1], b"connection: upgrade", b"upgrade: h2c", b"http2-settings: A"),
     b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n" * 3,
     b"DELETE /v1/conversations/%41%2f HTTP/1.0\r\n\r\n",
+    b"".join(b"HEAD %b HTTP/1.1\r\nhost: x\r\n\r\n" % path for path in PATHS),
+    b"HEAD /health HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}HEAD / HTTP/1.0\r\n\r\n",
 ]
 _CHUNK = {"id": "a", "object": "chat.completion.chunk", "model": "tiny", "created": 1}
 _USAGE = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3,

@@ -34,7 +34,7 @@ MIN_TAKEN_BYTES = 4096  # less than this between two sweeps is next to nothing
 class ClientConnection(asyncio.Protocol):
     """Reads requests, hands them to `serve` one at a time, and writes their answers.
 
-    It is one of `clients` from the end of its TLS handshake on, and as long as it is open.
+    It is one of `clients` as long as it is open; whoever makes it may count it from before on.
     """
 
     __slots__ = (
@@ -140,7 +140,7 @@ class ClientConnection(asyncio.Protocol):
         self._hold(self._held_bytes + len(data))
         if self._request is None:
             if self._held.is_over:
-                self._refuse(TOO_MANY_BYTES)
+                self._refuse(TOO_MANY_BYTES, self._reader.method or _method_in(data))
                 return
             self._num_quiet_sweeps = 0
             self._reader.feed(data)
@@ -177,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
                 self._is_judged = False
                 self._serve(self._request, self)
             elif reader.refusal is not None:
-                self._refuse(reader.refusal)
+                self._refuse(reader.refusal, reader.method)
             elif self._judge is not None and not self._is_judged and reader.head is not None:
                 self._judge_head(*reader.head)
             elif reader.waits_for_continue:
@@ -194,7 +194,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_judged = True
         problem = None if self._judge is None else self._judge(target, headers, self)
         if problem is not None:
-            self._refuse(problem)
+            self._refuse(problem, self._reader.method)
 
     def _read_backlog(self) -> None:
         data = b"".join(self._backlog)
@@ -204,17 +204,22 @@ class ClientConnection(asyncio.Protocol):
         self._backlog_bytes = 0
         self._reader.feed(data)
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: Problem, method: str) -> None:
         """Answer what cannot be read further, then let the client finish sending before closing.
 
         Closing with bytes unread would reset the connection and lose the answer on its way.
         """
-        self._request = Request("", b"", [], b"", is_http11=True, keeps_alive=False)
+        self._request = Request(method, b"", [], b"", is_http11=True, keeps_alive=False)
         self._is_closing = True
         self._write_problem(problem, b"")
         asyncio.get_running_loop().call_later(LINGER_S, self._outbox.drop)
 
     # answering
+
+    @property
+    def _is_head(self) -> bool:
+        """Whether the request being answered is one whose answer has no body."""
+        return self._request is not None and self._request.method == "HEAD"
 
     @property
     def is_http11(self) -> bool:
@@ -258,9 +263,9 @@ class ClientConnection(asyncio.Protocol):
             self._finish()
 
     def answer(self, status: int, headers: Headers, body: bytes, extra: bytes = b"") -> None:
-        """A whole answer at once."""
+        """A whole answer at once. One to HEAD says how long its body would be, and has none."""
         self.begin(status, headers, extra, len(body))
-        self.send(body, True)
+        self.send(b"" if self._is_head else body, True)
 
     def answer_problem(self, problem: Problem, extra: bytes = b"") -> None:
         """An error as the whole answer."""
@@ -285,13 +290,16 @@ class ClientConnection(asyncio.Protocol):
         """Stop: close as soon as nothing is being answered."""
         if self._request is None:
             self._is_closing = True
-            self._outbox.close()
+            if self._transport is not None:
+                self._outbox.close()
         else:
             self._request.keeps_alive = False
 
     def sweep(self) -> None:
         """Called every `SWEEP_INTERVAL_S`: let go of a client that sends nothing, never ends its
         request, or does not take its answer."""
+        if self._transport is None:
+            return  # its handshake is not over, and has a time of its own
         if self._unsent_bytes and self._is_stuck():
             self.abort()
             return
@@ -306,7 +314,7 @@ class ClientConnection(asyncio.Protocol):
         self._num_request_sweeps = self._num_request_sweeps + 1 if reader.is_in_request else 0
         is_overdue = self._num_request_sweeps > MAX_REQUEST_SWEEPS
         if self._num_head_sweeps > MAX_HEAD_SWEEPS or is_overdue:
-            self._refuse(TOO_SLOW)
+            self._refuse(TOO_SLOW, reader.method)
         elif self._num_quiet_sweeps > MAX_QUIET_SWEEPS:
             self.close()
 
@@ -322,7 +330,8 @@ class ClientConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Stop at once."""
-        self._outbox.drop()
+        if self._transport is not None:
+            self._outbox.drop()
 
     def _write_problem(self, problem: Problem, extra: bytes) -> None:
         voice = self.voice
@@ -332,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
             body = voice.problem(problem)
             extra += voice.header_lines
         self.begin(problem.status, problem.headers(), extra, len(body))
-        self._outbox.write(self._head + body)
+        self._outbox.write(self._head if self._is_head else self._head + body)
         self._head = b""
 
     def _finish(self) -> None:
@@ -345,3 +354,8 @@ class ClientConnection(asyncio.Protocol):
             self._outbox.close()
         elif not self._is_stepping:
             self._step()
+
+
+def _method_in(data: bytes) -> str:
+    """The method of a request of which these are the first bytes, as far as it matters here."""
+    return "HEAD" if data[:64].lstrip(b"\r\n").startswith(b"HEAD ") else ""

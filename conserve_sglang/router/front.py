@@ -50,7 +50,11 @@ _TRANSLATED = (_MESSAGES, _RESPONSES)
 _COUNT_TOKENS = b"/v1/messages/count_tokens"
 _CONVERSATIONS = b"/v1/conversations/"
 _PLACES = {b"/v1/place": Subject.PLACE, b"/v1/place/report": Subject.PLACED}
-_ABOUT_CONVERSATION = {"GET": Subject.CONVERSATION, "DELETE": Subject.END}
+_ABOUT_CONVERSATION = {
+    "GET": Subject.CONVERSATION,
+    "HEAD": Subject.CONVERSATION,
+    "DELETE": Subject.END,
+}
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -265,10 +269,10 @@ class Front:
     def _plain(
         self, told: Callable[[ClientConnection], None], request: Request, client: ClientConnection
     ) -> None:
-        if request.method == "GET":
+        if request.method in ("GET", "HEAD"):
             told(client)
         else:
-            client.answer_problem(_wrong_method(request.method, "GET"))
+            client.answer_problem(_wrong_method(request.method, "GET, HEAD"))
 
     def _health(self, client: ClientConnection) -> None:
         subject = Subject.HEALTH if self.keyring is None else Subject.STATUS
@@ -292,7 +296,7 @@ class Front:
     def _conversation(self, method: str, escaped: bytes, client: ClientConnection) -> None:
         subject = _ABOUT_CONVERSATION.get(method)
         if subject is None:
-            client.answer_problem(_wrong_method(method, "GET, DELETE"))
+            client.answer_problem(_wrong_method(method, "GET, HEAD, DELETE"))
             return
         tenant = client.tenant.tenant_id
         self._inquire(Question(subject, tenant, unquote_to_bytes(escaped)), client)

@@ -100,6 +100,7 @@ class RequestReader:
         "_last",
         "_length",
         "_max_body_bytes",
+        "_method",
         "_num_hosts",
         "_num_learned",
         "_parser",
@@ -121,6 +122,7 @@ class RequestReader:
         self._start()
 
     def _start(self) -> None:
+        self._method = ""
         self._target = b""
         self._headers: Headers = []
         self._body: list[bytes] = []
@@ -146,6 +148,11 @@ class RequestReader:
     def head(self) -> tuple[bytes, Headers] | None:
         """Target and headers of a request whose head is whole, and whose body is not."""
         return None if self._is_in_head else (self._target, self._headers)
+
+    @property
+    def method(self) -> str:
+        """Of the request that is being read, or was refused; empty if it is not known."""
+        return self._method
 
     @property
     def is_in_request(self) -> bool:
@@ -230,6 +237,8 @@ class RequestReader:
         self._has_begun = True
 
     def on_url(self, url: bytes) -> None:
+        if not self._target and self.refusal is None:
+            self._method = self._parser.get_method().decode()
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -275,7 +284,7 @@ class RequestReader:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self.ready.append(
             Request(
-                self._parser.get_method().decode(),
+                self._method,
                 self._target,
                 self._headers,
                 body,
