@@ -4,7 +4,7 @@ Both bounds count for one process. What is refused here costs next to nothing: n
 """
 
 import asyncio
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.problem import Problem
@@ -52,8 +52,7 @@ class TurnedAway(asyncio.Protocol):
     def __init__(self) -> None:
         self._linger: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
         if TurnedAway.num_lingering >= MAX_LINGERING:
             transport.abort()
             return
@@ -68,6 +67,7 @@ class TurnedAway(asyncio.Protocol):
         if self._linger is not None:
             TurnedAway.num_lingering -= 1
             self._linger.cancel()
+            self._linger = None
 
 
 def _answer() -> bytes:

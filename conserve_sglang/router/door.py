@@ -19,6 +19,7 @@ from conserve_sglang.router.keyring import read_keyring
 from conserve_sglang.router.listeners import turn_listeners
 from conserve_sglang.router.ports import About, BrainPort, FleetView
 from conserve_sglang.router.tls import ServerTls, reload_tls
+from conserve_sglang.router.tls_listener import TlsListener
 from conserve_sglang.telemetry.metrics import RouterMetrics
 
 logger = logging.getLogger(__name__)
@@ -46,24 +47,25 @@ class Door:
         tls = tier_map.router.tls
         self._tls = None if tls is None else ServerTls(tls)
         self._clients: set[ClientConnection] = set()
-        self._server: asyncio.AbstractServer | None = None
+        self._server: asyncio.AbstractServer | TlsListener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
     def num_clients(self) -> int:
-        """Client connections that are open."""
+        """Client connections that are open, those whose TLS handshake is not over included."""
         return len(self._clients)
 
     async def listen(self, bound: socket.socket) -> None:
         """Take clients on a socket that is bound."""
         self._weigh_tenants()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self.new_client,
-            sock=bound,
-            backlog=LISTEN_BACKLOG,
-            **({} if self._tls is None else self._tls.listening),
-        )
+        if self._tls is None:
+            self._server = await loop.create_server(
+                self.new_client, sock=bound, backlog=LISTEN_BACKLOG
+            )
+        else:
+            bound.listen(LISTEN_BACKLOG)
+            self._server = TlsListener(bound, self._tls.context, self.new_client)
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     async def drain(self) -> None:
@@ -121,6 +123,5 @@ class Door:
             self._held,
             None if settings.auth.keys_file is None else self.front.let_in,
         )
-        if self._tls is None:  # else a handshake comes first, and nobody hears if that fails
-            self._clients.add(client)
+        self._clients.add(client)
         return client

@@ -2,14 +2,11 @@
 
 import logging
 import ssl
-from typing import Any
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TlsSettings, WorkerTlsSettings
 
 logger = logging.getLogger(__name__)
-
-HANDSHAKE_TIMEOUT_S = 10.0
 
 
 class ServerTls:
@@ -18,11 +15,6 @@ class ServerTls:
     def __init__(self, settings: TlsSettings) -> None:
         self._settings = settings
         self.context = self._new_context()
-
-    @property
-    def listening(self) -> dict[str, Any]:
-        """What a listener of the event loop is made with."""
-        return {"ssl": self.context, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S}
 
     def reload(self) -> None:
         """Read the files again, for connections from now on. Raises ConfigError."""

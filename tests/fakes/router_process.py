@@ -83,6 +83,11 @@ class RouterProcess:
             self._process.send_signal(number)
         return await self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def get(self, path: str, method: str = "GET") -> Answer:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls))
         try:
