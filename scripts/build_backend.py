@@ -24,7 +24,7 @@ HOT = {
     "policy": ("api", "parts"),
     "router": (
         "admission", "brain", "client", "conversations", "estimate", "executor", "front", "headers",
-        "identity", "journal", "keyring", "legs", "listeners", "meter", "payload",
+        "identity", "journal", "keyring", "legs", "listeners", "meter", "patience", "payload",
         "prefill_leg", "request_reader", "turn", "wire", "worker",
     ),
     "telemetry": ("metrics",),

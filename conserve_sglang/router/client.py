@@ -1,8 +1,7 @@
 """One client's connection: HTTP/1.1 requests in, answers out, strictly in order.
 
 Reading goes on while an answer is under way, because that is how a client's leaving is noticed;
-what arrives meanwhile is kept, up to a bound, and handled when its turn comes. Times are counted in
-sweeps over all connections, so that no request pays for a timer.
+what arrives meanwhile is kept, up to a bound, and handled when its turn comes.
 """
 
 import asyncio
@@ -14,6 +13,7 @@ from conserve_sglang.router.admission import TOO_MANY_BYTES, HeldBytes
 from conserve_sglang.router.asker import Asker
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.keyring import Keyring
+from conserve_sglang.router.patience import Patience
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.request_reader import TOO_SLOW, Request, RequestReader
 from conserve_sglang.router.salt import Salt
@@ -23,12 +23,6 @@ from conserve_sglang.workers.upstream import Headers
 
 MAX_KEPT_BYTES = 256 * 1024
 LINGER_S = 2.0
-SWEEP_INTERVAL_S = 10.0
-MAX_HEAD_SWEEPS = 6  # a head takes a minute at most
-MAX_REQUEST_SWEEPS = 30  # a whole request five minutes, however it trickles
-MAX_QUIET_SWEEPS = 60  # ten minutes without a byte: kept-alive connections
-MAX_STUCK_SWEEPS = 6  # a minute in which a client takes next to nothing of its answer
-MIN_TAKEN_BYTES = 4096  # less than this between two sweeps is next to nothing
 
 
 class ClientConnection(asyncio.Protocol):
@@ -49,16 +43,12 @@ class ClientConnection(asyncio.Protocol):
         "_is_judged",
         "_is_stepping",
         "_judge",
-        "_num_head_sweeps",
-        "_num_quiet_sweeps",
-        "_num_request_sweeps",
-        "_num_stuck_sweeps",
         "_outbox",
+        "_patience",
         "_reader",
         "_request",
         "_serve",
         "_transport",
-        "_unsent_bytes",
         "asker",
         "judged_by",
         "last_headers",
@@ -99,11 +89,7 @@ class ClientConnection(asyncio.Protocol):
         self._backlog_bytes = 0
         self._is_stepping = False
         self._is_closing = False
-        self._num_head_sweeps = 0
-        self._num_quiet_sweeps = 0
-        self._num_request_sweeps = 0
-        self._num_stuck_sweeps = 0
-        self._unsent_bytes = 0  # at the last sweep, of a client that does not keep up
+        self._patience = Patience()
         self._head = b""
         self._is_chunked = False
 
@@ -125,12 +111,12 @@ class ClientConnection(asyncio.Protocol):
             asker.client_gone()
 
     def pause_writing(self) -> None:
-        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._patience.unsent_bytes = self._transport.get_write_buffer_size()
         if self.asker is not None:
             self.asker.client_slow()
 
     def resume_writing(self) -> None:
-        self._unsent_bytes = self._num_stuck_sweeps = 0
+        self._patience.unsent_bytes = self._patience.num_stuck = 0
         if self.asker is not None:
             self.asker.client_ready()
 
@@ -142,7 +128,7 @@ class ClientConnection(asyncio.Protocol):
             if self._held.is_over:
                 self._refuse(TOO_MANY_BYTES, self._reader.method or _method_in(data))
                 return
-            self._num_quiet_sweeps = 0
+            self._patience.num_quiet = 0
             self._reader.feed(data)
             self._step()
             return
@@ -173,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
         while self._request is None and not self._is_closing:
             if reader.ready:
                 self._request = reader.ready.popleft()
-                self._num_head_sweeps = self._num_request_sweeps = 0
+                self._patience.num_head = self._patience.num_request = 0
                 self._is_judged = False
                 self._serve(self._request, self)
             elif reader.refusal is not None:
@@ -300,33 +286,17 @@ class ClientConnection(asyncio.Protocol):
         request, or does not take its answer."""
         if self._transport is None:
             return  # its handshake is not over, and has a time of its own
-        if self._unsent_bytes and self._is_stuck():
+        patience = self._patience
+        if patience.unsent_bytes and patience.is_stuck(self._transport.get_write_buffer_size()):
             self.abort()
+        elif self._is_closing:
             return
-        if self._is_closing:
-            return
-        if self._request is not None:
-            self._num_quiet_sweeps = 0
-            return
-        reader = self._reader
-        self._num_quiet_sweeps += 1
-        self._num_head_sweeps = self._num_head_sweeps + 1 if reader.is_in_head else 0
-        self._num_request_sweeps = self._num_request_sweeps + 1 if reader.is_in_request else 0
-        is_overdue = self._num_request_sweeps > MAX_REQUEST_SWEEPS
-        if self._num_head_sweeps > MAX_HEAD_SWEEPS or is_overdue:
-            self._refuse(TOO_SLOW, reader.method)
-        elif self._num_quiet_sweeps > MAX_QUIET_SWEEPS:
+        elif self._request is not None:
+            patience.num_quiet = 0
+        elif patience.is_overdue(self._reader):
+            self._refuse(TOO_SLOW, self._reader.method)
+        elif patience.is_quiet:
             self.close()
-
-    def _is_stuck(self) -> bool:
-        """Whether the client took next to nothing of its answer for too long."""
-        unsent = self._transport.get_write_buffer_size()
-        if self._unsent_bytes - unsent >= MIN_TAKEN_BYTES:
-            self._num_stuck_sweeps = 0
-        else:
-            self._num_stuck_sweeps += 1
-        self._unsent_bytes = max(unsent, 1)
-        return self._num_stuck_sweeps > MAX_STUCK_SWEEPS
 
     def abort(self) -> None:
         """Stop at once."""

@@ -12,11 +12,12 @@ from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import TenantsWeighed
 from conserve_sglang.router.admission import HeldBytes, TurnedAway
-from conserve_sglang.router.client import SWEEP_INTERVAL_S, ClientConnection
+from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.executor import Executor
 from conserve_sglang.router.front import Front
 from conserve_sglang.router.keyring import read_keyring
 from conserve_sglang.router.listeners import turn_listeners
+from conserve_sglang.router.patience import SWEEP_INTERVAL_S
 from conserve_sglang.router.ports import About, BrainPort, FleetView
 from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.router.tls_listener import TlsListener

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from conserve_sglang.router.client import (
+from conserve_sglang.router.patience import (
     MAX_HEAD_SWEEPS,
     MAX_QUIET_SWEEPS,
     MAX_REQUEST_SWEEPS,
@@ -80,7 +80,9 @@ async def ask_for_much(cluster: Cluster) -> socket.socket:
     loop = asyncio.get_running_loop()
     await loop.sock_connect(client, ("127.0.0.1", cluster.service.port))
     await loop.sock_sendall(client, HEAD + b"\r\n" + BODY)
-    await cluster.until(lambda: any(each._unsent_bytes for each in cluster.service.door._clients))
+    await cluster.until(
+        lambda: any(each._patience.unsent_bytes for each in cluster.service.door._clients)
+    )
     return client
 
 
