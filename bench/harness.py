@@ -33,9 +33,17 @@ def machine_facts() -> dict[str, Any]:
         "memory_gib": round(memory_kib / 2**20, 1),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "revision": _revision(),
+        "revision": revision(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
+
+
+def revision() -> str:
+    """The commit this tree stands at, shortened."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
 
 
 def spread(samples: Sequence[float]) -> dict[str, float]:
@@ -73,10 +81,3 @@ def _read(path: str) -> str:
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _revision() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"

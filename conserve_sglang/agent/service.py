@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +16,7 @@ from conserve_sglang.agent.part import Part
 from conserve_sglang.serving.control_server import ControlServer
 from conserve_sglang.serving.gate import STRANGER, Gate
 from conserve_sglang.serving.listening import bound
+from conserve_sglang.serving.problems import json_app
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def agent_app(parts: Sequence[Part], admin_key: str | None) -> ASGIApp:
     routes = [Route("/health", health)]
     for part in parts:
         routes += part.routes()
-    app = Starlette(routes=routes)
+    app = json_app(routes)
     return app if admin_key is None else Gate(app, admin_key)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from functools import partial
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,6 +19,7 @@ from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.status import Status
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.serving.gate import STRANGER, Gate
+from conserve_sglang.serving.problems import json_app
 from conserve_sglang.telemetry.prometheus import CONTENT_TYPE, Exporter
 
 NO_BUDGET = Problem(
@@ -95,13 +95,12 @@ def _problem(problem: Problem) -> Response:
 
 def control_app(endpoints: ControlEndpoints, admin_key: str | None) -> ASGIApp:
     """The ASGI application of the control port; with a key, for those that have it."""
-    app = Starlette(
-        routes=[
-            Route("/health", endpoints.health),
-            Route("/metrics", endpoints.metrics),
-            Route("/admin/power", endpoints.power),
-            *endpoints.workers.routes(),
-            Route("/v1/conversations/{id:path}", endpoints.conversation),
-        ]
-    )
+    routes = [
+        Route("/health", endpoints.health),
+        Route("/metrics", endpoints.metrics),
+        Route("/admin/power", endpoints.power),
+        *endpoints.workers.routes(),
+        Route("/v1/conversations/{id:path}", endpoints.conversation),
+    ]
+    app = json_app(routes)
     return app if admin_key is None else Gate(app, admin_key)

@@ -2,24 +2,22 @@
 
 import hmac
 
-import msgspec
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from conserve_sglang.serving.problems import problem_body
 from conserve_sglang.tiermap.keys import key_digest
 
 STRANGER = "is_stranger"
 """Name of the request's state that says: whoever asks has not shown the key."""
 
-_NO_KEY = {
-    "message": "The control port asks for its key. Send Authorization: Bearer KEY, with the key of"
+_BODY = problem_body(
+    401,
+    "invalid_api_key",
+    "The control port asks for its key. Send Authorization: Bearer KEY, with the key of"
     " router.admin_key_env.",
-    "type": "invalid_request_error",
-    "param": None,
-    "code": "invalid_api_key",
-}
-_BODY = msgspec.json.encode({"error": _NO_KEY})
+)
 _HEADERS = {"content-type": "application/json", "www-authenticate": "Bearer"}
 
 

@@ -89,3 +89,32 @@ async def test_operator_sees_every_tenants_conversations(tmp_path: Path) -> None
         assert a != b
         assert (await ask(cluster, "GET", f"/v1/conversations/{b}")).json()["key"] == b
         assert (await ask(cluster, "GET", "/v1/conversations/task")).status == 404
+
+
+async def test_errors_there_are_json_and_bodies_are_bounded(keyed: Cluster) -> None:
+    key = f"Bearer {KEY}"
+    for method, path, status, code in (
+        ("GET", "/nothing", 404, "unknown_path"),
+        ("PUT", "/admin/workers", 405, "method_not_allowed"),
+        ("DELETE", "/metrics", 405, "method_not_allowed"),
+    ):
+        answer = await ask(keyed, method, path, key)
+        assert (answer.status, answer.json()["error"]["code"]) == (status, code)
+        if path == "/admin/workers":
+            assert answer.headers["allow"] == "GET, HEAD, POST"
+    client = await keyed._client(keyed.service.control_port)
+    lines = {"authorization": key, "content-length": "300000000"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    client.send(f"POST /admin/workers HTTP/1.1\r\nhost: x\r\n{head}\r\n".encode())
+    answer = await client.answer()  # before any of the body
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
+    assert await client.is_closed()
+
+
+async def test_stalled_requests_do_not_keep_the_operator_out(keyed: Cluster) -> None:
+    stalled = [await keyed._client(keyed.service.control_port) for _ in range(200)]
+    for client in stalled:
+        client.send(b"GET /metrics HTTP/1.1\r\nhost: x\r\nauthorization:")
+    key = f"Bearer {KEY}"
+    assert (await ask(keyed, "GET", "/admin/workers", key)).status == 200
+    assert (await keyed.chat("hello")).status == 200
