@@ -116,7 +116,7 @@ _REJECTED = {
     RejectReason.QUEUE_TIMEOUT: Problem(
         status=503,
         code="queue_timeout",
-        message="No worker had room for this turn before its deadline; none was asked."
+        message="No worker had room for this turn before its deadline."
         " Try again when Retry-After says.",
         retry_after_s=1,
     ),

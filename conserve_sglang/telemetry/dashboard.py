@@ -136,7 +136,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                   "0 while draining, or while the circuit breaker is open.", most=1.0),
             Panel("Circuit breaker", "none",
                   ((_worker("breaker"), "{{worker}}"),
-                   (f"increase({_worker('breaker_openings')}[$__rate_interval])",
+                   (f"increase({_worker('breaker_openings_total')}[$__rate_interval])",
                     "{{worker}} opened")),
                   "0 closed, 1 half-open, 2 open."),
             Panel("KV of other replicas", "short",

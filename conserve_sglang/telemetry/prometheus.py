@@ -149,13 +149,19 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield CounterMetricFamily("conserve_router_state_failures", text, value=failures)
     for name, text, read in _WORKER_GAUGES:
         yield _worker_family(name, text, ((load, read(load)) for load in gauges.workers))
-    for name, text, show in _BREAKER_GAUGES:
-        shown = (
-            (load, show(gauges.breakers[load.worker_id]))
-            for load in gauges.workers
-            if load.worker_id in gauges.breakers
-        )
-        yield _worker_family(name, text, shown)
+    breakers = [
+        (load, gauges.breakers[load.worker_id])
+        for load in gauges.workers
+        if load.worker_id in gauges.breakers
+    ]
+    text = "Circuit breaker: 0 closed, 1 half open, 2 open"
+    yield _worker_family("breaker", text, ((load, seen.level) for load, seen in breakers))
+    openings = CounterMetricFamily(
+        "conserve_worker_breaker_openings", "How often it opened", labels=_OF_WORKER
+    )
+    for load, seen in breakers:
+        openings.add_metric(_labels_of(load), seen.num_openings)
+    yield openings
     for name, text, tell in _REPORTED_GAUGES:
         reported = (
             (load, tell(load, gauges.reports[load.worker_id]))
@@ -169,12 +175,18 @@ def _worker_family(
     name: str, text: str, values: Iterable[tuple[WorkerLoad, float | None]]
 ) -> GaugeMetricFamily:
     """One value a worker; none for a worker of which it is not known."""
-    labels = ("worker", "role", "tier")
-    family = GaugeMetricFamily(f"conserve_worker_{name}", text, labels=labels)
+    family = GaugeMetricFamily(f"conserve_worker_{name}", text, labels=_OF_WORKER)
     for load, value in values:
         if value is not None:
-            family.add_metric((load.worker_id, load.role.value, load.tier), value)
+            family.add_metric(_labels_of(load), value)
     return family
+
+
+_OF_WORKER = ("worker", "role", "tier")
+
+
+def _labels_of(load: WorkerLoad) -> tuple[str, str, str]:
+    return load.worker_id, load.role.value, load.tier
 
 
 _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerLoad], float]], ...] = (
@@ -186,12 +198,6 @@ _WORKER_GAUGES: tuple[tuple[str, str, Callable[[WorkerLoad], float]], ...] = (
     ("kv_reserved_tokens", "KV set aside for open turns", lambda load: load.reserved_tokens),
     ("backlog_tokens", "Prompt tokens not prefilled yet", lambda load: load.backlog_tokens),
     ("conversations", "Conversations pinned here", lambda load: load.num_conversations),
-)
-
-
-_BREAKER_GAUGES: tuple[tuple[str, str, Callable[[BreakerReading], float]], ...] = (
-    ("breaker", "Circuit breaker: 0 closed, 1 half open, 2 open", lambda seen: seen.level),
-    ("breaker_openings", "How often it opened", lambda seen: seen.num_openings),
 )
 
 

@@ -54,8 +54,10 @@ async def test_failing_decoder_gets_no_turns_until_its_cool_down_is_over(watched
     port = watched.service.control_port
     metrics = (await watched.request("GET", "/metrics", port)).body.decode()
     labels = '{role="decode",tier="d0",worker="d0"}'
-    for name, value in (("up", 1), ("takes_turns", 0), ("breaker", 2), ("breaker_openings", 1)):
+    for name, value in (("up", 1), ("takes_turns", 0), ("breaker", 2)):
         assert f"conserve_worker_{name}{labels} {value}.0" in metrics
+    assert f"conserve_worker_breaker_openings_total{labels} 1.0" in metrics
+    assert "# TYPE conserve_worker_breaker_openings_total counter" in metrics
 
 
 async def test_conversation_on_a_failing_decoder_moves_at_its_next_turn(watched: Cluster) -> None:

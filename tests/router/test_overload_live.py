@@ -53,6 +53,35 @@ async def test_client_may_ask_for_a_shorter_deadline() -> None:
         assert len(cluster["p0"].turns) == 1, "the late one never reached a worker"
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/responses"])
+async def test_deadline_bounds_the_wait_and_not_the_answer(cluster: Cluster, path: str) -> None:
+    for worker in cluster.workers.values():
+        worker.faults.delay_s = 0.3
+    body = {**BODY, "model": "tiny", "max_tokens": 5, "input": "hello"}
+    answer = await cluster.post(path, body, {"x-conserve-deadline-ms": "50"})
+    assert answer.status == 200
+
+
+async def test_deadline_cannot_lengthen_the_wait() -> None:
+    async with a_cluster(overload=ONE_AT_A_TIME, queue_timeout_s=0.1) as cluster:
+        cluster["p0"].faults.delay_s = 0.5
+        first = asyncio.ensure_future(cluster.chat("hello", name="first"))
+        await cluster.until(lambda: bool(cluster["p0"].turns))
+        answer = await cluster.post(CHAT, BODY, {"x-conserve-deadline-ms": "60000"})
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "queue_timeout")
+        assert (await first).status == 200
+
+
+async def test_deadline_without_any_decoder_is_a_503_too() -> None:
+    async with a_cluster() as cluster:
+        for name in ("d0", "d1"):
+            await cluster[name].stop()
+        await cluster.until(lambda: not cluster.service.fleet.num_decoders_up)
+        answer = await cluster.post(CHAT, BODY, {"x-conserve-deadline-ms": "50"})
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "no_worker")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
 async def test_deadline_header_ends_at_the_router(cluster: Cluster) -> None:
     answer = await cluster.post(CHAT, BODY, {"x-conserve-deadline-ms": "5000"})
     assert answer.status == 200

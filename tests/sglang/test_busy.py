@@ -66,6 +66,7 @@ def test_conversation_leaves_it_for_a_decoder_that_has_room(cluster: Cluster, bu
         (openings,) = (
             value
             for name, value in loads.items()
-            if name.startswith("conserve_worker_breaker_openings") and worker_name(busy) in name
+            if name.startswith("conserve_worker_breaker_openings_total")
+            and worker_name(busy) in name
         )
         assert openings == 0
