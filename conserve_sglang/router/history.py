@@ -145,7 +145,7 @@ class HistoryIndex:
     """Histories of the conversations at rest, each to the conversations that ended there."""
 
     def __init__(self) -> None:
-        self._ends: dict[bytes, list[str]] = {}
+        self._ends: dict[bytes, str | list[str]] = {}  # as a rule there is one
         self._lengths: dict[bytes, dict[int, int]] = {}
 
     def __len__(self) -> int:
@@ -153,7 +153,13 @@ class HistoryIndex:
 
     def file(self, conversation: str, at: FiledAt) -> None:
         """File a conversation under a history."""
-        self._ends.setdefault(at.digest, []).append(conversation)
+        others = self._ends.get(at.digest)
+        if others is None:
+            self._ends[at.digest] = conversation
+        elif isinstance(others, list):
+            others.append(conversation)
+        else:
+            self._ends[at.digest] = [others, conversation]
         if at.block is not None:
             lengths = self._lengths.setdefault(at.block, {})
             lengths[at.num_bytes] = lengths.get(at.num_bytes, 0) + 1
@@ -161,8 +167,11 @@ class HistoryIndex:
     def unfile(self, conversation: str, at: FiledAt) -> None:
         """Take a conversation out, if it is still there."""
         stack = self._ends.get(at.digest)
-        if stack is not None and conversation in stack:
-            stack.remove(conversation)
+        if isinstance(stack, list):
+            if conversation in stack:
+                stack.remove(conversation)
+                self._clear(at)
+        elif stack is not None and stack == conversation:
             self._clear(at)
 
     def take(self, trail: Trail) -> tuple[str, FiledAt] | None:
@@ -175,12 +184,15 @@ class HistoryIndex:
         return None
 
     def _take(self, at: FiledAt) -> str:
-        conversation = self._ends[at.digest].pop()
+        stack = self._ends[at.digest]
+        conversation = stack.pop() if isinstance(stack, list) else stack
         self._clear(at)
         return conversation
 
     def _clear(self, at: FiledAt) -> None:
-        if not self._ends[at.digest]:
+        """One that was filed there is no more."""
+        stack = self._ends[at.digest]
+        if not isinstance(stack, list) or not stack:
             del self._ends[at.digest]
         if at.block is not None:
             lengths = self._lengths[at.block]

@@ -116,6 +116,21 @@ def test_filing_and_unfiling_leaves_nothing(prompts: list[bytes]) -> None:
     assert not index._lengths
 
 
+def test_conversations_of_one_history_are_taken_one_by_one_and_then_none_is_left() -> None:
+    index = HistoryIndex()
+    at, trail = ended(b"text", b"abc"), HASH.prompt(TENANT, b"text", b"abcdef")
+    for name in ("x", "y", "z"):
+        index.file(name, at)
+    index.unfile("y", at)
+    index.unfile("nobody", at)
+    assert [index.take(trail) for _ in range(3)] == [("z", at), ("x", at), None]
+    index.file("x", at)
+    index.unfile("nobody", at)
+    assert index.take(trail) == ("x", at)
+    assert not index._ends
+    assert not index._lengths
+
+
 def test_longer_of_two_prompts_wins() -> None:
     index = HistoryIndex()
     index.file("short", ended(b"text", b"a" * 100))
