@@ -55,6 +55,7 @@ class RealSite(Site):
     prefillers = ("p0",)
     words = False
     well_limit_s = 300.0
+    answer_limit_s = 320.0  # turns wait in the router while their server starts again
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class RealSite(Site):
         # Other servers share the cores, and one of them that is only slow must not be given up.
         health = {"stall_s": 4.0, "stall_probe_timeout_s": 10.0}
         health |= {"hang_s": 10.0, "hang_probe_timeout_s": 12.0}
-        settings = {"health": health, "reserve_output_tokens": 64, "queue_timeout_s": 200.0}
+        settings = {"health": health, "reserve_output_tokens": 64, "queue_timeout_s": 300.0}
         return settings | ({"reclaim_idle_s": 1.0} if self._flags else {})
 
     async def start(self) -> None:

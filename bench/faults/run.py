@@ -113,7 +113,8 @@ async def undisturbed(site: Site, script: Script) -> Expected:
     """What the answers are when nothing goes wrong; two runs must agree."""
     runs = []
     for name in ("plain", "plain-again"):
-        turns = await play(site.port, site.served_name, script, name)
+        limit_s = site.answer_limit_s
+        turns = await play(site.port, site.served_name, script, name, limit_s=limit_s)
         wrong = [seen for seen in turns if not seen.is_whole]
         if wrong:
             raise SystemExit(f"the undisturbed run fails: {wrong[0]}")
@@ -136,7 +137,8 @@ async def run_row(
     """Play the script under one fault; wait until all is well again if that `is_awaited`."""
     before = await site.counts()
     disturbance = Disturbance(site, row, name)
-    turns = await play(site.port, site.served_name, script, name, disturbance.on_moment)
+    strike, limit_s = disturbance.on_moment, site.answer_limit_s
+    turns = await play(site.port, site.served_name, script, name, strike, limit_s)
     after = await site.counts()
     await disturbance.over(is_awaited=is_awaited)
     if row.fault is ROUTER:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from bench.faults.talk import ANSWER_LIMIT_S
 from bench.faults.worker import FILL_QUEUE, Pace
 from conserve_sglang.launcher import keeper
 
@@ -44,6 +45,7 @@ class Site(ABC):
     decoders: tuple[str, ...]
     words = True  # whether answers are told apart by words, else by characters
     well_limit_s = 60.0
+    answer_limit_s = ANSWER_LIMIT_S  # how long clients wait for an answer
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -54,11 +54,19 @@ class Script:
 
 
 async def play(
-    port: int, model: str, script: Script, name: str, on_moment: Moment = nothing_happens
+    port: int,
+    model: str,
+    script: Script,
+    name: str,
+    on_moment: Moment = nothing_happens,
+    limit_s: float = ANSWER_LIMIT_S,
 ) -> list[Seen]:
-    """Hold all conversations of a script at the same time; their turns as seen."""
+    """Hold all conversations of a script at the same time; their turns as seen.
+
+    A client gives up on an answer behind `limit_s`.
+    """
     talks = (
-        _Talk(port, model, script, number, f"{name}-{number}", on_moment).converse()
+        _Talk(port, model, script, number, f"{name}-{number}", on_moment, limit_s).converse()
         for number in range(script.num_conversations)
     )
     return [seen for talk in await asyncio.gather(*talks) for seen in talk]
@@ -74,6 +82,7 @@ class _Talk:
     number: int
     name: str
     on_moment: Moment
+    limit_s: float
 
     async def converse(self) -> list[Seen]:
         """All turns, one after the other."""
@@ -98,9 +107,9 @@ class _Talk:
             seen.asks += 1
             seen.text = ""
             try:
-                await asyncio.wait_for(self._ask(body, seen), ANSWER_LIMIT_S)
+                await asyncio.wait_for(self._ask(body, seen), self.limit_s)
             except asyncio.TimeoutError:
-                seen.error = f"no whole answer in {ANSWER_LIMIT_S:g} s"
+                seen.error = f"no whole answer in {self.limit_s:g} s"
             except (OSError, asyncio.IncompleteReadError):
                 await asyncio.sleep(1.0)
 
