@@ -173,7 +173,8 @@ class RouterSettings:
     forgotten when the router ends. `processes` serve clients; if several, another decides.
     Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`; 0: none. They
     outlive the router, and are known to its replicas, if `state.keep_responses` says so.
-    `tls` is for both ports, `worker_tls` towards the workers.
+    `tls` is for both ports, `worker_tls` towards the workers. A router that is told to stop gives
+    open answers `drain_s`.
     """
 
     host: str = "127.0.0.1"
@@ -200,6 +201,7 @@ class RouterSettings:
     worker_tls: WorkerTlsSettings | None = None
     processes: int = 1
     stored_responses_mb: int = 64
+    drain_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

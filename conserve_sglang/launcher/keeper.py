@@ -1,13 +1,17 @@
 """Holds one process tree and takes it down whatever happens. Run as a script, not imported.
 
-    python -I -S keeper.py LIFELINE_FD GRACE_S COMMAND...
+    python -I -S keeper.py LIFELINE_FD GRACE_S[:LAST_WORDS_S] COMMAND...
 
 One keeper stands between the launcher and each server, alone in its session. The tree is killed
 
 * when the server's main process ends, since it leaves schedulers behind when it is killed;
 * when the lifeline, a pipe whose other end only the launcher holds, closes: the launcher is gone,
   even by kill -9;
-* `GRACE_S` seconds after a SIGTERM that the keeper passed on to the main process.
+* `GRACE_S` seconds after a SIGTERM that the keeper passed on to the main process, or at a second
+  one.
+
+With `LAST_WORDS_S` above 0 what is left of a tree whose main process ended has so long to end by
+itself, and a second SIGTERM is passed on as well, so long before the tree is killed.
 
 The keeper is the subreaper of the tree, so that a child which made itself a session of its own is
 found as well. If the keeper itself is killed, the kernel kills the main process. The standard
@@ -99,12 +103,23 @@ def _kill_tree(main_pid: int) -> int | None:
     return status_of_main
 
 
-def _watch(main_pid: int, lifeline: int, wakeup: int, grace_s: float) -> int | None:
+def _let_end(main_pid: int, last_words_s: float) -> None:
+    """The main process ended: give what is left of the tree a moment to end by itself."""
+    deadline = time.monotonic() + last_words_s
+    while time.monotonic() < deadline and _reap(main_pid)[0]:
+        time.sleep(0.01)
+
+
+def _watch(
+    main_pid: int, lifeline: int, wakeup: int, grace_s: float, last_words_s: float
+) -> int | None:
     """Wait for a reason to take the tree down; the main process's status if that was it."""
     kill_at: float | None = None
+    num_asked = 0
     while True:
         _, status = _reap(main_pid)
         if status is not None:
+            _let_end(main_pid, last_words_s)
             return status
         wait_s = None if kill_at is None else max(0.0, kill_at - time.monotonic())
         if wait_s == 0.0:
@@ -113,15 +128,17 @@ def _watch(main_pid: int, lifeline: int, wakeup: int, grace_s: float) -> int | N
         if lifeline in ready:
             return None
         if wakeup in ready and signal.SIGTERM in os.read(wakeup, 64):
-            if kill_at is not None:
-                return None  # asked twice
+            num_asked += 1
+            if num_asked > (2 if last_words_s else 1):
+                return None
             os.kill(main_pid, signal.SIGTERM)
-            kill_at = time.monotonic() + grace_s
+            kill_at = time.monotonic() + (grace_s if num_asked == 1 else last_words_s)
 
 
 def main() -> int:
     """Run the command; return its exit code, or 128 + the signal that ended it."""
-    lifeline, grace_s, argv = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    lifeline, argv = int(sys.argv[1]), sys.argv[3:]
+    grace, _, last_words = sys.argv[2].partition(":")
     os.set_inheritable(lifeline, False)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wakeup, notify = os.pipe()
@@ -130,7 +147,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     main_pid = _spawn(argv)
-    status = _watch(main_pid, lifeline, wakeup, grace_s)
+    status = _watch(main_pid, lifeline, wakeup, float(grace), float(last_words or 0))
     status_after = _kill_tree(main_pid)
     code = os.waitstatus_to_exitcode(status if status is not None else status_after or 0)
     return 128 - code if code < 0 else code

@@ -15,6 +15,7 @@ from conserve_sglang.workers.argv import LOOPBACK_HOSTS, worker_argv, worker_env
 
 ROUTER = "router"
 REMOTE_PYTHON = "python3"
+LAST_WORDS_S = 5.0  # the router tells the clients of open answers that it ends
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _MASK = "***"
 # Not TOKENS: those are counted. A flag must end so: --speculative-token-map is no secret.
@@ -42,7 +43,8 @@ class ProcessSpec:
     values stand in environment variables of ours and are told in private; `withheld` are
     variables of ours that it must not inherit. `shared_gpus` are GPUs that other processes use too:
     those that share one are started one after the other, as each takes its part of the memory that
-    is free when it starts.
+    is free when it starts. Told to end, it may take `drain_s` longer than others; told so twice, or
+    when its main process died, what is left of it has `last_words_s` before it is killed.
     """
 
     name: str
@@ -56,6 +58,8 @@ class ProcessSpec:
     withheld: tuple[str, ...] = ()
     health_tls: bool = False
     shared_gpus: tuple[int, ...] = ()
+    drain_s: float = 0.0
+    last_words_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +200,8 @@ def router_spec(tier_map: TierMap, *, python: str, options: Sequence[str] = ()) 
         health_port=settings.control_port,
         listens=((settings.host, settings.port), (settings.control_host, settings.control_port)),
         health_tls=settings.tls is not None,
+        drain_s=settings.drain_s,
+        last_words_s=LAST_WORDS_S,
     )
 
 

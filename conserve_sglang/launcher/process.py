@@ -49,7 +49,8 @@ class Child:
         cls, spec: ProcessSpec, *, log: Path, lifeline: Lifeline, grace_s: float
     ) -> "Child":
         """Start it in a session of its own, its output appended to `log`."""
-        hold = [sys.executable, "-I", "-S", keeper.__file__, str(lifeline.read_fd), str(grace_s)]
+        times = f"{grace_s}:{spec.last_words_s}"
+        hold = [sys.executable, "-I", "-S", keeper.__file__, str(lifeline.read_fd), times]
         inherited = {name: value for name, value in os.environ.items() if name not in spec.withheld}
         private = PrivateFlags(spec.secret_flags)
         try:

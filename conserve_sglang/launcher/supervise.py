@@ -62,7 +62,8 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
 
     def stop(self, why: str) -> None:
-        """Ask `run` to take everything down; asked again, it kills instead of waiting."""
+        """Ask `run` to take everything down; asked again, it kills instead of waiting, what may say
+        a last word a moment later."""
         if self._stop_asked.is_set():
             for child in self._children.values():
                 child.hurry()
@@ -111,7 +112,7 @@ class Supervisor:
         began = loop.time()
         log = self._settings.log_dir / f"{spec.name}.log"
         child = await Child.start(
-            spec, log=log, lifeline=self._lifeline, grace_s=self._settings.grace_s
+            spec, log=log, lifeline=self._lifeline, grace_s=self._grace_s(spec)
         )
         self._children[spec.name] = child
         self._tell(Step.STARTING, child, f"starting, log in {log}")
@@ -140,7 +141,7 @@ class Supervisor:
             if ended.done():
                 raise self._failure(child, f"ended with {_exit_text(ended.result())} before it")
             if not healthy.result():
-                await child.stop(grace_s=settings.grace_s)
+                await child.stop(grace_s=self._grace_s(child.spec))
                 raise self._failure(child, f"was given {timeout_s:g} s before it")
         finally:
             healthy.cancel()
@@ -230,6 +231,10 @@ class Supervisor:
         if not is_told:
             logger.warning("the router did not take the news that %s is %s", spec.name, what)
 
+    def _grace_s(self, spec: ProcessSpec) -> float:
+        """How long a process may take to end: the router waits for open answers before."""
+        return self._settings.grace_s + spec.drain_s
+
     async def _stop_all(self) -> None:
         """The router first, so that nothing new reaches a worker that is about to go.
 
@@ -237,7 +242,7 @@ class Supervisor:
         """
         for kind in (ProcessKind.ROUTER, ProcessKind.WORKER, ProcessKind.AGENT):
             children = [child for child in self._children.values() if child.spec.kind is kind]
-            await _all(child.stop(grace_s=self._settings.grace_s) for child in children)
+            await _all(child.stop(grace_s=self._grace_s(child.spec)) for child in children)
         listens = [pair for child in self._children.values() for pair in child.spec.listens]
         taken = await wait_free(listens, timeout_s=self._settings.ports_timeout_s)
         if taken:

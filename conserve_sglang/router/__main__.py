@@ -70,8 +70,15 @@ def _service(tier_map: TierMap, arguments: argparse.Namespace) -> BrainService:
 async def _run(tier_map: TierMap, arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
+
+    def stop() -> None:
+        if told_to_stop.is_set():
+            logger.info("told again: open answers are not waited for")
+            service.hurry()
+        told_to_stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told_to_stop.set)
+        loop.add_signal_handler(number, stop)
     service = _service(tier_map, arguments)
     if tier_map.router.auth.keys_file is not None or tier_map.router.tls is not None:
         loop.add_signal_handler(signal.SIGHUP, service.reload_keys)

@@ -48,6 +48,7 @@ class ClientConnection(asyncio.Protocol):
         "_reader",
         "_request",
         "_serve",
+        "_takes_events",
         "_transport",
         "asker",
         "judged_by",
@@ -92,6 +93,7 @@ class ClientConnection(asyncio.Protocol):
         self._patience = Patience()
         self._head = b""
         self._is_chunked = False
+        self._takes_events = False
 
     # asyncio.Protocol
 
@@ -208,9 +210,9 @@ class ClientConnection(asyncio.Protocol):
         return self._request is not None and self._request.method == "HEAD"
 
     @property
-    def is_http11(self) -> bool:
-        """Whether the request being answered is of HTTP/1.1."""
-        return self._request is not None and self._request.is_http11
+    def is_waiting(self) -> bool:
+        """Whether there is a request whose answer is not whole."""
+        return self._request is not None and not self._is_closing
 
     def begin(self, status: int, headers: Headers, extra: bytes, length: int | None) -> None:
         """Set the head of the answer; it leaves with the first body bytes."""
@@ -226,6 +228,7 @@ class ClientConnection(asyncio.Protocol):
         if not request.keeps_alive:
             extra += b"connection: close\r\n"
         self._is_chunked = length is None and request.is_http11
+        self._takes_events = length is None  # else what is told beyond the length is lost
         self._head = answer_head(status, headers, extra)
 
     def send(self, data: bytes, is_last: bool) -> None:
@@ -265,12 +268,27 @@ class ClientConnection(asyncio.Protocol):
         if self._request is None:
             return
         self._request.keeps_alive = False
-        if event and self._is_chunked:
+        if event and self._takes_events:
             self.send(event, True)
         else:
             self._is_closing = True
             self.asker = None
             self._outbox.drop()
+
+    def stop(self, problem: Problem) -> None:
+        """Close; a request that is open, and no turn, is answered with why."""
+        if self._is_closing or self._transport is None:
+            return
+        if self._request is not None:
+            asker, self.asker = self.asker, None
+            if asker is not None:
+                asker.client_gone()
+            self._request.keeps_alive = False
+            self.answer_problem(problem)
+        elif self._reader.is_in_request:
+            self._refuse(problem, self._reader.method)
+        else:
+            self.close()
 
     def close(self) -> None:
         """Stop: close as soon as nothing is being answered."""

@@ -19,6 +19,7 @@ from conserve_sglang.router.keyring import read_keyring
 from conserve_sglang.router.listeners import turn_listeners
 from conserve_sglang.router.patience import SWEEP_INTERVAL_S
 from conserve_sglang.router.ports import About, BrainPort, FleetView
+from conserve_sglang.router.problem import STOPPING
 from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.router.tls_listener import TlsListener
 from conserve_sglang.telemetry.metrics import RouterMetrics
@@ -26,7 +27,8 @@ from conserve_sglang.telemetry.metrics import RouterMetrics
 logger = logging.getLogger(__name__)
 
 LISTEN_BACKLOG = 2048
-DRAIN_S = 5.0
+POLL_S = 0.05
+FLUSH_S = 2.0  # for what clients are told at the end to leave
 
 
 class Door:
@@ -50,6 +52,7 @@ class Door:
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | TlsListener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._is_hurried = False
 
     @property
     def num_clients(self) -> int:
@@ -70,19 +73,38 @@ class Door:
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     async def drain(self) -> None:
-        """Take no more requests, and give open answers a moment."""
+        """Begin nothing new, and let open answers become whole, for `router.drain_s` at most.
+
+        Who asks meanwhile is told to go elsewhere. What is open at the end gets an error: a stream
+        as its last event, the rest as its answer. `hurry` brings that end about at once.
+        """
+        self.front.is_stopping = True
+        for client in self._clients:
+            if client.is_waiting:
+                client.close()  # behind its answer
+        until = self._clock() + self._settings.drain_s
+        while self._is_awaited() and self._clock() < until and not self._is_hurried:
+            await asyncio.sleep(POLL_S)
         if self._server is not None:
             self._server.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        self.executor.end_turns(STOPPING)
         for client in tuple(self._clients):
-            client.close()
-        deadline = self._clock() + DRAIN_S
-        while self.executor.num_open_turns and self._clock() < deadline:
-            await asyncio.sleep(0.05)
+            client.stop(STOPPING)
+        until = self._clock() + FLUSH_S
+        while self._clients and self._clock() < until:
+            await asyncio.sleep(POLL_S)
+
+    def hurry(self) -> None:
+        """Wait for no answer any more, now or when told to drain."""
+        self._is_hurried = True
+
+    def _is_awaited(self) -> bool:
+        return self.executor.num_open_turns > 0 or any(each.is_waiting for each in self._clients)
 
     def close(self) -> None:
         """Let go of every turn and every client."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         self.executor.stop()
         for client in tuple(self._clients):
             client.abort()

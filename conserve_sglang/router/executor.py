@@ -26,7 +26,7 @@ from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.ports import BrainPort, FleetView
 from conserve_sglang.router.prefill_leg import PrefillLeg
-from conserve_sglang.router.problem import BROKEN_OFF, ENDED
+from conserve_sglang.router.problem import BROKEN_OFF, ENDED, Problem
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import mark, request
 from conserve_sglang.telemetry.logs import told
@@ -82,6 +82,24 @@ class Executor:
         turn = self._turns.get(turn_id)
         if turn is not None:
             turn.conversation = conversation
+
+    def end_turns(self, problem: Problem) -> None:
+        """End every turn with an error, in its answer or in place of one.
+
+        Those that wait go first, the last of them before the others: none is sent to a worker for
+        the room that another leaves.
+        """
+        turns = list(reversed(self._turns.values()))
+        for has_begun in (False, True):
+            for turn in turns:
+                if turn.has_begun is has_begun:
+                    self._end(turn, problem)
+
+    def _end(self, turn: Turn, problem: Problem) -> None:
+        try:
+            turn.give_up(problem, problem.code)
+        except Exception:  # the other turns' clients are to be told as well
+            logger.exception("turn %d could not be ended in order", turn.turn_id)
 
     def stop(self) -> None:
         """Let go of every turn."""

@@ -33,7 +33,8 @@ from conserve_sglang.router.payload import (
     text_field,
 )
 from conserve_sglang.router.ports import About, BrainPort, FleetView, Question, Subject
-from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, Problem
+from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, STOPPING, Problem
+from conserve_sglang.router.refusals import deadline_s, unknown_path, wrong_method
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.responses import ResponsesCall
 from conserve_sglang.router.responses_about import not_found
@@ -48,6 +49,7 @@ _MESSAGES = b"/v1/messages"
 _RESPONSES = b"/v1/responses"
 _TRANSLATED = (_MESSAGES, _RESPONSES)
 _COUNT_TOKENS = b"/v1/messages/count_tokens"
+_SERVED = (*_TURNS, *_TRANSLATED, _COUNT_TOKENS)
 _CONVERSATIONS = b"/v1/conversations/"
 _PLACES = {b"/v1/place": Subject.PLACE, b"/v1/place/report": Subject.PLACED}
 _ABOUT_CONVERSATION = {
@@ -84,6 +86,7 @@ class Front:
         self._known_models = {
             msgspec.json.encode(name) for name in (self._model.served_name, self._model.path)
         }
+        self.is_stopping = False  # nothing new is begun
         self._about_router: dict[bytes, Callable[[ClientConnection], None]] = {
             model_list.PATH: self._models,
         }
@@ -93,7 +96,10 @@ class Front:
         path = request.target.partition(b"?")[0]
         try:
             if path == b"/health":
+                request.keeps_alive &= not self.is_stopping
                 self._plain(self._health, request, client)
+                return
+            if self.is_stopping and self._is_too_late(path, request, client):
                 return
             problem = self.let_in(request.target, request.headers, client)
             if problem is not None:
@@ -105,7 +111,7 @@ class Front:
             elif request.method == "POST":
                 self._turn(read_payload(endpoint, request.body, client.salt), client)
             else:
-                client.answer_problem(_wrong_method(request.method, "POST"))
+                client.answer_problem(wrong_method(request.method, "POST"))
         except BadBody as error:
             client.answer_problem(error.problem)
         except Exception:
@@ -136,6 +142,15 @@ class Front:
         client.last_headers = headers
         return None
 
+    def _is_too_late(self, path: bytes, request: Request, client: ClientConnection) -> bool:
+        """Refuse what would begin something; the rest is served, and then its connection closed."""
+        request.keeps_alive = False
+        if request.method != "POST" or _PLACES.get(path) is Subject.PLACED:
+            return False
+        _give_voice(path, client)
+        client.answer_problem(STOPPING)
+        return True
+
     # turns
 
     def _translated(self, path: bytes, request: Request, client: ClientConnection) -> None:
@@ -143,7 +158,7 @@ class Front:
         messages_call = MessagesCall() if path == _MESSAGES else None
         client.voice = messages_call
         if request.method != "POST":
-            client.answer_problem(_wrong_method(request.method, "POST"))
+            client.answer_problem(wrong_method(request.method, "POST"))
         elif messages_call is not None:
             chat = messages_call.read(request.body)
             self._translated_turn(messages_call, chat, client)
@@ -208,7 +223,7 @@ class Front:
         if USAGE_HEADER in ours:
             turn.usage_note = note_for(ours[USAGE_HEADER], payload, self._reads_energy)
         if DEADLINE_HEADER in ours:
-            turn.deadline_s = _deadline_s(ours[DEADLINE_HEADER])
+            turn.deadline_s = deadline_s(ours[DEADLINE_HEADER])
         payload.fields = {}  # what was to be read is read
         client.asker = turn
         executor.arrive(turn)
@@ -226,7 +241,7 @@ class Front:
     def _count_tokens(self, request: Request, client: ClientConnection) -> None:
         call = client.voice = CountCall()
         if request.method != "POST":
-            client.answer_problem(_wrong_method(request.method, "POST"))
+            client.answer_problem(wrong_method(request.method, "POST"))
             return
         payload = read_payload(Endpoint.CHAT, call.read(request.body))
         self._check_model(payload)
@@ -258,11 +273,11 @@ class Front:
             self._response(path[len(_RESPONSES) + 1 :], request, client)
         else:
             _give_voice(path, client)
-            client.answer_problem(_unknown_path(path))
+            client.answer_problem(unknown_path(path, _SERVED))
 
     def _response(self, name: bytes, request: Request, client: ClientConnection) -> None:
         if request.method != "DELETE":
-            client.answer_problem(_wrong_method(request.method, "DELETE"))
+            client.answer_problem(wrong_method(request.method, "DELETE"))
         else:
             self._inquire(Question(Subject.FORGET, client.tenant.tenant_id, name), client)
 
@@ -272,7 +287,7 @@ class Front:
         if request.method in ("GET", "HEAD"):
             told(client)
         else:
-            client.answer_problem(_wrong_method(request.method, "GET, HEAD"))
+            client.answer_problem(wrong_method(request.method, "GET, HEAD"))
 
     def _health(self, client: ClientConnection) -> None:
         subject = Subject.HEALTH if self.keyring is None else Subject.STATUS
@@ -296,14 +311,14 @@ class Front:
     def _conversation(self, method: str, escaped: bytes, client: ClientConnection) -> None:
         subject = _ABOUT_CONVERSATION.get(method)
         if subject is None:
-            client.answer_problem(_wrong_method(method, "GET, HEAD, DELETE"))
+            client.answer_problem(wrong_method(method, "GET, HEAD, DELETE"))
             return
         tenant = client.tenant.tenant_id
         self._inquire(Question(subject, tenant, unquote_to_bytes(escaped)), client)
 
     def _place(self, subject: Subject, request: Request, client: ClientConnection) -> None:
         if request.method != "POST":
-            client.answer_problem(_wrong_method(request.method, "POST"))
+            client.answer_problem(wrong_method(request.method, "POST"))
         elif not client.tenant.may_place:
             client.answer_problem(NOT_TRUSTED)
         else:
@@ -316,29 +331,3 @@ def _give_voice(path: bytes, client: ClientConnection) -> None:
     """Have errors told in the shape of the API that the path belongs to."""
     if path.startswith(_MESSAGES):
         client.voice = AnthropicCall()
-
-
-def _deadline_s(milliseconds: bytes) -> float:
-    if not milliseconds.isdigit() or len(milliseconds) > 9 or int(milliseconds) == 0:
-        message = (
-            "The header x-conserve-deadline-ms must be a whole number of milliseconds above 0."
-        )
-        raise BadBody(Problem(status=400, code="bad_deadline", message=message))
-    return int(milliseconds) / 1000
-
-
-def _wrong_method(method: str, allow: str) -> Problem:
-    message = f"The method {method} is not served here. Use {allow}."
-    return Problem(status=405, code="method_not_allowed", message=message, allow=allow)
-
-
-def _unknown_path(path: bytes) -> Problem:
-    shown = path[:200].decode("latin-1")
-    served = ", ".join(each.decode() for each in (*_TURNS, *_TRANSLATED, _COUNT_TOKENS))
-    message = (
-        f"There is nothing at {shown}. POST is served at {served}; GET at /v1/models,"
-        " /v1/conversations/ID and /health, metrics on the control port. The workers' other"
-        " endpoints, embeddings and rerank among them, belong to no conversation: ask a worker"
-        " itself."
-    )
-    return Problem(status=404, code="unknown_path", message=message)

@@ -79,6 +79,13 @@ OWN_FAULT = Problem(
     code="router_error",
     message="The router failed on this request; its log says how. Other requests go on.",
 )
+STOPPING = Problem(
+    status=503,
+    code="router_stopping",
+    message="The router is stopping, so this request was not answered, or not to its end. Send it"
+    " again: to another router, or to this one when it is back.",
+    retry_after_s=5,
+)
 SILENT = Problem(
     status=503,
     code="router_busy",

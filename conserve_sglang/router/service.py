@@ -96,7 +96,7 @@ class BrainService(ABC):
         self.memory = None if store is None else self._keeper(store)
         self.fleet.tell = self.brain.tell
         self.fleet.books = dispatcher
-        status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
+        self._status = status = Status(dispatcher, self.fleet, self.reports, self.brain.journal)
         status.memory = self.memory
         self.energy = status.energy = self._energy(tier_map)
         self.power = self._power(tier_map, dispatcher)
@@ -172,7 +172,11 @@ class BrainService(ABC):
 
     @abstractmethod
     async def _shut(self) -> None:
-        """Take no more requests, give open answers a moment, let go of the clients."""
+        """Begin nothing new, let open answers become whole, let go of the clients."""
+
+    @abstractmethod
+    def hurry(self) -> None:
+        """Let `stop` wait for no answer: what is open ends with an error at once."""
 
     async def start(self) -> None:
         """Listen on both ports, then begin to probe. Raises ConfigError if a port is taken."""
@@ -206,7 +210,8 @@ class BrainService(ABC):
         )
 
     async def stop(self) -> None:
-        """Take no more requests, give open answers a moment, then close everything."""
+        """Begin nothing new, give open answers `router.drain_s`, then close everything."""
+        self._status.is_stopping = True
         await self._shut()
         if self.power is not None:
             await self.power.stop()
@@ -254,6 +259,10 @@ class RouterService(BrainService):
 
     async def _open(self, main: socket.socket) -> None:
         await self.door.listen(main)
+
+    def hurry(self) -> None:
+        """See `Door.hurry`."""
+        self.door.hurry()
 
     async def _shut(self) -> None:
         await self.door.drain()

@@ -37,10 +37,12 @@ class Status:
         self._journal = journal
         self.memory: StateHealth | None = None
         self.energy: EnergyWatch | None = None
+        self.is_stopping = False
         self._roles = {worker.plan.role for worker in fleet.workers()}
 
     def health(self, *, is_brief: bool = False) -> tuple[int, dict[str, Any]]:
-        """200 while every role of the tier map has a worker that takes turns, else 503.
+        """200 while every role of the tier map has a worker that takes turns, else 503; 503 as
+        well while the router stops, so that whoever spreads load over routers leaves it out.
 
         In brief, to strangers, the status is all that is told.
         """
@@ -51,8 +53,11 @@ class Status:
         problem = None if self.memory is None else self.memory.problem
         is_whole = all_up and problem is None
         status = "unavailable" if missing else "ok" if is_whole else "degraded"
+        code = 503 if missing or self.is_stopping else 200
+        if self.is_stopping:
+            status = "stopping"
         if is_brief:
-            return (503 if missing else 200), {"status": status}
+            return code, {"status": status}
         body: dict[str, Any] = {
             "status": status,
             "roles_without_worker": missing,
@@ -62,7 +67,7 @@ class Status:
         }
         if problem is not None:
             body["state"] = problem
-        return (503 if missing else 200), body
+        return code, body
 
     def workers(self) -> list[dict[str, Any]]:
         """Each worker with its load by the ledger."""

@@ -137,16 +137,16 @@ class Turn:
         """Nobody can go on with an answer that was interrupted."""
         self._break_off(BROKEN_OFF, why)
 
-    def give_up(self) -> None:
-        """End it here and now, for a fault of the router's own."""
+    def give_up(self, problem: Problem = OWN_FAULT, why: str = "given up") -> None:
+        """End it here and now: for a fault of the router's own, unless told otherwise."""
         if self.is_over:
             return
         if self.has_begun:
-            self._break_off(OWN_FAULT, "given up")
+            self._break_off(problem, why)
             return
         self.stop_legs()
-        self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, "given up")
-        self._end_with(OWN_FAULT)
+        self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
+        self._end_with(problem)
 
     def stop_legs(self) -> None:
         """Abort what still runs at the workers."""

@@ -179,6 +179,14 @@ class RouterFile(Strict, frozen=True, kw_only=True):
     control_port: Port = 30001
     max_body_bytes: Count = 16 * 1024 * 1024
     queue_timeout_s: Positive = 60.0
+    drain_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Told to stop, the router gives open answers so long, and takes nothing"
+            " new; what is open then ends with an error that says so.",
+        ),
+    ] = 30.0
     conversation_ttl_s: Positive = 3600.0
     reclaim_idle_s: Positive = 15.0
     reserve_output_tokens: Count = 512

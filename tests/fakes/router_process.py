@@ -83,6 +83,11 @@ class RouterProcess:
             self._process.send_signal(number)
         return await self._process.wait()
 
+    async def ended(self) -> int:
+        """Wait for its end; its exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.router.door import DRAIN_S
+from conserve_sglang.core.tier import RouterSettings
 from conserve_sglang.router.processes import talk
 from conserve_sglang.router.processes.hub import FrontSeat, Hub
 from conserve_sglang.router.processes.link import Link
@@ -17,7 +17,7 @@ from conserve_sglang.router.processes.link import Link
 logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = DRAIN_S + 3.0
+END_TIMEOUT_S = 5.0  # of a front that waits for no answer any more
 FIRST_PAUSE_S = 0.2
 MOST_PAUSE_S = 10.0
 STEADY_S = 30.0  # a front that served for so long did not fail at its start
@@ -26,13 +26,15 @@ STEADY_S = 30.0  # a front that served for so long did not fail at its start
 class Family:
     """The front processes, each with these arguments. `start` them once, `stop` them once."""
 
-    def __init__(self, hub: Hub, num_fronts: int, arguments: Sequence[str]) -> None:
+    def __init__(self, hub: Hub, settings: RouterSettings, arguments: Sequence[str]) -> None:
         self._hub = hub
-        self._num_fronts = num_fronts
+        self._num_fronts = settings.processes
+        self._drain_s = settings.drain_s
         self._arguments = arguments
         self._keepers: list[asyncio.Task[None]] = []
         self._processes: set[asyncio.subprocess.Process] = set()
         self._is_stopping = False
+        self._hurried = asyncio.Event()
 
     async def start(self) -> None:
         """Start every front; returns when all of them listen."""
@@ -50,17 +52,35 @@ class Family:
             ) from error
 
     async def stop(self) -> None:
-        """Let every front finish what is open, for a moment."""
+        """Let every front finish what is open, for as long as it may, and end."""
         self._is_stopping = True
-        self._hub.tell_all(talk.Stop())
+        self._hub.tell_all(self._stop())
         if self._keepers:
-            await asyncio.wait(self._keepers, timeout=STOP_TIMEOUT_S)
+            hurried = asyncio.get_running_loop().create_task(self._hurried.wait())
+            ended = asyncio.gather(*self._keepers, return_exceptions=True)
+            await asyncio.wait(
+                (ended, hurried),
+                timeout=self._drain_s + END_TIMEOUT_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if hurried.done():
+                await asyncio.wait((ended,), timeout=END_TIMEOUT_S)
+            hurried.cancel()
         for process in tuple(self._processes):
             with suppress(ProcessLookupError):
                 process.kill()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """Let every front end what is open at once, when it is told to stop or now."""
+        self._hurried.set()
+        if self._is_stopping:
+            self._hub.tell_all(self._stop())
+
+    def _stop(self) -> talk.Stop:
+        return talk.Stop(at_once=self._hurried.is_set())
 
     def pids(self) -> tuple[int, ...]:
         """The fronts' process ids."""
@@ -118,7 +138,7 @@ class Family:
         seat = self._hub.join(link.say)
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
         if self._is_stopping:
-            seat.say(talk.Stop())
+            seat.say(self._stop())
         return seat
 
 

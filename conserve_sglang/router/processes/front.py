@@ -37,6 +37,8 @@ class FrontProcess:
         self.link = Link(talk.from_brain, self._hear, self._brain_gone)
         self.is_orphaned = False
         self._told_to_stop = asyncio.Event()
+        self._is_hurried = False
+        self._was_signalled = False
         self._welcome: asyncio.Future[talk.Welcome] = asyncio.get_running_loop().create_future()
         self._early: list[Any] = []
         self._door: Door
@@ -45,9 +47,19 @@ class FrontProcess:
         self._brain: RemoteBrain
         self._told: dict[str, Any] = {}
 
-    def stop(self) -> None:
-        """Finish what is open, and end."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Finish what is open, or end it at once, and end."""
         self._told_to_stop.set()
+        if at_once:
+            self._is_hurried = True
+            if hasattr(self, "_door"):
+                self._door.hurry()
+
+    def signalled(self) -> None:
+        """Stop, at once when told a second time. What the brain says does not count: a signal to
+        the whole group reaches both."""
+        self.stop(at_once=self._was_signalled)
+        self._was_signalled = True
 
     async def run(self) -> None:
         """Serve."""
@@ -69,8 +81,9 @@ class FrontProcess:
         say(talk.Ready())
         reporting = asyncio.get_running_loop().create_task(self._report_on())
         await self._told_to_stop.wait()
-        if not self.is_orphaned:
-            await self._door.drain()
+        if self._is_hurried:
+            self._door.hurry()
+        await self._door.drain()
         reporting.cancel()
         self._door.close()
         self._fleet.close()
@@ -102,15 +115,15 @@ class FrontProcess:
         elif isinstance(message, talk.ReloadKeys):
             self._door.reload_keys()
         else:
-            self.stop()
+            self.stop(at_once=message.at_once)
 
     def _brain_gone(self) -> None:
         if not self._told_to_stop.is_set():
             logger.error("the router's main process is gone: this front stops serving")
             self.is_orphaned = True
-            if hasattr(self, "_about"):
-                self._about.brain_gone()
-        self._told_to_stop.set()
+        self.stop(at_once=True)
+        if hasattr(self, "_about"):
+            self._about.brain_gone()
         if not self._welcome.done():
             self._welcome.cancel()
 
@@ -134,7 +147,7 @@ class FrontProcess:
 async def _run(link_fd: int) -> int:
     loop = asyncio.get_running_loop()
     front = FrontProcess()
-    loop.add_signal_handler(signal.SIGTERM, front.stop)
+    loop.add_signal_handler(signal.SIGTERM, front.signalled)
     # Ctrl-C reaches every process of the terminal; the parent says what comes of it.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     await loop.create_unix_connection(lambda: front.link, sock=socket.socket(fileno=link_fd))

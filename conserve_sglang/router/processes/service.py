@@ -34,7 +34,7 @@ class ManyProcesses(BrainService):
         self.hub.about = self.about
         self.brain.carry_out = self.hub.carry_out
         self.fleet.tell = self.hub.fleet_event
-        self.family = Family(self.hub, tier_map.router.processes, front_arguments)
+        self.family = Family(self.hub, tier_map.router, front_arguments)
         self._reserved: socket.socket | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -58,6 +58,10 @@ class ManyProcesses(BrainService):
     async def _open(self, main: socket.socket) -> None:
         self._watching = asyncio.get_running_loop().create_task(self.hub.watch())
         await self.family.start()
+
+    def hurry(self) -> None:
+        """Have every front end what is open."""
+        self.family.hurry()
 
     async def _shut(self) -> None:
         await self.family.stop()

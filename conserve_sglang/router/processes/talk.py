@@ -174,7 +174,9 @@ class ReloadKeys(msgspec.Struct, array_like=True, tag="k"):
 
 
 class Stop(msgspec.Struct, array_like=True, tag="x"):
-    """Take no more clients, finish what is open, and end."""
+    """Begin nothing new, finish what is open or end it `at_once`, and end."""
+
+    at_once: bool = False
 
 
 FromFront = (
