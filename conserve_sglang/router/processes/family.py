@@ -45,6 +45,7 @@ class Family:
         try:
             await asyncio.wait_for(waiting, READY_TIMEOUT_S)
         except asyncio.TimeoutError as error:
+            self.hurry()
             await self.stop()
             raise ConfigError(
                 f"the router's {self._num_fronts} processes did not come up within"
