@@ -29,9 +29,10 @@ class Router:
     cluster: Cluster
 
     def health(self) -> dict[str, Any]:
-        """What it says about its workers; it says so with 503, too."""
+        """What it says about its workers; it says so with 503, too. The main port with keys is
+        silent about them."""
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.control_url}/health", timeout=10) as answer:
                 body: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             with error:

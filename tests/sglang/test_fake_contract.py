@@ -1,6 +1,7 @@
 """The fake worker of the router's tests answers as the real server does, where a router looks."""
 
 import asyncio
+import random
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -142,6 +143,26 @@ async def test_probes_are_answered_alike(cluster: Cluster) -> None:
             assert facts.incarnation is not None
             assert facts.incarnation == (await read_facts(pool)).incarnation
             pool.close()
+
+
+@every_endpoint
+async def test_prefix_is_found_under_the_same_salt_alone(cluster: Cluster, path: str) -> None:
+    salts: list[dict[str, Any]] = [
+        {"extra_key": "a"}, {"extra_key": "b"}, {"extra_key": "a"}, {}, {"extra_key": ""},
+    ]  # fmt: skip
+    if path != "/generate":  # 0.5.17's does not know it
+        salts += [{"cache_salt": "c"}, {"cache_salt": "d"}, {"cache_salt": "c"}]
+    text = f"{random.getrandbits(64)} said " + "something long enough " * 20
+    said = {"messages": [{"role": "user", "content": text}], "prompt": text, "text": text}
+    asked: dict[str, Any] = {key: said.get(key, value) for key, value in TURNS[path].items()}
+    async with FakeWorker("null", Rendezvous()).serve() as fake:
+        found = []
+        for port in (cluster.servers["ref"].port, fake.port):
+            usages = [usage_in((await ask(port, path, asked | salt, {})).body) for salt in salts]
+            found.append([usage is not None and usage.cached_tokens > 100 for usage in usages])
+    assert (
+        found[0] == found[1] == [False, False, True, False, True, False, False, True][: len(salts)]
+    )
 
 
 async def test_session_is_closed_with_an_empty_200(cluster: Cluster) -> None:
