@@ -50,6 +50,7 @@ class BoundedProtocol(H11Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.access_log = False  # a path may name a conversation
         self.waits_since_s = self.loop.time()
         self._ending = _Ending(self, transport)
         is_full = len(self.connections) >= MAX_CONNECTIONS and not self._make_room()
