@@ -46,7 +46,9 @@ def main() -> int:
             num_failures += findings.num_failures
             record.save()
     if options.live:
-        record.live = asyncio.run(fuzz_live(options.live, options.seed))
+        record.live = asyncio.run(fuzz_live(options.live, options.seed)) | {
+            "seed": options.seed, "revision": revision(),
+        }  # fmt: skip
         print(f"live      {options.live:,} inputs, {record.live['outcomes']}")
     print(record.save())
     return int(bool(num_failures))
