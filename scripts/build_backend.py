@@ -24,8 +24,8 @@ HOT = {
     "policy": ("api", "parts"),
     "router": (
         "admission", "brain", "client", "conversations", "estimate", "executor", "front", "headers",
-        "identity", "journal", "keyring", "legs", "listeners", "meter", "patience", "payload",
-        "prefill_leg", "request_reader", "turn", "wire", "worker",
+        "identity", "journal", "keyring", "legs", "listeners", "measured", "meter", "patience",
+        "payload", "placed", "prefill_leg", "request_reader", "turn", "wire", "worker",
     ),
     "telemetry": ("metrics",),
     "workers": ("known_head", "outbox", "pool", "sse", "upstream"),

@@ -4,6 +4,7 @@ No socket is opened: the workers are only said to be there, and nobody is told t
 """
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from functools import cache
@@ -16,14 +17,17 @@ from conserve_sglang.dispatch.invariants import validate
 from conserve_sglang.policy.registry import make_served_policy
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.fleet import Fleet
-from conserve_sglang.router.place import LEASE_S, Placements
+from conserve_sglang.router.meter import Meter
+from conserve_sglang.router.place import Placements
+from conserve_sglang.router.place_talk import LEASE_S
 from conserve_sglang.router.ports import Question, Subject, Told
+from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.tiermap import parse_tier_map
 from conserve_sglang.workers.probe import WorkerFacts
 
 CAPACITY_TOKENS = 10_000
 _GOOD = b'{"conversation_id":"good","input_tokens":700}'
-_DONE = b'{"turn":-1,"event":"done","prompt_tokens":700,"output_tokens":9,"cached_tokens":0}'
+_DONE = b'{"turn":"1","event":"done","prompt_tokens":700,"output_tokens":9,"cached_tokens":0}'
 _TIER_MAP = """schema_version: 1
 model: {path: fuzz, served_name: fuzz}
 tiers:
@@ -70,8 +74,11 @@ class _Place:
         self.brain.tell(Tick())
 
     def placements(self) -> Placements:
-        """A new desk, so that the first turn is number -1."""
-        return Placements(self.brain, self._fleet.worker, lambda: self.now_s)
+        """A new desk, whose turns are called 1, 2, and so on."""
+        placements = Placements(self.brain, self._fleet.worker, lambda: self.now_s)
+        placements.meter = Meter(RouterMetrics(), self._fleet, lambda: self.now_s, ())
+        placements.new_public_id = map(str, itertools.count(1)).__next__
+        return placements
 
 
 @cache
@@ -122,7 +129,7 @@ def _checked(told: Told) -> Any:
     body = json.loads(told.body)
     if told.status == 200:
         assert body["object"] in ("placement", "placement.report")
-        assert isinstance(body["turn"], int)
+        assert isinstance(body["turn"], str)
     else:
         assert 400 <= told.status < 600
         assert body["error"]["message"]

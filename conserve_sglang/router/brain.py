@@ -61,6 +61,8 @@ class Arrival(Protocol):
     deadline_s: float | None
     conversation: Conversation
     input_tokens: int
+    arrived_at_s: float
+    command: SendTurn | None  # the last one
 
     @property
     def history(self) -> Past | None:
@@ -70,6 +72,11 @@ class Arrival(Protocol):
     @property
     def payload(self) -> Length:
         """What was measured of its body."""
+        ...
+
+    def spoke_at_s(self) -> float | None:
+        """Once it is answered: when the first byte came, if the answer speaks to a user; None if
+        it calls tools."""
         ...
 
 
@@ -132,6 +139,7 @@ class Brain:
         self.carry_out: Callable[[Command], None] = _nobody
         self.carry_out_placed: Callable[[Command], None] = _nobody
         self.on_identified: Callable[[Arrival], None] = lambda turn: None  # one without a name
+        self.on_spoken: Callable[[SendTurn, float, float], None] = lambda *seen: None
         self.sharing: Sharing | None = None
         self.shares_responses = False
         self.settle: Callable[[Callable[[], None]], None] = lambda then: then()  # see `Hub.settle`
@@ -233,6 +241,7 @@ class Brain:
     def answered(self, turn: Arrival, usage: Usage | None) -> None:
         """A turn's answer is whole; `usage` is what its decoder counted."""
         self._close(turn.conversation)
+        self._note_spoken(turn, is_answered=True)
         if usage is None:
             prompt_tokens, output_tokens, cached_tokens = turn.input_tokens, 0, 0
         else:
@@ -247,6 +256,7 @@ class Brain:
             return
         conversation, history = turn.conversation, turn.history
         self._close(conversation)
+        self._note_spoken(turn, is_answered=False)
         if history is not None and history.taken_from is not None:
             # The client may come again with the same history.
             self.conversations.refile(conversation, history.taken_from)
@@ -298,6 +308,26 @@ class Brain:
         if now >= self._sweep_at_s:
             self._sweep_at_s = now + SWEEP_INTERVAL_S
             self.conversations.sweep(max(16, len(self.conversations) // 64))
+
+    def _note_spoken(self, turn: Arrival, *, is_answered: bool) -> None:
+        """Tell `on_spoken` of the first answer that speaks to a user, where turn 1 is known.
+
+        It is not of a conversation whose turns went to another replica meanwhile.
+        """
+        conversation, command = turn.conversation, turn.command
+        if command is None:
+            return
+        index = command.turn_index
+        if index == 1:
+            conversation.began_at_s = turn.arrived_at_s
+        elif index > conversation.last_turn_seen + 1:
+            conversation.began_at_s = None
+        conversation.last_turn_seen = index
+        if is_answered and conversation.began_at_s is not None:
+            spoke_at_s = turn.spoke_at_s()
+            if spoke_at_s is not None:
+                self.on_spoken(command, conversation.began_at_s, spoke_at_s)
+                conversation.began_at_s = None
 
     def _release(self, command: ReleaseConversation) -> None:
         self._fleet.release(command.worker_id, command.conversation_id)

@@ -31,6 +31,11 @@ POLL_S = 0.05
 FLUSH_S = 2.0  # for what clients are told at the end to leave
 
 
+def keeps_latencies(tier_map: TierMap) -> bool:
+    """Whether a power controller wants the newest latencies."""
+    return tier_map.energy is not None and tier_map.has_budget
+
+
 class Door:
     """Serves clients from `listen` to `close`. `number` tells its turns from other processes'."""
 
@@ -40,8 +45,7 @@ class Door:
         self._settings = tier_map.router
         self._brain = brain
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
-        is_controlled = tier_map.energy is not None and tier_map.has_budget
-        self.metrics = RouterMetrics(keeps_latencies=is_controlled)
+        self.metrics = RouterMetrics(keeps_latencies=keeps_latencies(tier_map))
         self._listeners = turn_listeners(self._settings.observe, self._clock)
         self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
         self.executor.tags_turns = tier_map.energy is not None

@@ -10,7 +10,7 @@ from typing import Protocol
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import ObserveSettings
 from conserve_sglang.dispatch import FailureCause, SendTurn
-from conserve_sglang.router.turn import Turn
+from conserve_sglang.router.measured import MeasuredTurn
 from conserve_sglang.telemetry.logs import ACCESS_LOGGER, told
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.workers.usage import Usage
@@ -21,19 +21,21 @@ access_log = logging.getLogger(ACCESS_LOGGER)
 class TurnListener(Protocol):
     """Hears the steps of turns."""
 
-    def sent(self, turn: Turn, command: SendTurn) -> None:
+    def sent(self, turn: MeasuredTurn, command: SendTurn) -> None:
         """An attempt begins, before anything is written to a worker."""
         ...
 
-    def began(self, turn: Turn) -> None:
+    def began(self, turn: MeasuredTurn) -> None:
         """The first byte of the answer is there."""
         ...
 
-    def failed(self, turn: Turn, cause: FailureCause) -> None:
+    def failed(self, turn: MeasuredTurn, cause: FailureCause) -> None:
         """An attempt failed."""
         ...
 
-    def closed(self, turn: Turn, outcome: Outcome, usage: Usage | None, total_s: float) -> None:
+    def closed(
+        self, turn: MeasuredTurn, outcome: Outcome, usage: Usage | None, total_s: float
+    ) -> None:
         """The turn is over, `total_s` after its arrival."""
         ...
 
@@ -72,16 +74,18 @@ class AccessLog:
     def stop(self) -> None:
         pass
 
-    def sent(self, turn: Turn, command: SendTurn) -> None:
+    def sent(self, turn: MeasuredTurn, command: SendTurn) -> None:
         pass
 
-    def began(self, turn: Turn) -> None:
+    def began(self, turn: MeasuredTurn) -> None:
         pass
 
-    def failed(self, turn: Turn, cause: FailureCause) -> None:
+    def failed(self, turn: MeasuredTurn, cause: FailureCause) -> None:
         pass
 
-    def closed(self, turn: Turn, outcome: Outcome, usage: Usage | None, total_s: float) -> None:
+    def closed(
+        self, turn: MeasuredTurn, outcome: Outcome, usage: Usage | None, total_s: float
+    ) -> None:
         command = turn.command
         first_s = turn.first_byte_at_s - turn.arrived_at_s
         fields = {

@@ -1,4 +1,7 @@
-"""Measures the turns of one process on their way; nothing here is done per token."""
+"""Measures the turns of one process on their way; nothing here is done per token.
+
+Of a turn that its client sends by itself it counts what the client reports.
+"""
 
 from collections.abc import Callable
 
@@ -6,8 +9,8 @@ from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.policy.api import RejectReason
 from conserve_sglang.router.listeners import TurnListener
+from conserve_sglang.router.measured import MeasuredTurn
 from conserve_sglang.router.ports import FleetView
-from conserve_sglang.router.turn import Turn
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics, Timings
 from conserve_sglang.workers.usage import Usage
 
@@ -28,31 +31,19 @@ class Meter:
         self.clock = clock
         self._timings: dict[tuple[WorkerId, bool], Timings] = {}
 
-    def arrived(self, turn: Turn) -> None:
+    def arrived(self, turn: MeasuredTurn) -> None:
         """A turn came in."""
         turn.arrived_at_s = self.clock()
 
-    def sent(self, turn: Turn, command: SendTurn) -> None:
+    def sent(self, turn: MeasuredTurn, command: SendTurn) -> None:
         """An attempt begins."""
         self.metrics.placements[command.reason] += 1
-        if command.attempt == 1:
-            self._note_beginning(turn, command)
-        else:
+        if command.attempt > 1:
             self.metrics.num_retries += 1
         for listener in self.listeners:
             listener.sent(turn, command)
 
-    @staticmethod
-    def _note_beginning(turn: Turn, command: SendTurn) -> None:
-        """Remember when turn 1 arrived, as long as all turns come to this process."""
-        conversation, index = turn.conversation, command.turn_index
-        if index == 1:
-            conversation.began_at_s = turn.arrived_at_s
-        elif index != conversation.last_turn_seen + 1:
-            conversation.began_at_s = None
-        conversation.last_turn_seen = index
-
-    def began(self, turn: Turn) -> None:
+    def began(self, turn: MeasuredTurn) -> None:
         """The first byte is there."""
         now = turn.first_byte_at_s = self.clock()
         command = turn.command
@@ -64,7 +55,7 @@ class Meter:
         for listener in self.listeners:
             listener.began(turn)
 
-    def answered(self, turn: Turn, usage: Usage | None) -> None:
+    def answered(self, turn: MeasuredTurn, usage: Usage | None) -> None:
         """The last byte is there; `usage` is what the decoder counted."""
         command, timings, now = turn.command, turn.timings, self.clock()
         if command is None or timings is None:
@@ -78,21 +69,49 @@ class Meter:
                 timings.tbt.observe(tbt_s)
                 if recent is not None:
                     recent.tbt.append((turn.first_byte_at_s, now, tbt_s))
-        conversation = turn.conversation
-        if conversation.began_at_s is not None:
-            leg = turn.decode_leg
-            if leg is not None and not leg.has_called_tools:
-                ttfet_s = turn.first_byte_at_s - conversation.began_at_s
-                timings.ttfet.observe(ttfet_s)
-                if recent is not None:
-                    recent.ttfet.append((conversation.began_at_s, now, ttfet_s))
-                conversation.began_at_s = None
+
+    def began_elsewhere(self, turn: MeasuredTurn) -> None:
+        """The first byte of a placed turn is there."""
+        command = turn.command
+        if command is not None:
+            turn.timings = self._timings_of(command)
+            if command.prefiller is not None:
+                self.metrics.num_kv_transfers += 1
+        for listener in self.listeners:
+            listener.began(turn)
+
+    def answered_elsewhere(
+        self, turn: MeasuredTurn, usage: Usage, first_s: float | None, total_s: float | None
+    ) -> None:
+        """A placed turn is answered; how long that took is known if its client says so."""
+        command, timings = turn.command, turn.timings
+        if command is None or timings is None:
+            return
+        self._count(turn, command, usage)
+        if first_s is not None:
+            timings.ttft.observe(first_s)
+        if total_s is not None:
+            timings.e2e.observe(total_s)
+        if first_s is None or total_s is None or usage.output_tokens < 2:
+            return
+        tbt_s = max(0.0, total_s - first_s) / (usage.output_tokens - 1)
+        timings.tbt.observe(tbt_s)
+        if self.metrics.recent is not None:
+            began_at_s = turn.arrived_at_s
+            self.metrics.recent.tbt.append((began_at_s + first_s, began_at_s + total_s, tbt_s))
+
+    def spoken(self, command: SendTurn, began_at_s: float, spoke_at_s: float) -> None:
+        """A conversation's user has a first answer, `began_at_s` turn 1 arrived."""
+        ttfet_s = spoke_at_s - began_at_s
+        self._timings_of(command).ttfet.observe(ttfet_s)
+        if self.metrics.recent is not None:
+            self.metrics.recent.ttfet.append((began_at_s, self.clock(), ttfet_s))
 
     def interrupted(self) -> None:
         """A decoder was lost in the middle of an answer, and another may go on with it."""
         self.metrics.num_interruptions += 1
 
-    def went_on(self, turn: Turn) -> None:
+    def went_on(self, turn: MeasuredTurn) -> None:
         """Another decoder goes on with an answer."""
         self.metrics.num_continuations += 1
         if turn.command is not None:
@@ -100,7 +119,7 @@ class Meter:
             if turn.command.prefiller is not None:
                 self.metrics.num_kv_transfers += 1
 
-    def failed(self, turn: Turn, cause: FailureCause) -> None:
+    def failed(self, turn: MeasuredTurn, cause: FailureCause) -> None:
         """An attempt failed."""
         self.metrics.failures[cause] += 1
         if cause is FailureCause.PREFIX_MISSING:
@@ -108,19 +127,19 @@ class Meter:
         for listener in self.listeners:
             listener.failed(turn, cause)
 
-    def rejected(self, turn: Turn, reason: RejectReason) -> None:
+    def rejected(self, turn: MeasuredTurn, reason: RejectReason) -> None:
         """The turn gets no place."""
         self.metrics.rejections[reason] += 1
         self.metrics.tenant(turn.conversation.tenant).rejections += 1
 
-    def closed(self, turn: Turn, outcome: Outcome, usage: Usage | None = None) -> None:
+    def closed(self, turn: MeasuredTurn, outcome: Outcome, usage: Usage | None = None) -> None:
         """The turn is over."""
         self.metrics.turns[outcome] += 1
         self.metrics.tenant(turn.conversation.tenant).turns += 1
         for listener in self.listeners:
             listener.closed(turn, outcome, usage, self.clock() - turn.arrived_at_s)
 
-    def _count(self, turn: Turn, command: SendTurn, usage: Usage) -> None:
+    def _count(self, turn: MeasuredTurn, command: SendTurn, usage: Usage) -> None:
         metrics = self.metrics
         tenant = metrics.tenant(turn.conversation.tenant)
         metrics.prompt_tokens += usage.prompt_tokens

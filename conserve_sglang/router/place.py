@@ -1,18 +1,16 @@
 """Tells trusted clients where a turn goes, and hears from them what became of it.
 
 Such a client sends the turn to its workers by itself, so that no byte of it crosses the router: a
-placement costs two small requests, and nothing per token. The router decides and books as for its
-own turns. What the client does not report in time counts as abandoned.
+placement costs a small request or two, and nothing per token. The router decides, books and counts
+as for its own turns. What the client does not report in time counts as abandoned.
 """
 
 import asyncio
 import itertools
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
-
-import msgspec
-from msgspec import Meta
+from typing import Any
 
 from conserve_sglang.core.ids import TenantId, TurnId
 from conserve_sglang.core.turn_tag import tagged
@@ -27,93 +25,53 @@ from conserve_sglang.dispatch import (
     TurnFailed,
 )
 from conserve_sglang.router.brain import Brain
-from conserve_sglang.router.conversations import MAX_NAME_BYTES, UNIDENTIFIED
-from conserve_sglang.router.payload import Endpoint
+from conserve_sglang.router.conversations import MAX_NAME_BYTES
+from conserve_sglang.router.meter import Meter
+from conserve_sglang.router.place_talk import (
+    ENDPOINTS,
+    JSON,
+    LEASE_S,
+    NO_SUCH_TURN,
+    Over,
+    Report,
+    bad_body,
+    placement,
+    read_ask,
+    read_report,
+    reported,
+    told,
+)
+from conserve_sglang.router.placed import Hear, PlacedTurn
 from conserve_sglang.router.ports import Question, Told
 from conserve_sglang.router.problem import ENDED, Problem, rejection
 from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.wire import mark
 from conserve_sglang.router.worker import Worker
+from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.workers.bootstrap import rooms
 from conserve_sglang.workers.unreadable import UNREADABLE
 from conserve_sglang.workers.usage import Usage
 
-LEASE_S = 300.0
 SWEEP_INTERVAL_S = 10.0
-_JSON = b"application/json"
-Tokens = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Hear = Callable[[Told], None]
-_ENDPOINTS = {
-    "chat": Endpoint.CHAT,
-    "completions": Endpoint.COMPLETION,
-    "generate": Endpoint.GENERATE,
-}
-
-
-class _Ask(msgspec.Struct):
-    input_tokens: Annotated[int, Meta(ge=1, le=1_000_000_000)]
-    conversation_id: str | None = None
-    endpoint: Literal["chat", "completions", "generate"] = "chat"
-    cache_salt: str | None = None
-    extra_key: str | None = None
-
-
-class _Report(msgspec.Struct):
-    turn: int
-    event: Literal["first_token", "done", "failed", "abandoned"]
-    prompt_tokens: Tokens = 0
-    output_tokens: Tokens = 0
-    cached_tokens: Tokens = 0
-    cause: Literal[
-        "prefix_missing",
-        "append_too_large",
-        "decoder_failed",
-        "prefiller_failed",
-        "decoder_busy",
-        "prefiller_busy",
-    ] = "decoder_failed"
-
-
-_ask = msgspec.json.Decoder(_Ask)
-_report = msgspec.json.Decoder(_Report)
-
-
-class _Counted:
-    """The length of a prompt whose client counted its tokens."""
-
-    def __init__(self, input_tokens: int) -> None:
-        self.input_bytes = 0
-        self.input_tokens: int | None = input_tokens
-
-
-class PlacedTurn:
-    """A turn its client sends by itself. Its number is negative: no process holds its sockets."""
-
-    def __init__(self, turn_id: TurnId, tenant: TenantId, name: bytes | None, ask: _Ask) -> None:
-        self.turn_id = turn_id
-        self.tenant = tenant
-        self.name = name
-        self.conversation = UNIDENTIFIED
-        self.input_tokens = 0
-        self.history = None
-        self.deadline_s: float | None = None
-        self.payload = _Counted(ask.input_tokens)
-        self.endpoint = _ENDPOINTS[ask.endpoint]
-        self.salt = b""  # the member that keeps its tenant's KV apart
-        self.hear: Hear | None = None  # its client waits for a placement
-        self.expires_at_s = 0.0
 
 
 class Placements:
-    """The turns that clients send by themselves, in order of their leases."""
+    """The turns that clients send by themselves, in order of their leases.
+
+    `meter` is set before the first of them.
+    """
+
+    meter: Meter
 
     def __init__(self, brain: Brain, worker: Callable[[Any], Worker], clock: Callable[[], float]):
         self.tags_turns = False  # whether workers are told whose turn a request is
         self.salts: Salts | None = None  # where there are keys: what keeps tenants' KV apart
+        self.new_public_id: Callable[[], str] = _random_id
         self._brain = brain
         self._worker = worker
         self._clock = clock
         self._turns: OrderedDict[TurnId, PlacedTurn] = OrderedDict()
+        self._by_public_id: dict[str, PlacedTurn] = {}
         self._numbers = itertools.count(-1, -1)
         self._rooms: Iterator[int] = rooms()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -127,53 +85,89 @@ class Placements:
     def ask(self, question: Question, hear: Hear) -> None:
         """`POST /v1/place`: a new turn. `hear` is told its place when it has one."""
         try:
-            ask = _ask.decode(question.body)
+            ask = read_ask(question.body)
         except UNREADABLE as error:
-            hear(_told(_bad_body(error)))
+            hear(bad_body(error))
             return
         name = question.name or (ask.conversation_id or "").encode() or None
         if name is not None and len(name) > MAX_NAME_BYTES:
-            hear(_told(_bad_body(f"the conversation's name is over {MAX_NAME_BYTES} bytes")))
+            hear(bad_body(f"the conversation's name is over {MAX_NAME_BYTES} bytes"))
             return
-        turn = PlacedTurn(TurnId(next(self._numbers)), question.tenant, name, ask)
-        turn.hear = hear
+        turn_id, public_id = TurnId(next(self._numbers)), self.new_public_id()
+        endpoint = ENDPOINTS[ask.endpoint]
+        turn = PlacedTurn(turn_id, public_id, question.tenant, name, endpoint, hear)
+        turn.payload.input_tokens = ask.input_tokens
         if self.salts is not None:
             salt = self.salts.of(question.tenant)
             turn.salt = salt.member_with((ask.cache_salt or "", ask.extra_key or ""))
+        if ask.last is not None:
+            last = self._find(ask.last.turn, question.tenant)
+            turn.is_last_known = last is not None
+            if last is not None:
+                self._over(last, ask.last)
+        self.meter.arrived(turn)
+        self._by_public_id[turn.public_id] = turn
         self._renew(turn)
         self._brain.arrive(turn)
 
     def report(self, question: Question, hear: Hear) -> None:
         """`POST /v1/place/report`: what became of a turn; after a failure, its next place."""
         try:
-            report = _report.decode(question.body)
+            report = read_report(question.body)
         except UNREADABLE as error:
-            hear(_told(_bad_body(error)))
+            hear(bad_body(error))
             return
-        turn = self._turns.get(TurnId(report.turn))
-        if turn is None or turn.tenant != question.tenant or turn.hear is not None:
-            hear(_told(_NO_SUCH_TURN))
+        turn = self._find(report.turn, question.tenant)
+        if turn is None:
+            hear(told(NO_SUCH_TURN))
             return
         if report.event == "failed":
             turn.hear = hear
+            turn.start_again()
             self._renew(turn)
             cause = FailureCause(report.cause)
+            self.meter.failed(turn, cause)
             self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause, by_answer=True))
             return
         if report.event == "first_token":
             self._renew(turn)
+            self._begin(turn, report.first_token_s)
             self._brain.tell(FirstToken(turn_id=turn.turn_id))
-        elif report.event == "done":
-            self._turns.pop(turn.turn_id)
-            usage = Usage(
-                prompt_tokens=report.prompt_tokens,
-                output_tokens=report.output_tokens,
-                cached_tokens=report.cached_tokens,
-            )
-            self._brain.answered(turn, usage)
         else:
-            self._abandon(turn)
-        hear(Told(200, _JSON, b'{"object":"placement.report","turn":%d}' % turn.turn_id))
+            self._over(turn, report)
+        hear(reported(turn))
+
+    def _find(self, public_id: str, tenant: TenantId) -> PlacedTurn | None:
+        """A tenant's turn that has a place."""
+        turn = self._by_public_id.get(public_id)
+        if turn is None or turn.tenant != tenant or turn.hear is not None:
+            return None
+        return turn
+
+    def _begin(self, turn: PlacedTurn, first_token_s: float | None) -> None:
+        if first_token_s is not None:
+            turn.began_after(first_token_s)
+        if turn.timings is None:
+            self.meter.began_elsewhere(turn)
+
+    def _over(self, turn: PlacedTurn, report: Over | Report) -> None:
+        if report.event == "abandoned":
+            self._abandon(turn, Outcome.CLIENT_LEFT)
+            return
+        self._drop(turn)
+        self._begin(turn, report.first_token_s)
+        usage = Usage(
+            prompt_tokens=report.prompt_tokens,
+            output_tokens=report.output_tokens,
+            cached_tokens=report.cached_tokens,
+        )
+        first_s = turn.first_byte_at_s - turn.arrived_at_s if turn.has_begun else None
+        self.meter.answered_elsewhere(turn, usage, first_s, report.total_s)
+        self.meter.closed(turn, Outcome.ANSWERED, usage)
+        turn.speaks_to_user = turn.has_begun and report.has_called_tools is False
+        self._brain.answered(turn, usage)
+        if not (turn.speaks_to_user or report.has_called_tools):
+            turn.conversation.began_at_s = None  # nobody knows whether that was its TTFET
 
     # the brain
 
@@ -183,53 +177,38 @@ class Placements:
             turn = self._turns.get(command.turn_id)
             if turn is not None and turn.hear is not None:
                 hear, turn.hear = turn.hear, None
+                turn.command = command
                 self._renew(turn)
-                hear(Told(200, _JSON, self._placement(turn, command)))
+                self.meter.sent(turn, command)
+                hear(Told(200, JSON, self._placement(turn, command)))
         elif isinstance(command, RejectTurn):
-            turn = self._turns.pop(command.turn_id, None)
+            turn = self._turns.get(command.turn_id)
             if turn is not None:
+                self._drop(turn)
+                self.meter.closed(turn, Outcome.REJECTED)
+                self.meter.rejected(turn, command.reason)
                 self._brain.unanswered(turn)
                 self._refuse(turn, rejection(command.reason, command.retry_after_s))
         elif isinstance(command, AbortTurn):
             turn = self._turns.get(command.turn_id)
             if turn is not None:  # its client finds out from the worker
-                self._abandon(turn)
+                self._abandon(turn, Outcome.BROKEN_OFF)
                 self._refuse(turn, ENDED)
 
     def _placement(self, turn: PlacedTurn, command: SendTurn) -> bytes:
         """Where the turn goes, and what is to be put into its request for that."""
-        decoder = self._worker(command.decoder)
         members = turn.conversation.session_field if command.keeps_kv else b""
         header, member = self._marks(turn, command)
-        prefill = b"null"
+        prefill = None
         if command.prefiller is not None:
             prefiller = self._worker(command.prefiller)
             pairing = prefiller.prefiller_fields + b"%d," % next(self._rooms)
+            prefill = prefiller, pairing + turn.salt
             members = member + pairing + members
-            prefill = b'{"id":%b,"url":%b,"fields":%b}' % (
-                _json(prefiller.worker_id),
-                _json(_url(prefiller)),
-                _object(pairing + turn.salt),
-            )
         else:
             members = member + members if command.limits is not None else member
-        members += turn.salt
-        name, _, value = header.rstrip().partition(b": ")
-        headers = {name.decode(): value.decode()} if name else {}
-        return (
-            b'{"object":"placement","turn":%d,"conversation_id":%b,"reason":%b,"attempt":%d,'
-            b'"decoder":{"id":%b,"url":%b,"headers":%b,"fields":%b},"prefiller":%b}'
-        ) % (
-            turn.turn_id,
-            _json(turn.conversation.name.decode("utf-8", "replace")),
-            _json(command.reason.value),
-            command.attempt,
-            _json(decoder.worker_id),
-            _json(_url(decoder)),
-            _json(headers),
-            _object(members),
-            prefill,
-        )
+        decode = self._worker(command.decoder), members + turn.salt
+        return placement(turn, command, decode, prefill, turn.forward + header)
 
     def _marks(self, turn: PlacedTurn, command: SendTurn) -> tuple[bytes, bytes]:
         """What the decoder is told as the routing key: header lines, and JSON members."""
@@ -237,17 +216,22 @@ class Placements:
         routing_key = None if limits is None else limits.to_routing_key()
         if self.tags_turns:
             routing_key = tagged(routing_key, turn.conversation.key, command.turn_index)
-        return (b"", b"") if routing_key is None else mark(turn.endpoint, routing_key)
+        return (b"", b"") if routing_key is None else mark(turn.payload.endpoint, routing_key)
 
     def _refuse(self, turn: PlacedTurn, problem: Problem) -> None:
         hear, turn.hear = turn.hear, None
         if hear is not None:
-            hear(_told(problem))
+            hear(told(problem))
 
-    def _abandon(self, turn: PlacedTurn) -> None:
-        if self._turns.pop(turn.turn_id, None) is not None:
-            self._brain.unanswered(turn)
-            self._brain.tell(TurnAbandoned(turn_id=turn.turn_id))
+    def _abandon(self, turn: PlacedTurn, outcome: Outcome) -> None:
+        self._drop(turn)
+        self.meter.closed(turn, outcome)
+        self._brain.unanswered(turn)
+        self._brain.tell(TurnAbandoned(turn_id=turn.turn_id))
+
+    def _drop(self, turn: PlacedTurn) -> None:
+        del self._turns[turn.turn_id]
+        del self._by_public_id[turn.public_id]
 
     # time
 
@@ -267,7 +251,7 @@ class Placements:
             if turn.expires_at_s > now:
                 break
             if turn.hear is None:
-                self._abandon(turn)
+                self._abandon(turn, Outcome.CLIENT_LEFT)
             else:  # its client waits for a place, and hears of it or of the queue's end
                 self._renew(turn)
         self._sweeper = None
@@ -281,32 +265,6 @@ class Placements:
             self._sweeper.cancel()
 
 
-_json = msgspec.json.encode
-_NO_SUCH_TURN = Problem(
-    status=404,
-    code="turn_not_found",
-    message="There is no such turn: it was reported as over, not heard of for"
-    f" {LEASE_S:g} s, or its decoder was lost. Ask for a place again.",
-)
-
-
-def _object(members: bytes) -> bytes:
-    """A JSON object of members that each end with a comma."""
-    return b"{" + members[:-1] + b"}"
-
-
-def _url(worker: Worker) -> str:
-    host, port = worker.plan.host, worker.plan.port
-    return f"{worker.pool.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _told(problem: Problem) -> Told:
-    return Told(problem.status, _JSON, problem.to_json(), problem.retry_after_s)
-
-
-def _bad_body(why: object) -> Problem:
-    return Problem(
-        status=400,
-        code="invalid_body",
-        message=f"The body cannot be used: {why}. See `POST /v1/place` in README.md.",
-    )
+def _random_id() -> str:
+    """A name that nobody can guess, and that says nothing of other turns."""
+    return os.urandom(16).hex()

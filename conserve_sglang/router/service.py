@@ -22,6 +22,7 @@ from conserve_sglang.router.door import Door
 from conserve_sglang.router.energy import EnergyWatch
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.memory import Memory
+from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.place import Placements
 from conserve_sglang.router.ports import About
 from conserve_sglang.router.power import PowerTask
@@ -150,6 +151,11 @@ class BrainService(ABC):
             return Replica(store, self.brain, self.fleet)
         return ReplicaWithResponses(store, self.brain, self.fleet, settings.max_body_bytes, ttl_s)
 
+    def count_with(self, meter: Meter) -> None:
+        """What the brain sees is counted here: placed turns, and conversations' TTFET."""
+        self.placements.meter = meter
+        self.brain.on_spoken = meter.spoken
+
     @abstractmethod
     def metrics(self) -> RouterMetrics:
         """What has been counted where clients are served."""
@@ -241,6 +247,7 @@ class RouterService(BrainService):
         super().__init__(tier_map, trusts_decoders=trusts_decoders, secret=secret, store=store)
         self.door = Door(tier_map, self.brain, self.fleet, self.about)
         self.brain.carry_out = self.door.executor.carry_out
+        self.count_with(self.door.executor.meter)
 
     def metrics(self) -> RouterMetrics:
         """What this process has counted."""

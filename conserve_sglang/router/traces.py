@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import FailureCause, SendTurn
-from conserve_sglang.router.turn import Turn
+from conserve_sglang.router.measured import MeasuredTurn
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.telemetry.tracing import Tracing
 from conserve_sglang.workers.usage import Usage
@@ -61,7 +61,7 @@ class TurnTraces:
         self._wall_less_clock_s = time.time() - clock()
         self._open: dict[TurnId, _Open] = {}
 
-    def sent(self, turn: Turn, command: SendTurn) -> None:
+    def sent(self, turn: MeasuredTurn, command: SendTurn) -> None:
         spans = self._open.get(turn.turn_id)
         if spans is None:
             if command.attempt > 1:
@@ -88,7 +88,7 @@ class TurnTraces:
         )  # fmt: skip
         turn.forward = _PARENT.sub(b"", turn.forward) + line
 
-    def began(self, turn: Turn) -> None:
+    def began(self, turn: MeasuredTurn) -> None:
         spans = self._open.get(turn.turn_id)
         if spans is None:
             return
@@ -101,12 +101,14 @@ class TurnTraces:
             )
         spans.turn.add_event("first_token")
 
-    def failed(self, turn: Turn, cause: FailureCause) -> None:
+    def failed(self, turn: MeasuredTurn, cause: FailureCause) -> None:
         spans = self._open.get(turn.turn_id)
         if spans is not None:
             spans.end_attempt(cause.value)
 
-    def closed(self, turn: Turn, outcome: Outcome, usage: Usage | None, total_s: float) -> None:
+    def closed(
+        self, turn: MeasuredTurn, outcome: Outcome, usage: Usage | None, total_s: float
+    ) -> None:
         spans = self._open.pop(turn.turn_id, None)
         if spans is None:
             if turn.command is not None:
@@ -138,7 +140,7 @@ class TurnTraces:
         sender.start()
         sender.join(STOP_S)
 
-    def _started(self, turn: Turn, *, is_first: bool) -> Span | None:
+    def _started(self, turn: MeasuredTurn, *, is_first: bool) -> Span | None:
         """The turn's span; None if its trace is not kept."""
         conversation = turn.conversation
         trace_id = int(conversation.key.rpartition("-")[2], 16)

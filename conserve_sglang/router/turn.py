@@ -5,20 +5,19 @@ from typing import Protocol
 
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
-from conserve_sglang.dispatch import FailureCause, SendTurn
+from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.policy.api import RejectReason
 from conserve_sglang.router.client import ClientConnection
-from conserve_sglang.router.conversations import UNIDENTIFIED
 from conserve_sglang.router.headers import content_length, placement_lines
 from conserve_sglang.router.identity import History
 from conserve_sglang.router.legs import DecodeLeg
-from conserve_sglang.router.payload import Payload
+from conserve_sglang.router.measured import MeasuredTurn
 from conserve_sglang.router.prefill_leg import PrefillLeg
 from conserve_sglang.router.problem import BROKEN_OFF, OWN_FAULT, Problem, rejection
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation, UnreadableAnswer
 from conserve_sglang.router.usage_note import UsageNote
-from conserve_sglang.telemetry.metrics import Outcome, Timings
+from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.workers.upstream import Headers
 from conserve_sglang.workers.usage import Usage
 
@@ -55,61 +54,49 @@ class Desk(Protocol):
         ...
 
 
-class Turn:
+class Turn(MeasuredTurn):
     """Owns its legs and writes to its client; `desk` hears each step."""
 
     __slots__ = (
         "_desk",
-        "arrived_at_s",
         "client",
-        "command",
-        "conversation",
         "deadline_s",
         "decode_leg",
         "ends_conversation",
-        "first_byte_at_s",
-        "forward",
-        "has_begun",
         "history",
         "input_tokens",
         "is_over",
         "last_error",
         "name",
-        "payload",
         "prefill_leg",
         "resumption",
         "sent",
         "tenant",
-        "timings",
-        "turn_id",
         "usage_note",
     )
 
     def __init__(self, desk: Desk, turn_id: TurnId, client: ClientConnection) -> None:
+        super().__init__(turn_id)
         self._desk = desk
-        self.turn_id = turn_id
         self.client: ClientConnection | None = client
-        self.payload: Payload
-        self.conversation = UNIDENTIFIED
         self.tenant = DEFAULT_TENANT.tenant_id
         self.name: bytes | None = None
-        self.forward = b""
         self.history: History | None = None
         self.input_tokens = 0
         self.deadline_s: float | None = None  # how long it may wait, if its client said so
         self.ends_conversation = False
         self.usage_note: UsageNote | None = None  # if its client asks for energy
-        self.arrived_at_s = 0.0
-        self.first_byte_at_s = 0.0
-        self.command: SendTurn | None = None
-        self.timings: Timings | None = None  # the meter's, from the first byte on
         self.decode_leg: DecodeLeg | None = None
         self.prefill_leg: PrefillLeg | None = None
         self.sent: Sent | None = None  # of a stream that may go on elsewhere
         self.resumption = b""  # the member that has a decoder go on with it
         self.last_error: Problem | None = None  # what a worker answered the last attempt with
-        self.has_begun = False
         self.is_over = False
+
+    def spoke_at_s(self) -> float | None:
+        """See `Arrival`."""
+        leg = self.decode_leg
+        return None if leg is None or leg.has_called_tools else self.first_byte_at_s
 
     # commands
 

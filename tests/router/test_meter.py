@@ -1,12 +1,15 @@
 """What is measured of turns, seen from the metrics of a running router."""
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from conserve_sglang.core.tenant import DEFAULT_TENANT
-from conserve_sglang.telemetry.metrics import RecentLatencies
+from conserve_sglang.telemetry.metrics import Outcome, RecentLatencies
 from tests.fakes.router_cluster import Cluster, a_cluster
+from tests.fakes.router_family import a_family
 
 
 def histogram(cluster: Cluster, name: str, role: str) -> tuple[int, float]:
@@ -108,13 +111,43 @@ async def test_retries_and_tenants_are_counted() -> None:
         assert metrics.tenants["default"].output_tokens == len("the answer")
 
 
-async def test_ttfet_is_not_told_where_a_turn_went_to_another_process() -> None:
+async def test_ttfet_is_not_told_where_a_turn_went_to_another_replica() -> None:
     async with a_cluster(modes={"p0": "prefill", "d0": "decode"}) as cluster:
         cluster["d0"].finish_reason = "tool_calls"
         await cluster.chat("hi")
         conversation = cluster.service.brain.conversations.find(DEFAULT_TENANT.tenant_id, b"c")
         assert conversation is not None
-        conversation.last_turn_seen = 0  # as if turn 1 had been the other's
+        conversation.last_turn_seen = 0  # as if turn 1 had been at the other
         cluster["d0"].finish_reason = "stop"
         await cluster.chat("hi", "the answer", "tool says")
         assert histogram(cluster, "ttfet", "decode") == (0, 0.0)
+
+
+async def test_every_conversation_has_its_ttfet_whichever_process_its_turns_come_to() -> None:
+    said = ("hi", "the answer", "tool says", "the answer", "tool says", "the answer", "thanks")
+    names = [f"c{number}" for number in range(12)]
+    async with a_family(num_fronts=3) as family:
+
+        async def play(finish_reason: str, *lengths: int) -> None:
+            for worker in ("d0", "d1"):
+                family[worker].finish_reason = finish_reason
+            for length in lengths:
+                for name in names:  # each request on a connection of its own
+                    await family.chat(*said[:length], name=name)
+
+        await play("tool_calls", 1)
+        first_ended_at_s = time.monotonic()
+        await play("tool_calls", 3)
+        await asyncio.sleep(0.1)
+        third_began_at_s = time.monotonic()
+        await play("stop", 5, 7)
+        all_told = 4 * len(names)
+        await family.until(
+            lambda: family.many.metrics().turns[Outcome.ANSWERED] == all_told
+        )  # what fronts count is told every quarter of a second
+        ttfets = [each.ttfet for each in family.many.metrics().timings.values()]
+        assert sum(sum(each.counts) for each in ttfets) == len(names)
+        least_s = third_began_at_s - first_ended_at_s
+        assert sum(each.sum_s for each in ttfets) > least_s * len(names)
+        counted = [seat.metrics for seat in family.many.hub.seats()]
+        assert sum(bool(each and each["turns"]["answered"]) for each in counted) > 1

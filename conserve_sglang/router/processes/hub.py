@@ -15,6 +15,7 @@ from conserve_sglang.dispatch import (
     Event,
     RejectTurn,
     ReleaseConversation,
+    SendTurn,
     TurnAbandoned,
     WorkerLost,
     WorkerUp,
@@ -50,12 +51,15 @@ class _Turn:
     """A turn that a front holds, as the brain sees it."""
 
     __slots__ = (
+        "arrived_at_s",
+        "command",
         "conversation",
         "deadline_s",
         "history",
         "input_tokens",
         "name",
         "payload",
+        "spoke_to_user_at_s",
         "tenant",
         "turn_id",
     )
@@ -65,10 +69,17 @@ class _Turn:
         self.tenant = TenantId(arrived.tenant)
         self.name = arrived.name
         self.deadline_s = arrived.deadline_s
+        self.arrived_at_s = arrived.arrived_at_s
         self.history = history
         self.payload = arrived
         self.conversation = UNIDENTIFIED
         self.input_tokens = 0
+        self.command: SendTurn | None = None
+        self.spoke_to_user_at_s: float | None = None
+
+    def spoke_at_s(self) -> float | None:
+        """See `Arrival`."""
+        return self.spoke_to_user_at_s
 
 
 class FrontSeat:
@@ -113,6 +124,10 @@ class FrontSeat:
             turn = self.open.pop(command.turn_id, None)
             if turn is not None:
                 self._hub.brain.unanswered(turn)
+        elif isinstance(command, SendTurn):
+            turn = self.open.get(command.turn_id)
+            if turn is not None:
+                turn.command = command
         self.say(talk.carry(command))
 
     def _arrived(self, arrived: talk.Arrived) -> None:
@@ -124,6 +139,7 @@ class FrontSeat:
     def _answered(self, answered: talk.Answered) -> None:
         turn = self.open.pop(TurnId(answered.turn_id), None)
         if turn is not None:
+            turn.spoke_to_user_at_s = answered.spoke_at_s
             self._hub.brain.answered(turn, answered.usage)
 
     def _happened(self, message: talk.Carried) -> None:

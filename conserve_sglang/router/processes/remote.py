@@ -57,6 +57,7 @@ class RemoteBrain:
                 prompt,
                 payload.input_bytes,
                 payload.input_tokens,
+                turn.arrived_at_s,
                 turn.deadline_s,
             )
         )
@@ -67,7 +68,7 @@ class RemoteBrain:
 
     def answered(self, turn: Turn, usage: Usage | None) -> None:
         """A turn's answer is whole."""
-        self._say(talk.Answered(turn.turn_id, usage))
+        self._say(talk.Answered(turn.turn_id, usage, turn.spoke_at_s()))
 
     def unanswered(self, turn: Turn) -> None:
         """The brain hears of it as `TurnAbandoned`, or has rejected the turn itself."""

@@ -6,6 +6,9 @@ import socket
 from collections.abc import Sequence
 
 from conserve_sglang.core.tier import TierMap
+from conserve_sglang.router.door import keeps_latencies
+from conserve_sglang.router.listeners import turn_listeners
+from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.processes import talk
 from conserve_sglang.router.processes.family import Family
 from conserve_sglang.router.processes.hub import Hub
@@ -34,13 +37,18 @@ class ManyProcesses(BrainService):
         self.hub.about = self.about
         self.brain.carry_out = self.hub.carry_out
         self.fleet.tell = self.hub.fleet_event
+        self._metrics = RouterMetrics(keeps_latencies=keeps_latencies(tier_map))
+        self._listeners = turn_listeners(self._settings.observe, self._clock)
+        self.count_with(Meter(self._metrics, self.fleet, self._clock, self._listeners))
         self.family = Family(self.hub, tier_map.router, front_arguments)
         self._reserved: socket.socket | None = None
         self._watching: asyncio.Task[None] | None = None
 
     def metrics(self) -> RouterMetrics:
-        """The sum over all fronts."""
-        return self.hub.metrics()
+        """What all fronts have counted, and the brain of what it alone sees."""
+        total = self.hub.metrics()
+        total.merge(self._metrics.to_plain())
+        return total
 
     def reload_keys(self) -> None:
         """Have every front read the key file and the certificate again."""
@@ -65,6 +73,8 @@ class ManyProcesses(BrainService):
 
     async def _shut(self) -> None:
         await self.family.stop()
+        for listener in self._listeners:
+            listener.stop()
         if self._watching is not None:
             self._watching.cancel()
         if self._reserved is not None:

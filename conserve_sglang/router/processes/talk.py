@@ -47,7 +47,7 @@ class Ready(msgspec.Struct, array_like=True, tag="ready"):
 
 class Arrived(msgspec.Struct, array_like=True, tag="a"):
     """A turn came in. One without a name brings its history, if it has one: the digests of a
-    chat's messages, or a prompt (kind, bytes)."""
+    chat's messages, or a prompt (kind, bytes). All processes have one monotonic clock."""
 
     turn_id: int
     tenant: str
@@ -56,14 +56,16 @@ class Arrived(msgspec.Struct, array_like=True, tag="a"):
     prompt: tuple[bytes, bytes] | None
     input_bytes: int
     input_tokens: int | None
+    arrived_at_s: float
     deadline_s: float | None = None
 
 
 class Answered(msgspec.Struct, array_like=True, tag="d"):
-    """A turn's answer is whole."""
+    """A turn's answer is whole; see `Arrival.spoke_at_s`."""
 
     turn_id: int
     usage: Usage | None
+    spoke_at_s: float | None
 
 
 class Filed(msgspec.Struct, array_like=True, tag="f"):

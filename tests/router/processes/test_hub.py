@@ -92,7 +92,7 @@ class Front:
         turn_id = TurnId((self.seat.number << PROCESS_SHIFT) + self.num_turns)
         self.turns.add(turn_id)
         name = NAMES[pick % len(NAMES)]
-        self.say(talk.Arrived(turn_id, TENANT, name, None, None, 0, 100 + pick))
+        self.say(talk.Arrived(turn_id, TENANT, name, None, None, 0, 100 + pick, 0.0))
 
     def first_token(self, pick: int) -> None:
         waiting = sorted(set(self.sent) - self.begun)
@@ -106,7 +106,7 @@ class Front:
             turn_id = sorted(self.sent)[pick % len(self.sent)]
             self.over(turn_id)
             usage = Usage(prompt_tokens=100 + pick, output_tokens=5, cached_tokens=0)
-            self.say(talk.Answered(turn_id, usage if pick % 3 else None))
+            self.say(talk.Answered(turn_id, usage if pick % 3 else None, None))
 
     def fail(self, pick: int) -> None:
         waiting = sorted(set(self.sent) - self.begun)

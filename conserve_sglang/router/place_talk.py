@@ -1,0 +1,138 @@
+"""What clients that place their turns say and are told, as JSON."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from conserve_sglang.dispatch import SendTurn
+from conserve_sglang.router.payload import Endpoint
+from conserve_sglang.router.placed import PlacedTurn
+from conserve_sglang.router.ports import Told
+from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.worker import Worker
+
+LEASE_S = 300.0
+JSON = b"application/json"
+ENDPOINTS = {
+    "chat": Endpoint.CHAT,
+    "completions": Endpoint.COMPLETION,
+    "generate": Endpoint.GENERATE,
+}
+Tokens = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Seconds = Annotated[float, Meta(ge=0, le=1e6)]
+_text = msgspec.json.encode
+
+
+class _Counts(msgspec.Struct, kw_only=True):
+    """What a client counted. Seconds are from when it asked for the turn's place;
+    `has_called_tools` is whether the answer asks for tools rather than speaks to a user."""
+
+    turn: str
+    prompt_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cached_tokens: Tokens = 0
+    first_token_s: Seconds | None = None
+    total_s: Seconds | None = None
+    has_called_tools: bool | None = None
+
+
+class Over(_Counts, kw_only=True):
+    """What became of a turn that is over."""
+
+    event: Literal["done", "abandoned"]
+
+
+class Report(_Counts, kw_only=True):
+    """What becomes of a turn."""
+
+    event: Literal["first_token", "done", "failed", "abandoned"]
+    cause: Literal[
+        "prefix_missing",
+        "append_too_large",
+        "decoder_failed",
+        "prefiller_failed",
+        "decoder_busy",
+        "prefiller_busy",
+    ] = "decoder_failed"
+
+
+class Ask(msgspec.Struct):
+    """A turn to be placed, and what became of the `last` one."""
+
+    input_tokens: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+    conversation_id: str | None = None
+    endpoint: Literal["chat", "completions", "generate"] = "chat"
+    cache_salt: str | None = None
+    extra_key: str | None = None
+    last: Over | None = None
+
+
+read_ask = msgspec.json.Decoder(Ask).decode
+read_report = msgspec.json.Decoder(Report).decode
+NO_SUCH_TURN = Problem(
+    status=404,
+    code="turn_not_found",
+    message="There is no such turn: it was reported as over, not heard of for"
+    f" {LEASE_S:g} s, or its decoder was lost. Ask for a place again.",
+)
+
+
+def placement(
+    turn: PlacedTurn,
+    command: SendTurn,
+    decoder: tuple[Worker, bytes],
+    prefiller: tuple[Worker, bytes] | None,
+    header_lines: bytes,
+) -> bytes:
+    """Where a turn goes; each worker with the members for its request, each ended by a comma."""
+    prefill = b"null"
+    if prefiller is not None:
+        prefill = b'{%b,"fields":%b}' % (_whereabouts(prefiller[0]), _object(prefiller[1]))
+    headers = b"{}"
+    if header_lines:
+        pairs = (line.partition(b": ") for line in header_lines.split(b"\r\n") if line)
+        headers = _text({name.decode(): value.decode() for name, _, value in pairs})
+    last = b"" if turn.is_last_known is None else b',"last_known":%b' % _text(turn.is_last_known)
+    return (
+        b'{"object":"placement","turn":"%b","conversation_id":%b,"reason":"%b","attempt":%d,'
+        b'"decoder":{%b,"headers":%b,"fields":%b},"prefiller":%b%b}'
+    ) % (
+        turn.public_id.encode(),
+        _text(turn.conversation.name.decode("utf-8", "replace")),
+        command.reason.value.encode(),
+        command.attempt,
+        _whereabouts(decoder[0]),
+        headers,
+        _object(decoder[1]),
+        prefill,
+        last,
+    )
+
+
+def reported(turn: PlacedTurn) -> Told:
+    """A report was taken in."""
+    body = b'{"object":"placement.report","turn":"%b"}' % turn.public_id.encode()
+    return Told(200, JSON, body)
+
+
+def told(problem: Problem) -> Told:
+    """An error as an answer."""
+    return Told(problem.status, JSON, problem.to_json(), problem.retry_after_s)
+
+
+def bad_body(why: object) -> Told:
+    """The body says nothing that can be used."""
+    message = f"The body cannot be used: {why}. See `POST /v1/place` in README.md."
+    return told(Problem(status=400, code="invalid_body", message=message))
+
+
+def _object(members: bytes) -> bytes:
+    """A JSON object of members that each end with a comma."""
+    return b"{" + members[:-1] + b"}"
+
+
+def _whereabouts(worker: Worker) -> bytes:
+    host, port = worker.plan.host, worker.plan.port
+    url = f"{worker.pool.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return b'"id":%b,"url":%b' % (_text(worker.worker_id), _text(url))
