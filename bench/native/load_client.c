@@ -1,9 +1,12 @@
 /* A closed loop of requests over kept-alive connections, in one thread.
 
-   load_client PORT CONNECTIONS WARM_UP_S SECONDS SEED PATH BODY_FILE [HEADER TURNS]
+   load_client PORT CONNECTIONS WARM_UP_S SECONDS SEED PATH BODY_FILE
+               [HEADER TURNS [REPORT_PATH REPORT_FILE]]
 
    Sixteen "@" in the body become a number of their own in every request. The same in HEADER (one
    line, "name: value") does so every TURNS requests of a connection, or once for it if TURNS is 0.
+   Thirty-two "#" in a body become the "turn" of the last answer that had one. With a report, each
+   answer is followed by that second request, and the two count as one.
    Prints one JSON line about the requests that ended within SECONDS after the warm-up; "ended" and
    "all_events" count from the start to the end of the requests then under way. */
 #define _GNU_SOURCE
@@ -20,13 +23,17 @@
 #include "wire.h"
 
 #define PLACE "@@@@@@@@@@@@@@@@"
-enum { READ_AT_ONCE = 64 * 1024, MAX_EVENTS = 256, GRACE_NS = 300000000 };
+#define TURN_PLACE "################################"
+#define TURN "\"turn\":\""
+enum { TURN_LEN = 32, READ_AT_ONCE = 64 * 1024, MAX_EVENTS = 256, GRACE_NS = 300000000 };
 
 struct caller { /* one connection and its request under way */
     int fd, waits_to_write;
     unsigned number;
-    struct bytes request, in, events;
+    struct bytes request, report, in, events;
+    struct bytes *out;                   /* the one under way */
     size_t sent, body_place, name_place; /* places in the request; 0: none */
+    size_t turn_place;                   /* in the report, or in the request without one */
     struct head head;
     struct chunks chunks;
     long body_got;
@@ -57,15 +64,24 @@ static void put_number(struct caller *caller, size_t place, uint64_t count) {
 }
 
 static void push(struct caller *caller) {
-    long sent = bytes_write(caller->fd, caller->request.at, caller->request.len, caller->sent);
+    long sent = bytes_write(caller->fd, caller->out->at, caller->out->len, caller->sent);
     if (sent < 0)
         fail("send");
     caller->sent = (size_t)sent;
-    int waits = caller->sent < caller->request.len;
+    int waits = caller->sent < caller->out->len;
     if (waits != caller->waits_to_write) {
         caller->waits_to_write = waits;
         watch(caller, EPOLL_CTL_MOD, EPOLLIN | (waits ? EPOLLOUT : 0));
     }
+}
+
+static void start(struct caller *caller, struct bytes *out) {
+    caller->out = out;
+    caller->sent = 0;
+    caller->head = (struct head){0};
+    caller->chunks = (struct chunks){0};
+    caller->body_got = 0;
+    push(caller);
 }
 
 static void ask(struct caller *caller) {
@@ -73,21 +89,22 @@ static void ask(struct caller *caller) {
     put_number(caller, caller->body_place, caller->count);
     if (turns_per_name)
         put_number(caller, caller->name_place, (caller->count - 1) / turns_per_name);
-    caller->sent = 0;
-    caller->head = (struct head){0};
-    caller->chunks = (struct chunks){0};
-    caller->body_got = 0;
     caller->began_ns = clock_ns();
     num_open++;
-    push(caller);
+    start(caller, &caller->request);
 }
 
 static int is_counted(uint64_t now_ns) { return now_ns >= start_ns && now_ns < end_ns; }
 
 static void finish(struct caller *caller) {
     uint64_t now = clock_ns();
-    int is_whole = caller->head.status == 200 && caller->body_got > 100 &&
+    int is_reporting = caller->out == &caller->report;
+    int is_whole = caller->head.status == 200 && caller->body_got > (is_reporting ? 50 : 100) &&
                    (caller->last_byte == '}' || caller->last_byte == '\n');
+    if (is_whole && caller->report.len && !is_reporting) {
+        start(caller, &caller->report);
+        return;
+    }
     num_open--;
     num_ended++;
     num_errors += !is_whole;
@@ -115,6 +132,15 @@ static void read_events(struct caller *caller) {
         done = (size_t)(stop + 2 - caller->events.at);
     }
     bytes_drop(&caller->events, done);
+}
+
+/* Short answers come in one piece. */
+static void note_turn(struct caller *caller) {
+    const char *at = find(caller->in.at, caller->in.len, TURN);
+    size_t from = at ? (size_t)(at - caller->in.at) + strlen(TURN) : 0;
+    struct bytes *to = caller->report.len ? &caller->report : &caller->request;
+    if (at && from + TURN_LEN <= caller->in.len)
+        memcpy(to->at + caller->turn_place, caller->in.at + from, TURN_LEN);
 }
 
 static void take(struct caller *caller, const char *at, size_t len) {
@@ -149,6 +175,8 @@ static void read_answer(struct caller *caller) {
         read_chunked(caller);
         return;
     }
+    if (caller->turn_place)
+        note_turn(caller);
     take(caller, caller->in.at, caller->in.len);
     bytes_drop(&caller->in, caller->in.len);
     if (caller->body_got == caller->head.body_len)
@@ -190,21 +218,38 @@ static struct bytes read_file(const char *path) {
     return text;
 }
 
-static void prepare(struct caller *caller, const char *path, const char *header,
-                    const struct bytes *body) {
+static size_t write_request(struct bytes *request, const char *path, const char *header,
+                            const struct bytes *body) {
     char head[2048];
     int len = snprintf(head, sizeof head,
                        "POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: bench\r\n"
                        "accept: */*\r\nauthorization: Bearer none\r\n"
                        "content-type: application/json\r\n%s%scontent-length: %zu\r\n\r\n",
                        path, header, *header ? "\r\n" : "", body->len);
-    bytes_add(&caller->request, head, (size_t)len);
-    bytes_add(&caller->request, body->at, body->len);
-    const char *at = find(caller->request.at, (size_t)len, PLACE);
-    caller->name_place = at ? (size_t)(at - caller->request.at) : 0;
-    at = find(caller->request.at + len, body->len, PLACE);
-    caller->body_place = at ? (size_t)(at - caller->request.at) : 0;
+    bytes_add(request, head, (size_t)len);
+    bytes_add(request, body->at, body->len);
+    return (size_t)len;
+}
+
+static size_t place_of(const struct bytes *request, size_t from, size_t len, const char *place) {
+    const char *at = find(request->at + from, len, place);
+    return at ? (size_t)(at - request->at) : 0;
+}
+
+static void prepare(struct caller *caller, const char *path, const char *header,
+                    const struct bytes *body) {
+    struct bytes *request = &caller->request;
+    size_t len = write_request(request, path, header, body);
+    caller->name_place = place_of(request, 0, len, PLACE);
+    caller->body_place = place_of(request, len, body->len, PLACE);
+    caller->turn_place = place_of(request, len, body->len, TURN_PLACE);
     put_number(caller, caller->name_place, 0);
+}
+
+static void prepare_report(struct caller *caller, const char *path, const char *header,
+                           const struct bytes *body) {
+    size_t len = write_request(&caller->report, path, header, body);
+    caller->turn_place = place_of(&caller->report, len, body->len, TURN_PLACE);
 }
 
 static void report(double seconds) {
@@ -229,20 +274,24 @@ static void loop(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 8 && argc != 10)
+    if (argc != 8 && argc != 10 && argc != 12)
         return fprintf(stderr, "load_client: see the head of its source for its arguments\n"), 2;
     signal(SIGPIPE, SIG_IGN);
     poller = epoll_create1(0);
     int port = atoi(argv[1]), num_callers = atoi(argv[2]);
     double warm_up_s = atof(argv[3]), seconds = atof(argv[4]);
     seed = strtoul(argv[5], NULL, 10);
-    if (argc == 10)
+    if (argc >= 10)
         turns_per_name = (unsigned)atoi(argv[9]);
-    struct bytes body = read_file(argv[7]);
+    struct bytes body = read_file(argv[7]), report_body = {0};
+    if (argc == 12)
+        report_body = read_file(argv[11]);
     struct caller *callers = calloc((size_t)num_callers, sizeof *callers);
     for (int i = 0; i < num_callers; i++) {
         callers[i].number = (unsigned)i;
-        prepare(&callers[i], argv[6], argc == 10 ? argv[8] : "", &body);
+        prepare(&callers[i], argv[6], argc >= 10 ? argv[8] : "", &body);
+        if (argc == 12)
+            prepare_report(&callers[i], argv[10], argv[8], &report_body);
         call(&callers[i], port);
     }
     start_ns = clock_ns() + (uint64_t)(warm_up_s * 1e9);

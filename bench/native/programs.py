@@ -20,6 +20,8 @@ _PARTS = {
 }
 PLACE = "@" * 16
 """Becomes a number of its own in every request the client sends."""
+TURN_PLACE = "#" * 32
+"""Becomes the "turn" of the client's last answer that had one."""
 
 
 def program(name: str) -> Path:
@@ -94,7 +96,8 @@ def fake_workers(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What the client sends: `header` is one line, whose name is a new one every so many turns of
-    a connection, or the same for all of them if `turns_per_name` is 0."""
+    a connection, or the same for all of them if `turns_per_name` is 0. After each answer goes the
+    `report`, a path and a body, if there is one; it needs a header."""
 
     port: int
     connections: int
@@ -105,6 +108,7 @@ class Load:
     path: str = "/v1/chat/completions"
     header: str | None = None
     turns_per_name: int = 1
+    report: tuple[str, Path] | None = None
     group_nice: int = 0
 
 
@@ -114,6 +118,8 @@ def send_load(load: Load, cores: set[int]) -> dict[str, Any]:
     argv += [str(load.warm_up_s), str(load.seconds), str(load.seed), load.path, str(load.body)]
     if load.header:
         argv += [load.header, str(load.turns_per_name)]
+        if load.report:
+            argv += [load.report[0], str(load.report[1])]
     process = started(argv, cores, stdout=subprocess.PIPE)
     if load.group_nice:
         set_group_nice(process.pid, load.group_nice)

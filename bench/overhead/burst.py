@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.native.programs import Load, send_load, set_group_nice
 from bench.overhead.candidates import Running
+from bench.overhead.placing import PATH, bodies
 from bench.overhead.process_cost import moment, rss_mib, tree
 
 NOISY_CORES = 0.6
@@ -26,6 +27,7 @@ class Case:
     body: Path
     connections: int
     seconds: float
+    is_stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +46,16 @@ def burst(running: Running, case: Case, place: Place, seed: int) -> dict[str, An
     cores = [place.core, place.router_core] if running.pid else [place.core]
     waited_s = _wait_for_quiet(cores, place.patience_s)
     router = tree(running.pid) if running.pid else []
+    path, body, report = "/v1/chat/completions", case.body, None
+    if running.candidate.places:
+        path = PATH
+        body, report = bodies(running.candidate, case.body.parent)
     load = Load(
         port=running.port,
         connections=case.connections,
-        body=case.body,
+        path=path,
+        body=body,
+        report=report,
         seconds=case.seconds,
         seed=seed,
         header=running.candidate.header,

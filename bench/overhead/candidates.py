@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from bench.native.programs import PLACE, running
 from conserve_sglang.core.errors import ConfigError
@@ -71,6 +72,7 @@ class Candidate:
     processes: int = 1
     max_continuations: int = 2
     is_compiled: bool = False  # of `make compiled`, not of the checkout
+    places: Literal["", "and_reports", "with_report"] = ""  # turns that go to workers elsewhere
     relay_width: int = 0  # not a router but bench.overhead.relay, to so many workers
 
     @property
@@ -115,6 +117,18 @@ OURS_AGENT_2 = replace(
     what="the same with --workers 2, on the client's core too",
     processes=2,
 )
+OURS_PLACE = replace(
+    OURS_TAIL,
+    name="ours-place",
+    what="/v1/place and /v1/place/report for the turns of ours-tail, which are not sent",
+    places="and_reports",
+)
+OURS_PLACE_NEXT = replace(
+    OURS_TAIL,
+    name="ours-place-next",
+    what="the same, each report in the request for the next place",
+    places="with_report",
+)
 OURS_UNCONTINUED = replace(
     OURS_TAIL,
     name="ours-uncontinued",
@@ -130,7 +144,7 @@ OURS_COMPILED = tuple(
 ALL = (
     DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, SMG_PD,
     OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED, OURS_AGENT_2,
-    OURS_UNCONTINUED, *OURS_COMPILED,
+    OURS_PLACE, OURS_PLACE_NEXT, OURS_UNCONTINUED, *OURS_COMPILED,
 )  # fmt: skip
 
 
@@ -210,7 +224,7 @@ def _argv(candidate: Candidate, ports: Ports, port: int, side_port: int, folder:
     path = folder / f"{candidate.name}.yaml"
     keys = folder / "keys.yaml"
     digest = hashlib.sha256(API_KEY).hexdigest()
-    keys.write_text(f"tenants: [{{name: bench, keys: ['sha256:{digest}']}}]\n")
+    keys.write_text(f"tenants: [{{name: bench, keys: ['sha256:{digest}'], may_place: true}}]\n")
     keys.chmod(0o600)
     path.write_text(_tier_map(candidate, ports, port, side_port))
     python = [str(compiled_python()), "-I"] if candidate.is_compiled else [sys.executable]

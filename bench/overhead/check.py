@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.native.programs import PLACE
 from bench.overhead.candidates import API_KEY, Candidate, Ports, Running
+from bench.overhead.placing import check_placing
 from conserve_sglang.core.errors import ConfigError
 
 NUM_TURNS = 8
@@ -14,6 +15,9 @@ NUM_TURNS = 8
 
 def check(running: Running, ports: Ports, bodies: Sequence[str]) -> dict[str, int]:
     """Send a few turns one by one; what the workers saw. Raises ConfigError if it is not right."""
+    if running.candidate.places:
+        check_placing(running.candidate, running.port, ports, NUM_TURNS)
+        return {}
     before = _counts(ports)
     num_sent = 0
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)

@@ -1,5 +1,6 @@
 """What clients that place their turns say and are told, as JSON."""
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -133,6 +134,11 @@ def _object(members: bytes) -> bytes:
 
 
 def _whereabouts(worker: Worker) -> bytes:
-    host, port = worker.plan.host, worker.plan.port
-    url = f"{worker.pool.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-    return b'"id":%b,"url":%b' % (_text(worker.worker_id), _text(url))
+    plan = worker.plan
+    return _whereabouts_of(plan.worker_id, worker.pool.scheme, plan.host, plan.port)
+
+
+@lru_cache(maxsize=4096)
+def _whereabouts_of(worker_id: str, scheme: str, host: str, port: int) -> bytes:
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return b'"id":%b,"url":%b' % (_text(worker_id), _text(url))

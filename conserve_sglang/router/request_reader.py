@@ -103,6 +103,8 @@ class RequestReader:
         "_method",
         "_num_hosts",
         "_num_learned",
+        "_other",
+        "_other_last",
         "_parser",
         "_target",
         "owes_continue",
@@ -118,6 +120,8 @@ class RequestReader:
         self.owes_continue = False
         self._known: KnownHead | None = None
         self._last: Request  # with the head that is known
+        self._other: KnownHead | None = None  # known before, and its request
+        self._other_last: Request
         self._num_learned = 0
         self._start()
 
@@ -171,6 +175,12 @@ class RequestReader:
         known = self._known
         if known is not None and is_fresh and self.refusal is None:
             at = known.match(data)
+            other = self._other
+            if at < 0 and other is not None:  # some clients ask for two things by turns
+                self._known, self._other = other, known
+                self._last, self._other_last = self._other_last, self._last
+                known = other
+                at = known.match(data)
             if at >= 0 and len(data) - at == known.length <= self._max_body_bytes:
                 self._num_learned = 0
                 last = self._last
@@ -189,6 +199,8 @@ class RequestReader:
         self._num_learned += 1
         known = known_head(data, request.headers, _VARYING)
         if known is not None:
+            if self._known is not None:
+                self._other, self._other_last = self._known, self._last
             self._known = known
             self._last = replace(request, body=b"")
 

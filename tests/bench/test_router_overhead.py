@@ -11,10 +11,14 @@ import pytest
 from bench import harness
 from bench.native.programs import PLACE, Load, fake_workers, send_load
 from bench.overhead import candidates
+from bench.overhead.burst import Case, Place
+from bench.overhead.burst import burst as send_burst
 from bench.overhead.candidates import (
     DIRECT,
     OURS_AGENT,
     OURS_PD,
+    OURS_PLACE,
+    OURS_PLACE_NEXT,
     OURS_TAIL,
     Candidate,
     Ports,
@@ -207,3 +211,26 @@ def test_the_record_is_saved_with_the_machine_it_was_taken_on(
     assert saved["bench"] == "router_overhead"
     assert saved["machine"]["num_cores"] >= 1
     assert saved["rows"] == record["rows"]
+
+
+@pytest.mark.parametrize("candidate", [OURS_PLACE, OURS_PLACE_NEXT], ids=lambda c: c.name)
+def test_turns_are_placed_and_reported_by_the_native_client(
+    candidate: Candidate, ports: Ports, tmp_path: Path
+) -> None:
+    case = Case(name="1 KB x 4", body=tmp_path / "body.json", connections=4, seconds=0.3)
+    place = Place(router_core=max(CORES), core=min(CORES), workers_pid=os.getpid(), patience_s=0)
+    with candidates_up([candidate], ports, CORES, tmp_path) as (running,):
+        check(running, ports, ["{}"])
+        row = send_burst(running, case, place, seed=1)
+        control = http.client.HTTPConnection("127.0.0.1", ports.routers[1], timeout=10)
+        metrics, raw = ask(control, "/metrics")
+        control.close()
+    assert metrics.status == 200
+    assert (row["num_errors"], row["requests_per_s"] > 0) == (0, True)
+    placed = sum(
+        float(line.split()[1])
+        for line in raw.decode().splitlines()
+        if line.startswith('conserve_router_turns_total{outcome="answered"}')
+    )
+    num_open = 4 if candidate is OURS_PLACE_NEXT else 0  # the last is reported with the next
+    assert placed >= row["num_ended"] - num_open > 0

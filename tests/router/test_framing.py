@@ -94,3 +94,16 @@ async def test_nothing_behind_a_refused_request_is_served(cluster: Cluster, case
     assert not cluster["d0"].turns
     assert not cluster["d1"].turns
     assert (await cluster.chat("still there?")).status == 200
+
+
+def test_heads_that_come_by_turns_are_each_parsed_once() -> None:
+    reader = RequestReader(1000)
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\nx-conversation-id: %b\r\ncontent-length: %d\r\n\r\n"
+    for number in range(4):
+        for target in (b"/v1/place", b"/v1/place/report"):
+            name, body = b"task-%d" % number, b"b" * (number + 1)
+            reader.feed(head % (target, name, len(body)) + body)
+            request = reader.ready.popleft()
+            assert (request.target, request.body) == (target, body)
+            assert (b"x-conversation-id", name) in request.headers
+        reader._parser = None  # nothing is left to parse
