@@ -310,19 +310,11 @@ class Brain:
             self.conversations.sweep(max(16, len(self.conversations) // 64))
 
     def _note_spoken(self, turn: Arrival, *, is_answered: bool) -> None:
-        """Tell `on_spoken` of the first answer that speaks to a user, where turn 1 is known.
-
-        It is not of a conversation whose turns went to another replica meanwhile.
-        """
+        """Tell `on_spoken` of the first answer that speaks to a user, where turn 1 is known."""
         conversation, command = turn.conversation, turn.command
         if command is None:
             return
-        index = command.turn_index
-        if index == 1:
-            conversation.began_at_s = turn.arrived_at_s
-        elif index > conversation.last_turn_seen + 1:
-            conversation.began_at_s = None
-        conversation.last_turn_seen = index
+        conversation.see(command.turn_index, turn.arrived_at_s)
         if is_answered and conversation.began_at_s is not None:
             spoke_at_s = turn.spoke_at_s()
             if spoke_at_s is not None:

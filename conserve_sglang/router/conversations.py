@@ -72,6 +72,14 @@ class Conversation:
         self.began_at_s: float | None = None
         self.last_turn_seen = 0
 
+    def see(self, turn_index: int, arrived_at_s: float) -> None:
+        """A turn is over. When turn 1 arrived is not known where others went elsewhere."""
+        if turn_index == 1:
+            self.began_at_s = arrived_at_s
+        elif turn_index > self.last_turn_seen + 1:
+            self.began_at_s = None
+        self.last_turn_seen = turn_index
+
 
 UNIDENTIFIED = Conversation(ConversationId(""), DEFAULT_TENANT.tenant_id, b"")
 """Stands for the conversation of a turn until that is known."""
