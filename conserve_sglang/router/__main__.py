@@ -19,7 +19,7 @@ from conserve_sglang.state import open_store
 from conserve_sglang.telemetry.logs import FORMATS, LEVELS, configure
 from conserve_sglang.tiermap import load_tier_map
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("conserve_sglang.router")  # not that of `__main__`
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -80,13 +80,13 @@ async def _run(tier_map: TierMap, arguments: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     service = _service(tier_map, arguments)
-    if tier_map.router.auth.keys_file is not None or tier_map.router.tls is not None:
-        loop.add_signal_handler(signal.SIGHUP, service.reload_keys)
+    loop.add_signal_handler(signal.SIGHUP, service.reload_keys)
     await service.start()
     settle_memory()
     await told_to_stop.wait()
     logger.info("stopping")
     await service.stop()
+    logger.info("stopped")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -77,8 +77,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport: Any = None
         self._outbox: Outbox
         self.asker: Asker | None = None
-        # Of the last request let in: its headers, what became of them, whose it was, and by
-        # which keys that was found.
+        # Of the last request let in: its headers, what became of them, whose it was, by which keys.
         self.last_headers: Headers | None = None
         self.last_split: tuple[bytes, dict[bytes, bytes]] = (b"", {})
         self.tenant = DEFAULT_TENANT
@@ -104,6 +103,8 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
+        if self._transport is not None:  # else its handshake failed
+            self._outbox.forget()
         self._backlog.clear()
         self._reader.ready.clear()
         self._hold(0)

@@ -121,6 +121,8 @@ class Door:
         Connections that are open ask again with their next request.
         """
         reload_tls(self._tls)
+        if self._settings.auth.keys_file is None:
+            return
         try:
             self.front.keyring = read_keyring(self._settings.auth)
         except ConfigError as error:

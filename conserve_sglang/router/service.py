@@ -39,6 +39,7 @@ from conserve_sglang.telemetry.energy import EnergyCollector
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.power import PowerCollector
 from conserve_sglang.telemetry.prometheus import Exporter
+from conserve_sglang.tiermap.check import is_loopback
 from conserve_sglang.tiermap.secrets import admin_key
 
 logger = logging.getLogger(__name__)
@@ -214,6 +215,13 @@ class BrainService(ABC):
             self.control_port,
             ", compiled" if is_compiled() else "",
         )
+        if settings.auth.keys_file is None and not is_loopback(settings.host):
+            logger.warning(
+                "whoever reaches %s:%d may use the workers: there are no API keys. See"
+                " router.auth.keys_file in the tier map.",
+                settings.host,
+                self.port,
+            )
 
     async def stop(self) -> None:
         """Begin nothing new, give open answers `router.drain_s`, then close everything."""

@@ -47,6 +47,8 @@ def reload_tls(tls: ServerTls | None) -> None:
             tls.reload()
         except ConfigError as error:
             logger.error("the certificate stays as it is: %s", error)
+        else:
+            logger.info("the certificate was read again")
 
 
 def worker_context(settings: WorkerTlsSettings) -> ssl.SSLContext:

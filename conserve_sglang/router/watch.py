@@ -205,6 +205,8 @@ class Watch:
         if not worker.is_up:
             if worker.state is not WorkerState.LOST:
                 worker.state = WorkerState.UNKNOWN
+            if worker.reason != reason:
+                logger.info("worker %s is not up: %s", worker.worker_id, reason)
             worker.reason = reason
             return
         worker.num_missed_probes += 1

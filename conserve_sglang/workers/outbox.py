@@ -85,6 +85,10 @@ class Outbox:
         self._pieces = []
         self._transport.abort()
 
+    def forget(self) -> None:
+        """The transport is closed: what was not sent is lost."""
+        self._pieces = []
+
     def send(self) -> None:
         """Hand what is there to the transport."""
         pieces = self._pieces

@@ -82,6 +82,10 @@ class Exchange:
         except WorkerError as error:
             self.fail(error)
             return
+        except Exception as error:  # whoever waits must hear of it, whatever it is
+            logger.exception("no connection to %s could be made", self._pool.host)
+            self.fail(Unreachable(f"no connection could be made: {error!r}"))
+            return
         if self._sink is None:
             connection.abandon()
         else:
@@ -174,6 +178,8 @@ class ConnectionPool:
                 self._on_refused()
             todo = "; see router.worker_tls" if isinstance(error, ssl.SSLError) else ""
             raise Unreachable(f"no connection to {where}: {error}{todo}") from error
+        if not connection.is_open:
+            raise Unreachable(f"no connection to {where}: it closed as soon as it was made")
         self._open.add(connection)
         connection.expect_life(self._unacknowledged_s)
         return connection

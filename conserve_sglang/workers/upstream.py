@@ -99,6 +99,8 @@ class UpstreamConnection(asyncio.Protocol):
     def expect_life(self, unacknowledged_s: float) -> None:
         """Have the kernel break the connection when the other host does not acknowledge."""
         bound = self._transport.get_extra_info("socket")
+        if bound is None:  # it is closing already, and will say so
+            return
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (
             ("TCP_KEEPIDLE", max(1, round(unacknowledged_s / 3))),
@@ -193,6 +195,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
+        self._outbox.forget()
         sink = self._sink
         has_head = self._status > 0 and not _FRAMING.intersection(dict(self._headers))
         if sink is not None and exc is None and self.has_answer_begun and has_head:

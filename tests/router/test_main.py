@@ -51,10 +51,13 @@ def test_stops_cleanly_when_told(tmp_path: Path) -> None:
         port = free_port()
         process = start(tmp_path, port, free_port())
         until_listening(process, port)
+        process.send_signal(signal.SIGHUP)  # nothing to read again, and no reason to end
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
         assert process.returncode == 0
         assert "Traceback" not in said
+        assert said.index("stopping") < said.index("stopped")
+        assert "worker m-0 is not up: " in said
 
 
 def test_descriptor_limit_is_raised_as_far_as_allowed(tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ async def test_close_sends_first_and_drop_does_not() -> None:
     assert notes == ["aborted", b"kept", "closed"]
 
 
+async def test_nothing_is_written_on_a_transport_that_was_lost() -> None:
+    notes: list[Any] = []
+    lost = Outbox(Wire(notes))
+    lost.write(b"1")
+    lost.forget()
+    await asyncio.sleep(0)
+    assert notes == []
+
+
 async def test_write_that_fails_takes_no_other_with_it() -> None:
     notes: list[Any] = []
     told: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@ import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -157,3 +158,35 @@ async def test_pieces_of_a_stream_that_is_followed_are_not_acknowledged_one_by_o
         assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
         connection.follow_stream()
         assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 0
+
+
+async def test_connection_that_is_closed_as_soon_as_it_is_made_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pool_to(Script()) as pool:
+        loop = asyncio.get_running_loop()
+        connect: Any = loop.create_connection
+
+        async def closing(*args: Any, **options: Any) -> Any:
+            transport, protocol = await connect(*args, **options)
+            transport.abort()
+            await asyncio.sleep(0.01)  # it has been lost by now
+            return transport, protocol
+
+        monkeypatch.setattr(loop, "create_connection", closing)
+        with pytest.raises(Unreachable, match="as soon as it was made"):
+            await fetch(pool, "GET", "/", timeout_s=5)
+        assert pool.num_connections == 0
+
+
+async def test_what_nobody_foresaw_is_told_to_whoever_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pool_to(Script()) as pool:
+
+        async def fail(*args: object, **options: object) -> None:
+            raise KeyError("unforeseen")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fail)
+        with pytest.raises(Unreachable, match="unforeseen"):
+            await fetch(pool, "GET", "/", timeout_s=5)

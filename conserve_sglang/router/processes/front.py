@@ -25,7 +25,7 @@ from conserve_sglang.router.tuning import raise_descriptor_limit, settle_memory
 from conserve_sglang.serving.listening import bound
 from conserve_sglang.telemetry.logs import configure
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("conserve_sglang.router.front")  # not that of `__main__`
 
 REPORT_INTERVAL_S = 0.25
 
@@ -149,7 +149,8 @@ async def _run(link_fd: int) -> int:
     front = FrontProcess()
     loop.add_signal_handler(signal.SIGTERM, front.signalled)
     # Ctrl-C reaches every process of the terminal; the parent says what comes of it.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, lambda: None)
     await loop.create_unix_connection(lambda: front.link, sock=socket.socket(fileno=link_fd))
     await front.run()
     return 1 if front.is_orphaned else 0
