@@ -66,6 +66,7 @@ async def test_one_that_is_moved_says_why() -> None:
         assert told["failed_attempts"] == [
             {
                 "decoder": "d0",
+                "prefiller": None,
                 "cause": "decoder_busy",
                 "because": "the decoder said that it was busy",
             }
