@@ -15,6 +15,8 @@ def summary(bursts: Sequence[Burst]) -> list[dict[str, Any]]:
     for case in _names(bursts, "case"):
         for candidate in _names(bursts, "candidate"):
             own = [b for b in bursts if b["case"] == case and b["candidate"] == candidate]
+            if not own:
+                continue  # not every candidate plays every case
             quiet = [b for b in own if not b["is_noisy"]]
             used = quiet or own
             row: dict[str, Any] = {"case": case, "candidate": candidate}

@@ -188,6 +188,13 @@ def test_noisy_bursts_do_not_count_beside_quiet_ones() -> None:
     assert (row["num_quiet"], row["num_bursts"]) == (1, 2)
 
 
+def test_a_candidate_that_does_not_play_a_case_has_no_row_there() -> None:
+    bursts = [burst(0, "ours-pd", 1.0), burst(0, "ours-tail", 1.0) | {"case": "another"}]
+    assert [(row["case"], row["candidate"]) for row in summary(bursts)] == [
+        (each["case"], each["candidate"]) for each in bursts
+    ]
+
+
 def test_ratios_are_taken_within_a_round() -> None:
     bursts = [
         burst(number, name, rate)
