@@ -43,6 +43,7 @@ class Door:
         self, tier_map: TierMap, brain: BrainPort, fleet: FleetView, about: About, number: int = 0
     ) -> None:
         self._settings = tier_map.router
+        self._name = f"main port of front {number}" if number else "main port"
         self._brain = brain
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
         self.metrics = RouterMetrics(keeps_latencies=keeps_latencies(tier_map))
@@ -120,16 +121,16 @@ class Door:
 
         Connections that are open ask again with their next request.
         """
-        reload_tls(self._tls)
+        reload_tls(self._tls, self._name)
         if self._settings.auth.keys_file is None:
             return
         try:
             self.front.keyring = read_keyring(self._settings.auth)
         except ConfigError as error:
-            logger.error("the keys stay as they are: %s", error)
+            logger.error("%s: the keys stay as they are: %s", self._name, error)
             return
         self._weigh_tenants()
-        logger.info("the key file was read again")
+        logger.info("%s: the key file was read again", self._name)
 
     def _weigh_tenants(self) -> None:
         if self.front.keyring is not None:

@@ -163,7 +163,7 @@ class BrainService(ABC):
 
     def reload_keys(self) -> None:
         """Read the key file and the certificate again; a file that is wrong changes nothing."""
-        reload_tls(self._tls)
+        reload_tls(self._tls, "control port")
 
     @abstractmethod
     def _bind(self) -> socket.socket:

@@ -40,15 +40,15 @@ class ServerTls:
             ) from error
 
 
-def reload_tls(tls: ServerTls | None) -> None:
-    """Take a new certificate into use, if there is one; a wrong one changes nothing."""
+def reload_tls(tls: ServerTls | None, listener: str) -> None:
+    """Take a new certificate of a listener into use, if it has one; a wrong one changes nothing."""
     if tls is not None:
         try:
             tls.reload()
         except ConfigError as error:
-            logger.error("the certificate stays as it is: %s", error)
+            logger.error("%s: the certificate stays as it is: %s", listener, error)
         else:
-            logger.info("the certificate was read again")
+            logger.info("%s: the certificate was read again", listener)
 
 
 def worker_context(settings: WorkerTlsSettings) -> ssl.SSLContext:

@@ -1,6 +1,7 @@
 """TLS on both sides of the router, with certificates made for the test."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -92,7 +93,10 @@ async def test_new_certificate_is_taken_with_the_reload(
 ) -> None:
     old = await shown(secured)
     new = authority.issue()  # into the same files
+    caplog.set_level(logging.INFO)
     secured.service.reload_keys()
+    told = [line for line in caplog.messages if "certificate" in line]
+    assert told == [f"{port} port: the certificate was read again" for port in ("control", "main")]
     taken = await shown(secured)
     assert taken != old
     Path(new.key_file).write_text("no key")
