@@ -1,6 +1,6 @@
 """Tier maps as tables and as JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,12 @@ from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
 from conserve_sglang.launcher.energy_check import check_energy_files, energy_notices
 from conserve_sglang.launcher.plan import notices
 from conserve_sglang.tiermap import load_tier_map
+from conserve_sglang.tiermap.secrets import (
+    MASK,
+    is_secret_flag,
+    is_secret_variable,
+    without_password,
+)
 
 
 def check_files(files: Iterable[Path]) -> list[dict[str, Any]]:
@@ -22,9 +28,19 @@ def check_files(files: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def as_document(tier_map: TierMap) -> dict[str, Any]:
-    """The decoded tier map, defaults filled in, as plain JSON values."""
+    """The decoded tier map, defaults filled in and secrets masked, as plain JSON values."""
     document: dict[str, Any] = msgspec.to_builtins(tier_map)
+    for tier in document["tiers"]:
+        tier["env"] = _masked(tier["env"], is_secret_variable)
+        tier["sglang_flags"] = _masked(tier["sglang_flags"], is_secret_flag)
+    state = document["router"]["state"]
+    if state is not None and state["redis"] is not None:
+        state["redis"] = without_password(state["redis"])
     return {**document, "notices": list(notices(tier_map))}
+
+
+def _masked(values: dict[str, Any], is_secret: Callable[[str], bool]) -> dict[str, Any]:
+    return {name: MASK if is_secret(name) else value for name, value in values.items()}
 
 
 def print_table(tier_map: TierMap) -> None:

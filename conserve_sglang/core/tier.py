@@ -132,12 +132,14 @@ class WorkerTlsSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSettings:
     """Where the router keeps its conversations: in the SQLite file `path`, by default one of its
-    own in the user's state folder, or, shared by replicas, in Redis under `namespace`.
+    own in the user's state folder, or, shared by replicas, in Redis under `namespace`, whose
+    password stands in the environment variable `redis_password_env`.
     With `keep_responses` the file, or Redis, keeps stored responses too, and so what was said."""
 
     path: str | None = None
     keep_responses: bool = False
     redis: str | None = None
+    redis_password_env: str | None = None
     namespace: str = "conserve"
 
 

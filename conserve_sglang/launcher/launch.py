@@ -15,7 +15,7 @@ from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec, all_commands,
 from conserve_sglang.launcher.preflight import check
 from conserve_sglang.launcher.progress import Progress, Report, Step
 from conserve_sglang.launcher.supervise import SuperviseSettings, Supervisor
-from conserve_sglang.tiermap.secrets import admin_key, worker_api_key
+from conserve_sglang.tiermap.secrets import admin_key, redis_password, worker_api_key
 
 _SIGNALS = {
     signal.SIGINT: "interrupted",
@@ -86,6 +86,8 @@ def launch(tier_map: TierMap, options: LaunchOptions, report: Report) -> None:
         report(Progress(step=Step.NOTICE, message=notice))
     worker_api_key(tier_map.router)  # here only to say at once that it is not there
     key = admin_key(tier_map.router)
+    if options.with_router and options.with_state:
+        redis_password(tier_map.router)
     check(plan, tier_map)
     make_room_for_logs(plan, options.log_dir)
     asked = caps_here(tier_map, options.host)

@@ -11,17 +11,13 @@ from conserve_sglang.core.tier import TierMap, WorkerPlan
 from conserve_sglang.energy.holding import KEY_VARIABLE, SOCKET_VARIABLE
 from conserve_sglang.policy.registry import make_served_policy
 from conserve_sglang.tiermap.check import unguarded_host
+from conserve_sglang.tiermap.secrets import MASK, is_secret_flag, is_secret_variable, password_in
 from conserve_sglang.workers.argv import LOOPBACK_HOSTS, worker_argv, worker_env
 
 ROUTER = "router"
 REMOTE_PYTHON = "python3"
 LAST_WORDS_S = 5.0  # the router tells the clients of open answers that it ends
 _WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-_MASK = "***"
-# Not TOKENS: those are counted. A flag must end so: --speculative-token-map is no secret.
-_SECRET_WORDS = "(KEYS?|TOKEN|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)"
-_SECRET_VARIABLE = re.compile(rf"{_SECRET_WORDS}(_|$)", re.IGNORECASE)
-_SECRET_FLAG = re.compile(rf"--.*{_SECRET_WORDS}", re.IGNORECASE)
 _PLAIN = re.compile(r"[\w@%+=:,./-]*")
 
 
@@ -132,6 +128,7 @@ def worker_spec(
     argv = worker_argv(tier_map, worker, python=python)
     bound = argv[argv.index("--host") + 1]
     api_key, admin_key = tier_map.router.worker_api_key_env, tier_map.router.admin_key_env
+    not_its_own = (api_key, admin_key, _redis_variable(tier_map), SOCKET_VARIABLE, KEY_VARIABLE)
     return ProcessSpec(
         name=worker.worker_id,
         kind=ProcessKind.WORKER,
@@ -141,9 +138,7 @@ def worker_spec(
         health_port=worker.port,
         listens=tuple((bound, port) for port in ports),
         secret_flags={} if api_key is None else {"api-key": api_key},
-        withheld=tuple(
-            name for name in (api_key, admin_key, SOCKET_VARIABLE, KEY_VARIABLE) if name is not None
-        ),
+        withheld=tuple(name for name in not_its_own if name is not None),
         health_tls=bool(tier.sglang_flags.get("ssl-certfile")),
         shared_gpus=tuple(sorted(worker.gpu_ids)) if tier.share_gpus else (),
     )
@@ -167,19 +162,25 @@ def agent_specs(
         return ()
     port = tier_map.energy.agent_port
     command = (python, "-m", "conserve_sglang.agent", "--tier-map", tier_map.source)
+    redis_variable = _redis_variable(tier_map)
     return tuple(
         ProcessSpec(
             name="agent" if host in LOOPBACK_HOSTS else f"agent-{host}",
             kind=ProcessKind.AGENT,
             argv=(*command, "--host", host, "--phase-dir", phase_dir),
             env={},
-            withheld=("CUDA_VISIBLE_DEVICES",),
+            withheld=("CUDA_VISIBLE_DEVICES", *([redis_variable] if redis_variable else [])),
             health_host=host if host in LOOPBACK_HOSTS else "127.0.0.1",
             health_port=port,
             listens=((host if host in LOOPBACK_HOSTS else "0.0.0.0", port),),
         )
         for host in sorted(hosts)
     )
+
+
+def _redis_variable(tier_map: TierMap) -> str | None:
+    state = tier_map.router.state
+    return None if state is None else state.redis_password_env
 
 
 def router_spec(tier_map: TierMap, *, python: str, options: Sequence[str] = ()) -> ProcessSpec:
@@ -243,14 +244,12 @@ def all_commands(
 
 def without_secrets(spec: ProcessSpec) -> ProcessSpec:
     """The same process to be shown: values of keys, tokens and passwords are masked."""
-    env = {
-        name: _MASK if _SECRET_VARIABLE.search(name) else value for name, value in spec.env.items()
-    }
+    env = {name: MASK if is_secret_variable(name) else value for name, value in spec.env.items()}
     argv = tuple(
-        _MASK if _SECRET_FLAG.fullmatch(before) else word
+        MASK if before.startswith("--") and is_secret_flag(before) else word
         for before, word in zip(("", *spec.argv), spec.argv, strict=False)
     )
-    argv += tuple(word for flag in spec.secret_flags for word in (f"--{flag}", _MASK))
+    argv += tuple(word for flag in spec.secret_flags for word in (f"--{flag}", MASK))
     return replace(spec, env=env, argv=argv, secret_flags={})
 
 
@@ -272,6 +271,12 @@ def notices(tier_map: TierMap) -> tuple[str, ...]:
         found.append(
             f"power budget {tier_map.power_budget_w:g} W named in the tier map is not enforced, as"
             f" no energy is read: add energy: {{}} to it{key}"
+        )
+    state = tier_map.router.state
+    if state is not None and state.redis is not None and password_in(state.redis) is not None:
+        found.append(
+            "router.state.redis holds a password, which is told to whoever reads the tier map: put"
+            " it into an environment variable, and name that in router.state.redis_password_env"
         )
     return tuple(found)
 

@@ -18,6 +18,7 @@ from conserve_sglang.router.tuning import raise_descriptor_limit, settle_memory
 from conserve_sglang.state import open_store
 from conserve_sglang.telemetry.logs import FORMATS, LEVELS, configure
 from conserve_sglang.tiermap import load_tier_map
+from conserve_sglang.tiermap.secrets import redis_password
 
 logger = logging.getLogger("conserve_sglang.router")  # not that of `__main__`
 
@@ -58,7 +59,8 @@ def _processes(text: str) -> int:
 
 
 def _service(tier_map: TierMap, arguments: argparse.Namespace) -> BrainService:
-    store, trusts = open_store(tier_map), arguments.trust_decoders
+    store = open_store(tier_map, redis_password(tier_map.router))
+    trusts = arguments.trust_decoders
     if tier_map.router.processes == 1:
         return RouterService(tier_map, trusts_decoders=trusts, store=store)
     logs = ["--log-level", arguments.log_level, "--log-format", arguments.log_format]

@@ -22,7 +22,9 @@ def default_path(tier_map: TierMap) -> Path:
     return Path(folder).expanduser() / "conserve-sglang" / name
 
 
-def open_store(tier_map: TierMap) -> "SqliteStore | SharedStore | None":
+def open_store(
+    tier_map: TierMap, redis_password: str | None = None
+) -> "SqliteStore | SharedStore | None":
     """The store a tier map asks for, None for none. Raises ConfigError for a file not fit.
 
     Where no file is named and the default one's folder cannot be written, there is none.
@@ -37,7 +39,8 @@ def open_store(tier_map: TierMap) -> "SqliteStore | SharedStore | None":
             raise ConfigError(
                 "router.state.redis needs a package: pip install 'conserve-sglang[redis]'"
             ) from error
-        return SharedStore(settings.redis, settings.namespace, tier_map.router.conversation_ttl_s)
+        ttl_s = tier_map.router.conversation_ttl_s
+        return SharedStore(settings.redis, settings.namespace, ttl_s, redis_password)
     if settings.path is not None:
         return SqliteStore(Path(settings.path))
     path = default_path(tier_map)

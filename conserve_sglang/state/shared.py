@@ -43,8 +43,9 @@ def unpacked(row: bytes) -> SavedConversation | None:
 class SharedStore:
     """Where a router meets its replicas. `name` tells this one from the others."""
 
-    def __init__(self, url: str, namespace: str, ttl_s: float) -> None:
-        self.url = url
+    def __init__(self, url: str, namespace: str, ttl_s: float, password: str | None = None) -> None:
+        self._url = url
+        self._password = password
         self.name = os.urandom(8).hex()
         self._prefix = f"{namespace}:"
         self._ttl_ms = int((ttl_s + GRACE_S) * 1000)
@@ -53,9 +54,22 @@ class SharedStore:
     def secret(self) -> bytes:
         """The replicas' common secret; blocks. Raises ConfigError if Redis cannot be reached."""
         try:
-            with redis.Redis.from_url(self.url, socket_timeout=CONNECT_TIMEOUT_S) as server:
+            with redis.Redis.from_url(
+                self._url, password=self._password, socket_timeout=CONNECT_TIMEOUT_S
+            ) as server:
                 known = server.set(self._prefix + "secret", self._secret, nx=True, get=True)
-        except (*SharedError, ValueError) as error:
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise ConfigError(
+                f"router.state.redis: Redis does not let this router in: {error}. Put the password"
+                " into an environment variable that router.state.redis_password_env names; a user"
+                " goes into the URL, redis://USER@HOST:PORT/0."
+            ) from error
+        except ValueError:  # which may quote the password
+            raise ConfigError(
+                "router.state.redis: not a URL like redis://HOST:6379/0, or a password that is not"
+                " UTF-8."
+            ) from None
+        except SharedError as error:
             raise ConfigError(
                 f"router.state.redis: Redis cannot be reached: {error}. Start it, or write"
                 " `state: {path: FILE}` for a router without replicas."
@@ -66,7 +80,7 @@ class SharedStore:
 
     async def connect(self) -> "Session":
         """Begin to talk. Raises one of SharedError."""
-        session = Session(self.url, self._prefix, self.name, self._ttl_ms)
+        session = Session(self._url, self._password, self._prefix, self.name, self._ttl_ms)
         try:
             await session.open(self._secret)
         except BaseException:
@@ -78,10 +92,12 @@ class SharedStore:
 class Session:
     """Two connections, for calls and for messages, until one of them breaks."""
 
-    def __init__(self, url: str, prefix: str, name: str, ttl_ms: int) -> None:
+    def __init__(self, url: str, password: str | None, prefix: str, name: str, ttl_ms: int) -> None:
         # No retries: a message may have been missed, which the caller must know.
         once = Retry(NoBackoff(), 0)
-        self._server = Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=once)
+        self._server = Redis.from_url(
+            url, password=password, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=once
+        )
         self._messages = self._server.pubsub(ignore_subscribe_messages=True)
         self._prefix = prefix
         self._head = (prefix, name, ttl_ms)

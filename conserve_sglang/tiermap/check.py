@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
 
 from conserve_sglang.core.health import HealthSettings
-from conserve_sglang.core.tier import OWNED_FLAGS, Tier, TierMap
+from conserve_sglang.core.tier import OWNED_FLAGS, StateSettings, Tier, TierMap
 from conserve_sglang.core.worker import Role
 from conserve_sglang.policy import POLICIES
+from conserve_sglang.tiermap.secrets import password_in
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})
 _BOTH = ((frozenset({Role.PREFILL}), "a prefill tier"), (frozenset({Role.DECODE}), "a decode tier"))
@@ -31,9 +33,7 @@ def problems(tier_map: TierMap, *, is_served: bool = True) -> Iterator[str]:
     yield from _health(tier_map.router.health)
     yield from _shared_gpus(tier_map)
     yield from _roles(tier_map)
-    state = tier_map.router.state
-    if state is not None and state.path is not None and state.redis is not None:
-        yield "router.state: path and redis are both set; remove one"
+    yield from _state(tier_map.router.state)
     yield from _keys(tier_map)
     if is_served:
         yield from _unlocked(tier_map)
@@ -164,6 +164,28 @@ def unguarded_host(tier_map: TierMap) -> str | None:
         return None
     hosts = (worker.host for worker in tier_map.workers)
     return next((host for host in hosts if not is_loopback(host)), None)
+
+
+def _state(state: StateSettings | None) -> Iterator[str]:
+    if state is None:
+        return
+    if state.path is not None and state.redis is not None:
+        yield "router.state: path and redis are both set; remove one"
+    if state.redis is None:
+        if state.redis_password_env is not None:
+            yield "router.state.redis_password_env: there is no Redis; set redis, or remove it"
+        return
+    try:
+        password = password_in(state.redis)
+        urlsplit(state.redis).port  # noqa: B018 - it is looked at only here
+    except ValueError:  # whose text may quote a part of the password
+        yield (
+            "router.state.redis: not a URL like redis://HOST:6379/0. If a password with special"
+            " characters is in it, name it in redis_password_env instead"
+        )
+        return
+    if password is not None and state.redis_password_env is not None:
+        yield "router.state.redis: take the password out of it, redis_password_env names one"
 
 
 def _keys(tier_map: TierMap) -> Iterator[str]:

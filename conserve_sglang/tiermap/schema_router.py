@@ -133,7 +133,14 @@ class StateFile(Strict, frozen=True, kw_only=True):
     ] = False
     redis: Annotated[
         Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://")] | None,
-        Meta(description="Instead: the URL of a Redis server that replicas of the router share."),
+        Meta(
+            description="Instead: the URL of a Redis server that replicas of the router share;"
+            " redis://USER@HOST:PORT/0 where a user is asked for."
+        ),
+    ] = None
+    redis_password_env: Annotated[
+        Variable | None,
+        Meta(description="Environment variable with the password of that Redis server."),
     ] = None
     namespace: Annotated[
         Name, Meta(description="What keys in Redis begin with; one for each deployment.")

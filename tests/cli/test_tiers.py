@@ -66,6 +66,23 @@ def test_show_as_json_is_the_decoded_map(run_cli: RunCli) -> None:
     assert document["router"]["control_port"] == 30001
 
 
+def test_show_masks_secrets(run_cli: RunCli, tmp_path: Path) -> None:
+    text = (MAPS / "cpu_local.yaml").read_text()
+    text = text.replace("    count: 2\n", "    count: 2\n    env: {HF_TOKEN: hush, A: b}\n")
+    flags = "sglang_flags: {api-key: hush, dtype: auto}"
+    text = text.replace("sglang_flags: *cpu", flags)
+    text = text.replace("control_port:", "state: {redis: 'redis://a:hush@h/0'}, control_port:")
+    (tmp_path / "map.yaml").write_text(text)
+    ran = run_cli("tiers", "show", "--json", tmp_path / "map.yaml")
+    assert "hush" not in ran.out + ran.err
+    document = json.loads(ran.out)
+    assert document["tiers"][1]["env"] == {"HF_TOKEN": "***", "A": "b"}
+    assert document["tiers"][1]["sglang_flags"] == {"api-key": "***", "dtype": "auto"}
+    assert document["router"]["state"]["redis"] == "redis://a:***@h/0"
+    assert "router.state.redis holds a password" in document["notices"][0]
+    assert "hush" not in run_cli("tiers", "show", tmp_path / "map.yaml").out
+
+
 def test_show_of_a_wrong_map_is_exit_code_2(run_cli: RunCli, wrong: Path) -> None:
     ran = run_cli("tiers", "show", wrong)
     assert ran.code == 2

@@ -16,8 +16,9 @@ from tests.fakes.router_process import free_port
 class RedisServer:
     """Keeps what it has in memory alone, so that a new life begins empty, unless saved."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, password: str = "") -> None:
         self._folder = folder
+        self._password = password
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: asyncio.subprocess.Process | None = None
@@ -25,7 +26,8 @@ class RedisServer:
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-            "--dir", str(self._folder), stdout=asyncio.subprocess.DEVNULL,
+            "--dir", str(self._folder), "--requirepass", self._password,
+            stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         for _ in range(200):
             try:
@@ -70,10 +72,10 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def a_redis_server(folder: Path) -> AsyncIterator[RedisServer]:
+async def a_redis_server(folder: Path, password: str = "") -> AsyncIterator[RedisServer]:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed: scripts/redis_server.sh")
-    server = RedisServer(folder)
+    server = RedisServer(folder, password)
     await server.start()
     try:
         yield server

@@ -72,8 +72,17 @@ def test_a_default_that_cannot_be_written_is_no_reason_not_to_serve(
         ("{redis: 'http://h'}", r"router\.state\.redis"),
         ("{file: a}", r"router\.state\.file: unknown field"),
         ("{path: ''}", r"router\.state\.path"),
+        ("{redis_password_env: R}", r"redis_password_env: there is no Redis"),
+        ("{redis: 'redis://:pw@h', redis_password_env: R}", r"redis: take the password out of it"),
+        ("{redis: 'redis://:hu/sh@h'}", r"redis: not a URL like redis://HOST:6379/0"),
+        ("{redis: 'redis://h', redis_password_env: 'a b'}", r"redis_password_env"),
     ],
 )
 def test_a_wrong_state_is_said_with_its_field(tmp_path: Path, state: str, said: str) -> None:
-    with pytest.raises(TierMapError, match=said):
+    with pytest.raises(TierMapError, match=said) as caught:
         a_map(tmp_path, f"state: {state}")
+    assert "hu" not in str(caught.value)
+
+
+def test_routers_of_tests_keep_nothing_in_the_home_of_whoever_runs_them(tmp_path: Path) -> None:
+    assert Path.home() not in default_path(a_map(tmp_path)).parents
