@@ -82,6 +82,8 @@ class Dispatcher:
         due = []
         if (deadline := self._line.next_deadline_at_s()) is not None:
             due.append(deadline)
+        if (rested_at_s := self._line.next_rested_at_s()) is not None:
+            due.append(rested_at_s)
         conversations, settings = self._conversations, self._settings
         if conversations.rest_floor_s < inf:
             due.append(conversations.rest_floor_s + settings.conversation_ttl_s)
@@ -92,13 +94,14 @@ class Dispatcher:
     @property
     def num_queued(self) -> int:
         """Turns that arrived and were not sent yet."""
-        line = self._line
-        return line.order.num_waiting + line.num_held
+        return self._line.num_unsent
 
     @property
     def queue_depths(self) -> dict[str, int]:
-        """The same by queue: for a phase 1, and tail turns behind their own conversation."""
-        return {"phase_one": self._line.num_waiting, "tail": self._line.num_held}
+        """The same by queue: for a phase 1, tail turns behind their own conversation, and turns
+        that pause between two attempts."""
+        line = self._line
+        return {"phase_one": line.num_waiting, "tail": line.num_held, "retry": line.num_pausing}
 
     @property
     def num_conversations(self) -> int:
@@ -289,6 +292,8 @@ class Dispatcher:
         while (overdue := self._line.pop_overdue(now)) is not None:
             self._placer.reject_overdue(overdue, now)
             self._placer.serve_line(now)
+        while (rested := self._line.pop_rested(now)) is not None:
+            self._placer.place_or_hold(rested, now)
         while (resting := self._conversations.longest_at_rest()) is not None:
             if resting.last_active_at_s + self._settings.conversation_ttl_s > now:
                 break

@@ -12,7 +12,7 @@ def validate(dispatcher: Dispatcher) -> None:
     """Raise AssertionError unless the dispatcher's books add up.
 
     The ledger equals the sum of what conversations and turns say they hold; nothing is negative;
-    every open turn is sent, waiting or held, and in exactly one of these; every live
+    every open turn is sent, waiting, held or pausing, and in exactly one of these; every live
     conversation has at most one pin, on a worker that is up; nobody waits for what is there.
     """
     conversations = list(dispatcher._conversations.live())
@@ -95,7 +95,8 @@ def _validate_turns(dispatcher: Dispatcher) -> None:
     unsent = sum(turn.decoder is None for turn in dispatcher._turns.values())
     assert waiting == dispatcher._line.num_waiting, "waiting turns miscounted"
     assert held == dispatcher._line.num_held, "held turns miscounted"
-    assert unsent == waiting + held, "a turn is neither sent, waiting nor held"
+    pausing = dispatcher._line.num_pausing
+    assert unsent == waiting + held + pausing, "a turn is neither sent nor in one of the queues"
     first = dispatcher._line.order.first()
     if first is not None:
         assert isinstance(dispatcher._placer.ask(first), Defer), "the first in line could be served"
@@ -107,11 +108,11 @@ def _validate_tenants(dispatcher: Dispatcher) -> None:
     for account in dispatcher._conversations.tenants():
         name = account.tenant_id
         live = [c for c in dispatcher._conversations.live() if c.tenant is account]
-        unsent = [t for t in turns if t.decoder is None and t.conversation.tenant is account]
-        num_waiting = sum(turn.is_waiting for turn in unsent)
+        num_waiting = sum(t.is_waiting for t in turns if t.conversation.tenant is account)
         assert account.num_conversations == len(live), f"{name}: conversations miscounted"
         assert account.num_waiting == num_waiting, f"{name}: waiting turns miscounted"
-        assert account.num_held == len(unsent) - num_waiting, f"{name}: held turns miscounted"
+        num_held = sum(len(c.held or ()) for c in live)
+        assert account.num_held == num_held, f"{name}: held turns miscounted"
         assert sum(turn.is_waiting for turn in account.waiting) == num_waiting, f"{name}: line"
         holding = {c.conversation_id for c in live if c.held}
         assert set(account.holding) == holding, f"{name}: holding differs"

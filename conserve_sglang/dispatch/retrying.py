@@ -5,7 +5,7 @@ from conserve_sglang.dispatch.events import FailureCause
 from conserve_sglang.dispatch.placer import Placer
 from conserve_sglang.dispatch.settings import DispatchSettings
 from conserve_sglang.dispatch.state import Turn
-from conserve_sglang.policy.api import PhaseOneCause, RejectReason
+from conserve_sglang.policy.api import PhaseOneCause, Placement, RejectReason
 
 _CAUSES = {
     FailureCause.PREFIX_MISSING: PhaseOneCause.PREFIX_MISSING,
@@ -83,7 +83,24 @@ def _try_again(
         placer.let_held_go(conversation, now)
     elif is_busy:
         placer.reject(turn, RejectReason.WORKERS_BUSY, now)
+    elif not turn.has_met_busy and _would_return(placer, turn):
+        placer.line.pause(turn, now)
+        placer.let_held_go(conversation, now)
     else:
         placer.place_or_hold(turn, now)
         placer.let_held_go(conversation, now)
     placer.serve_line(now)
+
+
+def _would_return(placer: Placer, turn: Turn) -> bool:
+    """Whether the next attempt of a turn that failed twice would be at a worker that failed it.
+
+    A worker that dies fails many attempts in the milliseconds until that is noticed; once it is,
+    the turn waits for another one, and none of its attempts is lost.
+    """
+    if len(turn.avoids) < 2 or turn.conversation.opener is not None:
+        return False
+    answer = placer.ask(turn)
+    if not isinstance(answer, Placement):
+        return False
+    return answer.decoder in turn.avoids or answer.prefiller in turn.avoids

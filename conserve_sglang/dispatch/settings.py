@@ -21,7 +21,8 @@ class DispatchSettings:
     the longest idle first. `prefix_slack_tokens`: how much of the previous prompt may be missing
     (page rounding) before the prefix counts as gone. `is_fair` off: plain arrival order, whoever
     the tenants are. `busy_s`: for so long after a worker said that it is busy, no turn is tried
-    there that another worker has refused as busy; see `busy`.
+    there that another worker has refused as busy; see `busy`. `retry_pause_s`: a turn that failed
+    more than once goes back to a worker that failed it only behind such a pause.
     """
 
     max_phase_one_turns: int = 1024
@@ -39,6 +40,7 @@ class DispatchSettings:
     prefix_slack_tokens: int = 128
     is_fair: bool = True
     busy_s: float = 1.0
+    retry_pause_s: float = 0.5
 
     def __post_init__(self) -> None:
         for name in (
@@ -48,6 +50,7 @@ class DispatchSettings:
             "prefix_slack_tokens",
             "max_continuations",
             "busy_s",
+            "retry_pause_s",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

@@ -1,10 +1,13 @@
 """Turns not yet sent, in two bounded queues: those that wait for a place (a phase 1 on its way to
-a prefiller and a decoder), in fair order, and tail turns held behind their own conversation."""
+a prefiller and a decoder), in fair order, and tail turns held behind their own conversation.
+
+Beside them turns whose last attempts failed, and that pause before the next."""
 
 from collections import deque
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
+from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch.fair_order import FairOrder, last_waiting
 from conserve_sglang.dispatch.service_rate import ServiceRate
 from conserve_sglang.dispatch.settings import DispatchSettings
@@ -14,7 +17,15 @@ from conserve_sglang.dispatch.state import Conversation, TenantAccount, Turn
 class WaitingLine:
     """The heap of deadlines holds stale entries of turns that left; `num_held` does not."""
 
-    __slots__ = ("_by_deadline", "_holding", "_settings", "_waiting", "num_held", "order")
+    __slots__ = (
+        "_by_deadline",
+        "_holding",
+        "_pausing",
+        "_settings",
+        "_waiting",
+        "num_held",
+        "order",
+    )
 
     def __init__(self, settings: DispatchSettings) -> None:
         self._settings = settings
@@ -23,6 +34,7 @@ class WaitingLine:
         self._waiting = ServiceRate()
         self._holding = ServiceRate()
         self.num_held = 0
+        self._pausing: dict[TurnId, tuple[float, Turn]] = {}  # in the order in which pauses end
 
     @property
     def num_waiting(self) -> int:
@@ -30,9 +42,14 @@ class WaitingLine:
         return self.order.num_waiting
 
     @property
+    def num_pausing(self) -> int:
+        """Turns that pause between two attempts."""
+        return len(self._pausing)
+
+    @property
     def num_unsent(self) -> int:
-        """Turns waiting for a place or for their conversation."""
-        return self.order.num_waiting + self.num_held
+        """Turns waiting for a place, for their conversation, or for the end of a pause."""
+        return self.order.num_waiting + self.num_held + len(self._pausing)
 
     # turns that wait for a place
 
@@ -85,13 +102,33 @@ class WaitingLine:
         if not conversation.held:
             del account.holding[conversation.conversation_id]
 
-    # both
+    # turns that pause between two attempts
+
+    def pause(self, turn: Turn, now: float) -> None:
+        """Let a turn wait before its next attempt."""
+        self._pausing[turn.turn_id] = (now + self._settings.retry_pause_s, turn)
+        self._watch(turn)
+
+    def pop_rested(self, now: float) -> Turn | None:
+        """A turn whose pause is over, no longer pausing."""
+        due = self.next_rested_at_s()
+        if due is None or due > now:
+            return None
+        return self._pausing.pop(next(iter(self._pausing)))[1]
+
+    def next_rested_at_s(self) -> float | None:
+        """When the next pause is over."""
+        return next(iter(self._pausing.values()))[0] if self._pausing else None
+
+    # all
 
     def leave(self, turn: Turn) -> None:
         """Take a turn that will not be sent out of wherever it waits."""
         conversation = turn.conversation
         if turn.is_waiting:
             self.order.take(turn)
+        elif self._pausing.pop(turn.turn_id, None) is not None:
+            return
         elif conversation.held is not None and turn in conversation.held:
             conversation.held.remove(turn)
             self._left(conversation)

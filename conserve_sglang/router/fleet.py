@@ -306,7 +306,8 @@ class Fleet:
         )
 
     def _connection_refused(self, worker: Worker) -> None:
-        self.lose(worker, "it does not accept connections")
+        if worker.is_up:  # of one that is not, each probe finds the same
+            self.lose(worker, "it does not accept connections")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -1,22 +1,27 @@
 """Workers that are lost, turns that fail or are cut in the middle, and where they go on."""
 
-from conserve_sglang.core.ids import TurnId
+from conserve_sglang.core.ids import ConversationId, TurnId
 from conserve_sglang.dispatch import (
     AbortTurn,
+    BlameWorker,
+    ConversationEnded,
     DispatchSettings,
     FailureCause,
     FirstToken,
     RejectTurn,
     ReleaseConversation,
     Tick,
+    TurnAbandoned,
     TurnFailed,
     TurnInterrupted,
     WorkerLost,
     WorkerUp,
 )
 from conserve_sglang.policy.api import PlacementReason, RejectReason
-from tests.builders import D0, D1, P0, Desk, a_worker, an_arrival
+from tests.builders import D0, D1, D2, P0, Desk, a_worker, an_arrival
 from tests.dispatch.talk import finish, rejected, sent, settled
+
+PAUSE_S = DispatchSettings().retry_pause_s
 
 
 def test_conversation_of_a_lost_decoder_is_prefilled_again_elsewhere() -> None:
@@ -53,6 +58,59 @@ def test_retries_are_bounded() -> None:
     assert desk.dispatcher.num_conversations == 0
 
 
+def test_turn_pauses_before_it_goes_back_to_a_worker_that_failed_it_twice() -> None:
+    """A decoder that dies may break all attempts before anyone knows."""
+    desk = Desk("p0", "d0")
+    desk.tell(an_arrival(1))
+    assert sent(desk.tell(decoder_failed(1))).decoder == D0
+    assert desk.tell(decoder_failed(1)) == [BlameWorker(worker_id=D0)]
+    assert desk.dispatcher.queue_depths == {"phase_one": 0, "tail": 0, "retry": 1}
+    desk.tell(WorkerLost(worker_id=D0))
+    desk.now += PAUSE_S
+    assert desk.dispatcher.next_deadline_at_s == desk.now
+    assert desk.tell(Tick()) == []
+    assert desk.dispatcher.queue_depths == {"phase_one": 1, "tail": 0, "retry": 0}
+    assert sent(desk.tell(WorkerUp(spec=a_worker("d1")))).decoder == D1
+
+
+def test_turn_goes_back_behind_its_pause_and_at_once_to_a_worker_it_has_not_met() -> None:
+    desk = Desk("p0", "d0")
+    desk.tell(an_arrival(1))
+    desk.tell(decoder_failed(1))
+    desk.tell(decoder_failed(1))
+    desk.now += PAUSE_S
+    assert sent(desk.tell(Tick())).decoder == D0
+    assert rejected(desk.tell(decoder_failed(1))).reason is RejectReason.RETRIES_SPENT
+    other = Desk("p0", "d0", "d1", "d2")
+    other.tell(an_arrival(1))
+    assert [sent(other.tell(decoder_failed(1))).decoder for _ in range(2)] == [D1, D2]
+
+
+def test_turn_that_pauses_may_be_given_up_and_ends_with_its_conversation() -> None:
+    for event in (
+        TurnAbandoned(turn_id=TurnId(1)),
+        ConversationEnded(conversation_id=ConversationId("a")),
+    ):
+        desk = Desk("p0", "d0")
+        desk.tell(an_arrival(1))
+        desk.tell(decoder_failed(1))
+        desk.tell(decoder_failed(1))
+        desk.tell(event)
+        assert (desk.dispatcher.num_open_turns, desk.dispatcher.num_queued) == (0, 0)
+        desk.now += PAUSE_S
+        assert desk.tell(Tick()) == []
+
+
+def test_turn_that_pauses_keeps_its_deadline() -> None:
+    desk = Desk("p0", "d0", settings=DispatchSettings(queue_timeout_s=PAUSE_S / 2))
+    desk.tell(an_arrival(1))
+    desk.tell(decoder_failed(1))
+    desk.tell(decoder_failed(1))
+    desk.now += PAUSE_S / 2
+    assert rejected(desk.tell(Tick())).reason is RejectReason.QUEUE_TIMEOUT
+    assert desk.dispatcher.num_queued == 0
+
+
 def test_first_token_from_a_decoder_lost_meanwhile_does_not_hide_its_loss() -> None:
     desk = Desk("p0", "d0", "d1")
     desk.tell(an_arrival(1))
@@ -61,6 +119,10 @@ def test_first_token_from_a_decoder_lost_meanwhile_does_not_hide_its_loss() -> N
     command = sent(desk.tell(FirstToken(turn_id=TurnId(1))))
     assert (command.turn_id, command.decoder) == (TurnId(2), D1)
     assert command.reason is PlacementReason.DECODER_LOST
+
+
+def decoder_failed(turn: int) -> TurnFailed:
+    return TurnFailed(turn_id=TurnId(turn), cause=FailureCause.DECODER_FAILED)
 
 
 def interrupted(turn: int, tokens: int) -> TurnInterrupted:
@@ -95,7 +157,7 @@ def test_interrupted_turn_waits_for_room_with_a_deadline_of_its_own() -> None:
 
 
 def test_turn_is_interrupted_only_so_often() -> None:
-    desk = settled("p0", "d0", "d1")
+    desk = settled("p0", "d0", "d1", "d2")
     desk.tell(an_arrival(2, tokens=1100))
     for count in (1, 2):
         desk.tell(FirstToken(turn_id=TurnId(2)))

@@ -163,7 +163,7 @@ def test_turn_that_comes_back_from_its_workers_finds_room_in_a_full_queue() -> N
     desk.tell(WorkerLost(worker_id=P0))
     failed = TurnFailed(turn_id=TurnId(0), cause=FailureCause.PREFILLER_FAILED)
     assert desk.tell(failed) == []
-    assert desk.dispatcher.queue_depths == {"phase_one": 2, "tail": 0}
+    assert desk.dispatcher.queue_depths == {"phase_one": 2, "tail": 0, "retry": 0}
     assert sent(desk.tell(WorkerUp(spec=a_worker("p0")))) == [0]
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 
+from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.router import watch
 from conserve_sglang.router.fleet import WorkerState
+from conserve_sglang.workers.pool import ConnectionPool
+from conserve_sglang.workers.probe import is_ready
 from tests.fakes.router_cluster import Cluster, a_cluster
 
 
@@ -151,6 +154,26 @@ async def test_decoder_that_stays_busy_is_taken_back_all_the_same(
     await cluster.request("POST", "/admin/workers/d0/lost", cluster.service.control_port)
     await cluster.until_met("d0")
     assert "did not flush its cache" in caplog.text
+
+
+async def test_worker_that_is_gone_is_logged_once(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "conserve_sglang.router")
+    await cluster["d0"].stop()
+    worker = cluster.service.fleet.worker(WorkerId("d0"))
+    await cluster.until(lambda: worker.reason.startswith("no connection"))
+    num_probes = 0
+
+    async def counted(pool: ConnectionPool, timeout_s: float) -> bool:
+        nonlocal num_probes
+        num_probes += pool is worker.control
+        return await is_ready(pool, timeout_s)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "is_ready", counted)
+        await cluster.until(lambda: num_probes > 3)
+    assert caplog.text.count("worker d0 is not up") == 1
 
 
 async def test_fault_in_a_probe_does_not_end_the_probing(

@@ -27,7 +27,10 @@ LOAD = WorkerLoad(
     num_conversations=3,
 )
 GAUGES = Gauges(
-    queue_depths={"phase_one": 1, "tail": 0}, num_open_turns=2, num_conversations=3, workers=(LOAD,)
+    queue_depths={"phase_one": 1, "tail": 0, "retry": 0},
+    num_open_turns=2,
+    num_conversations=3,
+    workers=(LOAD,),
 )
 REPORT = WorkerReport(held_tokens=350, used_tokens=90, num_running=2, num_waiting=None)
 

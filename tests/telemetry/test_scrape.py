@@ -63,7 +63,7 @@ def test_the_overview_reads_what_the_router_exports() -> None:
     seen = overview(before, after, 1e12)
     assert seen.router.output_tokens_per_s == pytest.approx(40.0)
     assert seen.router.policy == "conserve"
-    assert seen.router.queued_turns == {"phase_one": 1, "tail": 0}
+    assert seen.router.queued_turns == {"phase_one": 1, "tail": 0, "retry": 0}
     assert seen.router.latency_s["ttft"] == (None, None)
     (worker,) = seen.workers
     assert (worker.state, worker.breaker) == ("up", "half_open")
