@@ -1,26 +1,50 @@
 """conserve-sglang tiers: check and look at tier maps."""
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .fail import clean_failure
-from .options import JsonOption, TierMapArgument
+from .options import HostOption, JsonOption, TierMapArgument
 
+
+class Part(Enum):
+    """What of a tier map runs on a machine."""
+
+    ROUTER = "router"
+    WORKERS = "workers"
+    ALL = "all"
+
+
+HereOption = Annotated[
+    Part | None,
+    typer.Option(
+        "--here",
+        metavar="PART",
+        help="What of it runs on this machine: router, workers or all. A file or variable that is"
+        " missing for that is an error; without --here it is a note.",
+    ),
+]
 app = typer.Typer(help="Check and look at tier maps.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
+    here: HereOption = None,
+    host: HostOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read tier maps as strictly as the launcher does; exit 2 if one is wrong."""
+    """Read tier maps as strictly as the launcher does; exit 2 if one is wrong.
+
+    Files and environment variables that a map names are looked for on this machine.
+    """
     from .tiers_view import check_files
 
-    results = check_files(files)
+    results = check_files(files, here, host)
     if as_json:
         typer.echo(json.dumps(results, indent=2))
     else:
@@ -29,6 +53,8 @@ def validate(
             typer.echo(result["error"] if is_wrong else f"{result['file']}: ok", err=is_wrong)
             for notice in result["notices"]:
                 typer.echo(f"{result['file']}: note: {notice}")
+            for problem in () if is_wrong else result["missing"]:
+                typer.echo(f"{result['file']}: note: on this machine: {problem}")
     if any(result["error"] is not None for result in results):
         raise typer.Exit(2)
 

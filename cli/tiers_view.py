@@ -1,6 +1,7 @@
 """Tier maps as tables and as JSON."""
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from rich.table import Table
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import Tier, TierMap, WorkerPlan
 from conserve_sglang.launcher.energy_check import check_energy_files, energy_notices
+from conserve_sglang.launcher.here import host_test
 from conserve_sglang.launcher.plan import notices
 from conserve_sglang.tiermap import load_tier_map
+from conserve_sglang.tiermap.outside import router_problems, worker_problems
 from conserve_sglang.tiermap.secrets import (
     MASK,
     is_secret_flag,
@@ -22,9 +25,15 @@ from conserve_sglang.tiermap.secrets import (
 )
 
 
-def check_files(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Each file with what is wrong with it, or None, and with what its user should know."""
-    return [_checked(path) for path in files]
+def check_files(
+    files: Iterable[Path], here: Enum | None = None, host: str | None = None
+) -> list[dict[str, Any]]:
+    """Each file with what is wrong with it, or None, and with what its user should know.
+
+    `here` says what of it is to run on this machine ("router", "workers", "all"): what is missing
+    for that is wrong. None: all is looked for, and what is missing is only told.
+    """
+    return [_checked(path, here, host) for path in files]
 
 
 def as_document(tier_map: TierMap) -> dict[str, Any]:
@@ -80,11 +89,31 @@ def _cells(worker: WorkerPlan, tier: Tier) -> tuple[str, ...]:
     )
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _checked(path: Path, here: Enum | None, host: str | None) -> dict[str, Any]:
+    missing: list[str] = []
     try:
         tier_map = load_tier_map(path)
         check_energy_files(tier_map)
         told = [*notices(tier_map), *energy_notices(tier_map)]
+        missing += _missing(tier_map, "all" if here is None else here.value, host)
+        if here is not None and missing:
+            raise ConfigError("\n".join(f"{path}: {problem}" for problem in missing))
     except ConfigError as error:
-        return {"file": str(path), "error": str(error), "notices": []}
-    return {"file": str(path), "error": None, "notices": told}
+        return {"file": str(path), "error": str(error), "notices": [], "missing": missing}
+    return {"file": str(path), "error": None, "notices": told, "missing": missing}
+
+
+def _missing(tier_map: TierMap, part: str, host: str | None) -> list[str]:
+    """Files and variables that are not here; what two parts miss alike once."""
+    found: list[str] = []
+    if part != "workers":
+        found += router_problems(tier_map)
+    if part != "router":
+        is_here = host_test(host)
+        workers = [worker for worker in tier_map.workers if is_here(worker.host)]
+        if workers:
+            found += worker_problems(tier_map, workers)
+        elif part == "workers":
+            hosts = ", ".join(sorted({worker.host for worker in tier_map.workers}))
+            found.append(f"no worker of it runs on this machine; its hosts are {hosts}; see --host")
+    return list(dict.fromkeys(found))

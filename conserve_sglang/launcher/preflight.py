@@ -4,13 +4,14 @@ import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 from conserve_sglang.core.errors import LaunchError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.launcher.doctor import how_to_install_sglang
 from conserve_sglang.launcher.plan import LaunchPlan, ProcessSpec
 from conserve_sglang.launcher.ports import is_free, listener
+from conserve_sglang.tiermap.outside import router_problems, worker_problems
 
 _ENGINES = {
     "mooncake": ("from mooncake.engine import TransferEngine", "mooncake-transfer-engine"),
@@ -23,7 +24,7 @@ _IMPORT_TIMEOUT_S = 60.0
 
 def check(plan: LaunchPlan, tier_map: TierMap) -> None:
     """Raise LaunchError with everything that stands in the way."""
-    found = [*_sglang(), *_model(tier_map), *_engine(plan, tier_map), *_ports(plan)]
+    found = [*_sglang(), *_outside(plan, tier_map), *_engine(plan, tier_map), *_ports(plan)]
     if found:
         raise LaunchError("nothing was started:\n" + "\n".join(f"  * {line}" for line in found))
 
@@ -33,14 +34,16 @@ def _sglang() -> Iterator[str]:
         yield f"SGLang is not installed in this Python; {how_to_install_sglang()}"
 
 
-def _model(tier_map: TierMap) -> Iterator[str]:
-    path = Path(tier_map.model.path)
-    if path.is_absolute() and not (path / "config.json").is_file():
-        yield (
-            f"the model folder {path} has no config.json; put the model there, or change"
-            " model.path in the tier map (the tiny model of the CPU map is written by"
-            " python -m bench.tiny_model)"
-        )
+def _outside(plan: LaunchPlan, tier_map: TierMap) -> Iterator[str]:
+    """Files and variables; what router and workers miss alike is said once."""
+    names = {spec.name for spec in plan.workers}
+    workers = [worker for worker in tier_map.workers if worker.worker_id in names]
+    found = dict.fromkeys(worker_problems(tier_map, workers))
+    if plan.router is not None:
+        if "--no-state" in plan.router.argv:
+            tier_map = replace(tier_map, router=replace(tier_map.router, state=None))
+        found.update(dict.fromkeys(router_problems(tier_map)))
+    yield from found
 
 
 def _engine(plan: LaunchPlan, tier_map: TierMap) -> Iterator[str]:

@@ -5,6 +5,7 @@ import ssl
 
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TlsSettings, WorkerTlsSettings
+from conserve_sglang.tiermap.pem import load_certificate, trusting
 
 logger = logging.getLogger(__name__)
 
@@ -19,25 +20,14 @@ class ServerTls:
     def reload(self) -> None:
         """Read the files again, for connections from now on. Raises ConfigError."""
         self._new_context()  # one that is wrong must not touch the one in use
-        self._load(self.context)
+        load_certificate(self.context, self._settings)
 
     def _new_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        self._load(context)
+        load_certificate(context, self._settings)
         return context
-
-    def _load(self, context: ssl.SSLContext) -> None:
-        cert_file, key_file = self._settings.cert_file, self._settings.key_file
-        try:
-            # An empty passphrase, so that nobody is asked for one on a terminal.
-            context.load_cert_chain(cert_file, key_file, password="")
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"router.tls: {cert_file} and {key_file} are not a certificate and its key in PEM"
-                f" form, without a passphrase: {error}."
-            ) from error
 
 
 def reload_tls(tls: ServerTls | None, listener: str) -> None:
@@ -53,13 +43,7 @@ def reload_tls(tls: ServerTls | None, listener: str) -> None:
 
 def worker_context(settings: WorkerTlsSettings) -> ssl.SSLContext:
     """What connections to workers are made with. Raises ConfigError."""
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"router.worker_tls.ca_file: {settings.ca_file} holds no certificates in PEM form:"
-            f" {error}."
-        ) from error
+    context = trusting(settings.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if not settings.verify:

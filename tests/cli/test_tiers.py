@@ -33,6 +33,56 @@ def test_a_wrong_map_is_exit_code_2(run_cli: RunCli, wrong: Path) -> None:
     assert ran.err == f"{wrong}: tires: unknown field; did you mean tiers?\n"
 
 
+MISSING = "router: {auth: {keys_file: no.yaml}, admin_key_env: NO_SUCH_KEY, "
+
+
+@pytest.fixture
+def incomplete(tmp_path: Path) -> Path:
+    """A map that is right, and names a key file, a variable and a model that are not here."""
+    path = tmp_path / "map.yaml"
+    text = (MAPS / "cpu_local.yaml").read_text()
+    path.write_text(text.replace("../.cache/tiny-qwen3", "./model").replace("router: {", MISSING))
+    return path
+
+
+def test_what_is_not_on_this_machine_is_a_note(run_cli: RunCli, incomplete: Path) -> None:
+    ran = run_cli("tiers", "validate", incomplete)
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == f"{incomplete}: ok"
+    here = f"{incomplete}: note: on this machine: "
+    assert lines[1].startswith(f"{here}router.admin_key_env: the environment variable NO_SUCH_KEY")
+    assert lines[2].startswith(f"{here}router.auth.keys_file: there is no {incomplete.parent}/no.")
+    assert lines[3].startswith(f"{here}model.path: the model folder {incomplete.parent}/model has")
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("part", "fields"),
+    [
+        ("router", ["router.admin_key_env", "router.auth.keys_file"]),
+        ("workers", ["router.admin_key_env", "model.path"]),
+        ("all", ["router.admin_key_env", "router.auth.keys_file", "model.path"]),
+    ],
+)
+def test_it_is_an_error_where_that_part_runs(
+    run_cli: RunCli, incomplete: Path, part: str, fields: list[str]
+) -> None:
+    ran = run_cli("tiers", "validate", "--here", part, incomplete)
+    assert (ran.code, ran.out) == (2, "")
+    assert [line.split(": ")[1] for line in ran.err.splitlines()] == fields
+    ran = run_cli("tiers", "validate", "--json", "--here", part, incomplete)
+    assert len(json.loads(ran.out)[0]["missing"]) == len(fields)
+
+
+def test_workers_of_other_machines_are_not_looked_at(run_cli: RunCli) -> None:
+    ran = run_cli("tiers", "validate", "--here", "workers", TWO_MACHINES)
+    assert ran.code == 2
+    assert "its hosts are a40-box, l4-box" in ran.err
+    ran = run_cli("tiers", "validate", "--here", "workers", "--host", "l4-box", TWO_MACHINES)
+    assert (ran.code, ran.err) == (0, "")
+
+
 def test_validation_as_json(run_cli: RunCli, wrong: Path) -> None:
     ran = run_cli("tiers", "validate", "--json", wrong)
     assert ran.code == 2
