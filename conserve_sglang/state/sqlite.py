@@ -22,14 +22,12 @@ from conserve_sglang.state.record import SavedConversation, SavedResponse
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434E5356  # "CNSV"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SECRET_BYTES = 32
 _MAGIC = b"SQLite format 3\0"
 _COLUMNS = ", ".join(SavedConversation._fields)
 _PLACES = ", ".join("?" * len(SavedConversation._fields))
-_NEW_VALUES = ", ".join(f"{name} = excluded.{name}" for name in SavedConversation._fields[1:])
-_WRITE = f"INSERT INTO conversations ({_COLUMNS}) VALUES ({_PLACES})"
-_WRITE += f" ON CONFLICT (key) DO UPDATE SET {_NEW_VALUES}"
+_WRITE = f"INSERT OR REPLACE INTO conversations (number, {_COLUMNS}) VALUES (?, {_PLACES})"
 _WRITE_RESPONSE = "INSERT OR REPLACE INTO responses (tenant, id, previous, messages)"
 _WRITE_RESPONSE += " VALUES (?, ?, ?, ?)"
 _FORGET_RESPONSE = "DELETE FROM responses WHERE tenant = ? AND id = ?"
@@ -43,11 +41,12 @@ CREATE TABLE responses (
   UNIQUE (tenant, id)
 );
 """
-# Rows stand in the order they came in: keys are random, and a table in their order would have
-# nearly as many pages written as rows.
+# Rows have the numbers that they are written by, in the order they came in. An index of the keys,
+# which are random, would have nearly as many pages written as rows: what has which number is known.
 _CONVERSATIONS = """
 CREATE TABLE conversations (
-  key TEXT PRIMARY KEY,
+  number INTEGER PRIMARY KEY,
+  key TEXT NOT NULL,
   tenant TEXT NOT NULL,
   name BLOB NOT NULL,
   worker TEXT,
@@ -71,14 +70,14 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_FORM_2 = f"""
+_FROM_FORM_3 = f"""
 ALTER TABLE conversations RENAME TO former;
 {_CONVERSATIONS}
 INSERT INTO conversations ({_COLUMNS}) SELECT {_COLUMNS} FROM former;
 DROP TABLE former;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_FORM = {1: f"{_RESPONSES} {_FROM_FORM_2}", 2: _FROM_FORM_2}
+_FROM_FORM = {1: f"{_RESPONSES} {_FROM_FORM_3}", 2: _FROM_FORM_3, 3: _FROM_FORM_3}
 
 
 class SqliteStore:
@@ -103,6 +102,9 @@ class SqliteStore:
         except BaseException:
             os.close(self._lock)
             raise
+        self._numbers: dict[str, int] = {}  # of the rows, by their keys
+        self._last_number = 0
+        self._is_read = False
 
     def secret(self) -> bytes:
         """The router's secret; made when it is asked for first."""
@@ -113,8 +115,14 @@ class SqliteStore:
 
     def load(self) -> list[SavedConversation]:
         """All stored conversations."""
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM conversations")
-        return list(map(SavedConversation._make, rows))
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM conversations ORDER BY number")
+        saved = list(map(SavedConversation._make, rows))
+        rows = self._db.execute("SELECT number FROM conversations ORDER BY number")
+        # By the strings that are returned, which the conversations live on with.
+        self._numbers = {each.key: number for each, (number,) in zip(saved, rows, strict=True)}
+        self._last_number = max(self._numbers.values(), default=0)
+        self._is_read = True
+        return saved
 
     def load_responses(self) -> list[SavedResponse]:
         """All stored responses, in the order they were stored in."""
@@ -134,11 +142,14 @@ class SqliteStore:
         forgotten: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Store some conversations and forget others, and responses, all or nothing."""
-        db = self._db
+        if not self._is_read:
+            self.load()
+        db, numbers = self._db, self._numbers
+        left = [(numbers[key],) for key in gone if key in numbers]
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.executemany(_WRITE, changed)
-            db.executemany("DELETE FROM conversations WHERE key = ?", ((key,) for key in gone))
+            db.executemany(_WRITE, ((self._number(each.key), *each) for each in changed))
+            db.executemany("DELETE FROM conversations WHERE number = ?", left)
             db.executemany(_WRITE_RESPONSE, responses)
             db.executemany(_FORGET_RESPONSE, forgotten)
             db.execute("COMMIT")
@@ -146,6 +157,15 @@ class SqliteStore:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             raise
+        for key in gone:
+            numbers.pop(key, None)
+
+    def _number(self, key: str) -> int:
+        """The number of a conversation's row; the next one if there is no row yet."""
+        number = self._numbers.get(key)
+        if number is None:
+            self._last_number = number = self._numbers[key] = self._last_number + 1
+        return number
 
     def close(self) -> None:
         """Fold the log into the file and let go of it."""

@@ -32,6 +32,31 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     again.close()
 
 
+def test_each_conversation_has_one_row_whoever_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for number in range(3):
+        store = SqliteStore(path)
+        if number == 1:
+            store.load()  # else its first write reads what is there
+        store.write([a_saved("a", num_turns=number), a_saved(f"b{number}")], ["gone"])
+        store.write([a_saved("gone")], [f"b{number - 1}"])
+        store.close()
+    store = SqliteStore(path)
+    assert sorted(store.load()) == [a_saved("a", num_turns=2), a_saved("b2"), a_saved("gone")]
+    store.close()
+
+
+def test_what_a_failed_write_was_to_forget_can_be_written_again(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s")
+    store.write([a_saved("a")], [])
+    bad = a_saved("b")._replace(tenant=None)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        store.write([bad], ["a"])
+    store.write([a_saved("a", num_turns=7), a_saved("c")], [])
+    assert sorted(store.load()) == [a_saved("a", num_turns=7), a_saved("c")]
+    store.close()
+
+
 def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "state.sqlite"
     store = SqliteStore(path)
@@ -95,9 +120,9 @@ def test_state_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     SqliteStore(path).close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 4")
+    db.execute("PRAGMA user_version = 5")
     db.close()
-    with pytest.raises(ConfigError, match="form 4, and this version reads form 3"):
+    with pytest.raises(ConfigError, match="form 5, and this version reads form 4"):
         SqliteStore(path)
 
 
@@ -179,18 +204,21 @@ def test_responses_are_kept_in_order_until_forgotten(tmp_path: Path) -> None:
     again.close()
 
 
-KEYS_IN_ORDER = """
-ALTER TABLE conversations RENAME TO now;
-CREATE TABLE conversations (
+COLUMNS = """
   key TEXT PRIMARY KEY, tenant TEXT NOT NULL, name BLOB NOT NULL, worker TEXT, incarnation TEXT,
   resident_tokens INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, num_turns INTEGER NOT NULL,
   num_kv_transfers INTEGER NOT NULL, last_active_at_wall REAL NOT NULL, filed_at BLOB,
   filed_block BLOB, filed_bytes INTEGER NOT NULL, counted_bytes INTEGER, counted_tokens INTEGER
-) WITHOUT ROWID;
-INSERT INTO conversations SELECT * FROM now;
-DROP TABLE now;
 """
-FORMER = {1: f"DROP TABLE responses; {KEYS_IN_ORDER}", 2: KEYS_IN_ORDER}
+BY_KEY = f"""
+CREATE TEMP TABLE now AS SELECT * FROM conversations ORDER BY number;
+ALTER TABLE now DROP COLUMN number;
+DROP TABLE conversations;
+CREATE TABLE conversations ({COLUMNS});
+INSERT INTO conversations SELECT * FROM now;
+"""
+KEYS_IN_ORDER = BY_KEY.replace(");", ") WITHOUT ROWID;", 1)
+FORMER = {1: f"DROP TABLE responses; {KEYS_IN_ORDER}", 2: KEYS_IN_ORDER, 3: BY_KEY}
 
 
 @pytest.mark.parametrize("form", FORMER)
