@@ -18,8 +18,8 @@ GROUP = "conserve_sglang"
 HOT = {
     "dispatch": (
         "avoiding", "blame", "bookings", "busy", "commands", "conversations", "dispatcher",
-        "events", "fair_order", "first_to_go", "histories", "kv_ledger", "placer", "placing",
-        "restoring", "retrying", "service_rate", "speeds", "state", "waiting",
+        "events", "fair_order", "first_to_go", "histories", "kv_ledger", "lacking", "late",
+        "placer", "placing", "restoring", "retrying", "service_rate", "speeds", "state", "waiting",
     ),
     "policy": ("api", "parts"),
     "router": (

@@ -21,7 +21,7 @@ from math import inf
 from typing import Any
 
 from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
-from conserve_sglang.dispatch import blame, events, restoring, retrying
+from conserve_sglang.dispatch import blame, events, lacking, late, restoring, retrying
 from conserve_sglang.dispatch.commands import AbortTurn, Command
 from conserve_sglang.dispatch.events import Event
 from conserve_sglang.dispatch.histories import note_answer, note_gap
@@ -112,6 +112,12 @@ class Dispatcher:
     def num_open_turns(self) -> int:
         """Turns that arrived and are not over."""
         return len(self._turns)
+
+    def lack(self, *, is_new: bool) -> RejectReason | None:
+        """What a turn would wait for in vain as things stand, of a conversation that begins or of
+        one whose KV is on its decoder: NO_DECODER, NO_PREFILLER, or None if it lacks no worker."""
+        ask = lacking.by_new if is_new else lacking.by_pinned
+        return ask(self._placer.policy, self._bookings.ledger)
 
     def holds(self, conversation_id: ConversationId) -> bool:
         """Whether a conversation is live."""
@@ -290,7 +296,7 @@ class Dispatcher:
 
     def _tick(self, event: events.Tick, now: float) -> None:
         while (overdue := self._line.pop_overdue(now)) is not None:
-            self._placer.reject_overdue(overdue, now)
+            late.reject(self._placer, overdue, now)
             self._placer.serve_line(now)
         while (rested := self._line.pop_rested(now)) is not None:
             self._placer.place_or_hold(rested, now)

@@ -310,12 +310,6 @@ class Placer:
         self.out.append(rejected)
         self.close_turn(turn, now)
 
-    def reject_overdue(self, turn: Turn, now: float) -> None:
-        """A turn waited until its deadline."""
-        tenants, to_hold = self.conversations.tenants(), not turn.is_waiting
-        retry_after_s = self.line.retry_after_s(turn, tenants, now, to_hold=to_hold)
-        self.reject(turn, RejectReason.QUEUE_TIMEOUT, now, retry_after_s)
-
     def close_turn(self, turn: Turn, now: float) -> None:
         """A turn is over: free what it had and let its conversation go on."""
         conversation = turn.conversation

@@ -33,8 +33,8 @@ class ProcessKind(Enum):
 class ProcessSpec:
     """One process: its command, what its environment adds to ours, and how it shows its health.
 
-    `health_host` and `health_port` answer `GET /health` with 200 once it is ready, over TLS if
-    `health_tls`. `listens` are
+    `health_host` and `health_port` answer a GET of `health_path` with 200 once it is ready, over
+    TLS if `health_tls`. `listens` are
     the (host, port) pairs that must be free before it starts. `secret_flags` are flags whose
     values stand in environment variables of ours and are told in private; `withheld` are
     variables of ours that it must not inherit. `shared_gpus` are GPUs that other processes use too:
@@ -53,6 +53,7 @@ class ProcessSpec:
     secret_flags: Mapping[str, str] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
     health_tls: bool = False
+    health_path: str = "/health"
     shared_gpus: tuple[int, ...] = ()
     drain_s: float = 0.0
     last_words_s: float = 0.0
@@ -201,6 +202,7 @@ def router_spec(tier_map: TierMap, *, python: str, options: Sequence[str] = ()) 
         health_port=settings.control_port,
         listens=((settings.host, settings.port), (settings.control_host, settings.control_port)),
         health_tls=settings.tls is not None,
+        health_path="/ready",
         drain_s=settings.drain_s,
         last_words_s=LAST_WORDS_S,
     )

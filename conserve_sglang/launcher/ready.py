@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from conserve_sglang.launcher.pinned import any_certificate, is_shown
@@ -10,28 +11,24 @@ from conserve_sglang.launcher.pinned import any_certificate, is_shown
 _MOST_HEADER_BYTES = 64 * 1024
 
 
-async def is_healthy(host: str, port: int, *, timeout_s: float, is_tls: bool = False) -> bool:
-    """Whether `GET /health` answers 200 within the time allowed.
+async def is_healthy(
+    host: str, port: int, *, timeout_s: float, path: str = "/health", is_tls: bool = False
+) -> bool:
+    """Whether a GET of `path` answers 200 within the time allowed.
 
     With TLS any certificate will do: nothing is told that is not for everybody.
     """
     tls = any_certificate() if is_tls else None
-    return await _status(_request("GET", "/health", host, port), host, port, timeout_s, tls) == 200
+    return await _status(_request("GET", path, host, port), host, port, timeout_s, tls) == 200
 
 
 async def wait_healthy(
-    host: str,
-    port: int,
-    *,
-    timeout_s: float,
-    interval_s: float,
-    probe_timeout_s: float,
-    is_tls: bool = False,
+    ask: Callable[[], Awaitable[bool]], *, timeout_s: float, interval_s: float
 ) -> bool:
     """Ask until it is healthy; False when `timeout_s` has passed before."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while not await is_healthy(host, port, timeout_s=probe_timeout_s, is_tls=is_tls):
+    while not await ask():
         if loop.time() + interval_s > deadline:
             return False
         await asyncio.sleep(interval_s)

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from conserve_sglang.launcher.plan import LaunchPlan, ProcessKind, ProcessSpec, 
 from conserve_sglang.launcher.ports import wait_free
 from conserve_sglang.launcher.process import Child, Lifeline, last_lines
 from conserve_sglang.launcher.progress import Progress, Report, Step
-from conserve_sglang.launcher.ready import tell_router, wait_healthy
+from conserve_sglang.launcher.ready import is_healthy, tell_router, wait_healthy
 
 logger = logging.getLogger(__name__)
 
@@ -125,15 +126,16 @@ class Supervisor:
         settings = self._settings
         is_worker = child.spec.kind is ProcessKind.WORKER
         timeout_s = settings.ready_timeout_s if is_worker else settings.router_timeout_s
+        ask = partial(
+            is_healthy,
+            child.spec.health_host,
+            child.spec.health_port,
+            timeout_s=settings.probe_timeout_s,
+            path=child.spec.health_path,
+            is_tls=child.spec.health_tls,
+        )
         healthy = asyncio.create_task(
-            wait_healthy(
-                child.spec.health_host,
-                child.spec.health_port,
-                timeout_s=timeout_s,
-                interval_s=settings.probe_interval_s,
-                probe_timeout_s=settings.probe_timeout_s,
-                is_tls=child.spec.health_tls,
-            )
+            wait_healthy(ask, timeout_s=timeout_s, interval_s=settings.probe_interval_s)
         )
         ended = asyncio.create_task(child.wait())
         try:

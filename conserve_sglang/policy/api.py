@@ -70,6 +70,8 @@ class RejectReason(Enum):
     CONVERSATION_ENDED = "conversation_ended"
     TOO_MANY_CONVERSATIONS = "too_many_conversations"
     WORKERS_BUSY = "workers_busy"
+    NO_DECODER = "no_decoder"
+    NO_PREFILLER = "no_prefiller"
 
     __hash__ = object.__hash__  # members are one of a kind, and Enum's own is Python code
 

@@ -11,7 +11,7 @@ from conserve_sglang.router.place import Placements
 from conserve_sglang.router.ports import About, Question, Subject, Told, refusal
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.responses_about import ABOUT_RESPONSES
-from conserve_sglang.router.status import Status
+from conserve_sglang.router.status import Probe, Status
 from conserve_sglang.state import SavedConversation
 
 _JSON = b"application/json"
@@ -40,6 +40,11 @@ class AboutBrain:
         self._status = status
         self._placements = placements
         self._responses = responses
+        self._probes: dict[Subject, Probe] = {
+            Subject.HEALTH: status.health,
+            Subject.READY: status.ready,
+            Subject.LIVE: status.live,
+        }
 
     def ask(self, question: Question, hear: Callable[[Told], None]) -> None:
         """See `About`."""
@@ -49,8 +54,9 @@ class AboutBrain:
             self._placements.report(question, hear)
         elif question.subject in ABOUT_RESPONSES:
             self._responses.ask(question, hear)
-        elif question.subject in (Subject.HEALTH, Subject.STATUS):
-            status, body = self._status.health(is_brief=question.subject is Subject.STATUS)
+        elif question.subject in self._probes:
+            self._status.is_serving = True  # whoever asks here came through the clients' port
+            status, body = self._probes[question.subject](is_brief=question.is_brief)
             hear(Told(status, _JSON, msgspec.json.encode(body)))
         elif self._brain.sharing is not None:
             self._shared(self._brain.sharing, question, hear)

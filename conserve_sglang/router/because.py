@@ -24,6 +24,8 @@ _REJECTED = {
     RejectReason.TOO_LONG: "no worker's KV pool is large enough for the prompt",
     RejectReason.QUEUE_FULL: "too many turns were waiting",
     RejectReason.QUEUE_TIMEOUT: "no place became free before its deadline",
+    RejectReason.NO_DECODER: "no worker that can decode took turns before its deadline",
+    RejectReason.NO_PREFILLER: "no worker that can prefill took turns before its deadline",
     RejectReason.RETRIES_SPENT: "every attempt failed",
     RejectReason.TOO_MANY_CONVERSATIONS: "too many conversations were live, none of them idle",
     RejectReason.WORKERS_BUSY: "its worker said that it was busy, and no other could take it",

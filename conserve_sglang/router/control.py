@@ -1,6 +1,7 @@
 """The control port: what an operator or the launcher reads and changes."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from starlette.requests import Request
@@ -13,10 +14,10 @@ from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.router.about import UNKNOWN_CONVERSATION, tell_elsewhere
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.conversations import KEY_BEGINS
-from conserve_sglang.router.ports import Told
+from conserve_sglang.router.ports import PROBES, Subject, Told
 from conserve_sglang.router.power import PowerTask
 from conserve_sglang.router.problem import Problem
-from conserve_sglang.router.status import Status
+from conserve_sglang.router.status import Probe, Status
 from conserve_sglang.router.worker_endpoints import WorkerEndpoints
 from conserve_sglang.serving.gate import STRANGER, Gate
 from conserve_sglang.serving.problems import json_app
@@ -46,9 +47,14 @@ class ControlEndpoints:
         self._exporter = exporter
         self._power = power
 
-    async def health(self, request: Request) -> Response:
-        status, body = self._status.health(is_brief=getattr(request.state, STRANGER, False))
-        return JSONResponse(body, status)
+    def probes(self) -> list[Route]:
+        """What whoever watches over the router asks it."""
+        tells = {
+            Subject.HEALTH: self._status.health,
+            Subject.READY: self._status.ready,
+            Subject.LIVE: self._status.live,
+        }
+        return [Route(path.decode(), _probe(tells[about])) for path, about in PROBES.items()]
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._exporter.text(), headers={"content-type": CONTENT_TYPE})
@@ -79,6 +85,14 @@ class ControlEndpoints:
         return _response(await told)
 
 
+def _probe(tell: Probe) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        status, body = tell(is_brief=getattr(request.state, STRANGER, False))
+        return JSONResponse(body, status)
+
+    return answer
+
+
 def _hear(heard: "asyncio.Future[Told]", told: Told) -> None:
     if not heard.done():  # else who asked is gone
         heard.set_result(told)
@@ -96,7 +110,7 @@ def _problem(problem: Problem) -> Response:
 def control_app(endpoints: ControlEndpoints, admin_key: str | None) -> ASGIApp:
     """The ASGI application of the control port; with a key, for those that have it."""
     routes = [
-        Route("/health", endpoints.health),
+        *endpoints.probes(),
         Route("/metrics", endpoints.metrics),
         Route("/admin/power", endpoints.power),
         *endpoints.workers.routes(),

@@ -126,11 +126,7 @@ class Executor:
                 self._close(turn.turn_id, Outcome.BROKEN_OFF if has_begun else Outcome.REJECTED)
                 self.meter.rejected(turn, command.reason)
                 self._brain.unanswered(turn)
-                turn.reject(
-                    command.reason,
-                    command.retry_after_s,
-                    is_any_up=self._fleet.num_decoders_up > 0,
-                )
+                turn.reject(command.reason, command.retry_after_s)
         elif isinstance(command, AbortTurn):
             self._abort(command)
 

@@ -32,8 +32,8 @@ from conserve_sglang.router.payload import (
     read_payload,
     text_field,
 )
-from conserve_sglang.router.ports import About, BrainPort, FleetView, Question, Subject
-from conserve_sglang.router.problem import NO_WORKER, NOT_TRUSTED, STOPPING, Problem
+from conserve_sglang.router.ports import PROBES, About, BrainPort, FleetView, Question, Subject
+from conserve_sglang.router.problem import NO_DECODER, NO_WORKER, NOT_TRUSTED, STOPPING, Problem
 from conserve_sglang.router.refusals import deadline_s, unknown_path, wrong_method
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.responses import ResponsesCall
@@ -95,9 +95,10 @@ class Front:
         """Answer a request, now or later."""
         path = request.target.partition(b"?")[0]
         try:
-            if path == b"/health":
+            probe = PROBES.get(path)
+            if probe is not None:
                 request.keeps_alive &= not self.is_stopping
-                self._plain(self._health, request, client)
+                self._plain(partial(self._probe, probe), request, client)
                 return
             if self.is_stopping and self._is_too_late(path, request, client):
                 return
@@ -206,7 +207,7 @@ class Front:
         if self._fleet.moves_kv:
             check_one_choice(payload)
         if not self._fleet.may_decode:
-            client.answer_problem(NO_WORKER)
+            client.answer_problem(NO_DECODER)
             return
         executor = self._executor
         forward, ours = client.last_split
@@ -289,9 +290,8 @@ class Front:
         else:
             client.answer_problem(wrong_method(request.method, "GET, HEAD"))
 
-    def _health(self, client: ClientConnection) -> None:
-        subject = Subject.HEALTH if self.keyring is None else Subject.STATUS
-        self._inquire(Question(subject), client)
+    def _probe(self, subject: Subject, client: ClientConnection) -> None:
+        self._inquire(Question(subject, is_brief=self.keyring is not None), client)
 
     def _inquire(self, question: Question, client: ClientConnection) -> None:
         inquirer = client.asker = Inquirer(client)

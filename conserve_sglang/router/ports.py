@@ -56,7 +56,6 @@ class BrainPort(Protocol):
 class FleetView(Protocol):
     """The workers, as far as those who send them turns must know."""
 
-    num_decoders_up: int
     moves_kv: bool
     """Whether there are prefillers, up or down."""
 
@@ -82,7 +81,8 @@ class Subject(Enum):
     """What a question about the router is about."""
 
     HEALTH = "health"
-    STATUS = "status"
+    READY = "ready"
+    LIVE = "live"
     CONVERSATION = "conversation"
     END = "end"
     PLACE = "place"
@@ -91,15 +91,27 @@ class Subject(Enum):
     FORGET = "forget"
 
 
+PROBES = {
+    b"/health": Subject.HEALTH,
+    b"/ready": Subject.READY,  # SGLang's name for it
+    b"/live": Subject.LIVE,
+    b"/readiness": Subject.READY,  # sglang-router's names
+    b"/liveness": Subject.LIVE,
+}
+"""What is told without a key, by its path."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a client asks of the brain: about the router, about the tenant's conversation `name`,
-    with a `body` for a place, or of the response `name` for its history or to be forgotten."""
+    """What a client asks of the brain: about the router (`is_brief`: as strangers are told), about
+    the tenant's conversation `name`, with a `body` for a place, or of the response `name` for its
+    history or to be forgotten."""
 
     subject: Subject
     tenant: TenantId = DEFAULT_TENANT.tenant_id
     name: bytes = b""
     body: bytes = b""
+    is_brief: bool = False
 
 
 @dataclass(frozen=True, slots=True)

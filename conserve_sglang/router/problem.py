@@ -67,12 +67,15 @@ class Problem:
         return headers
 
 
-NO_WORKER = Problem(
-    status=503,
-    code="no_worker",
-    message="No worker that can decode is up, nor came up while the turn could wait. Try again;"
-    " GET /health says which workers are down.",
-    retry_after_s=5,
+def _no_worker(lack: str) -> Problem:
+    message = f"{lack}. Try again; GET /health on the router's control port says which are not up."
+    return Problem(status=503, code="no_worker", message=message, retry_after_s=5)
+
+
+NO_WORKER = _no_worker("No worker is up")
+NO_DECODER = _no_worker("No worker that can decode takes turns, nor did while this one could wait")
+NO_PREFILLER = _no_worker(
+    "No worker that can prefill takes turns, nor did while this one could wait"
 )
 OWN_FAULT = Problem(
     status=500,
@@ -127,6 +130,8 @@ _REJECTED = {
         " Try again when Retry-After says.",
         retry_after_s=1,
     ),
+    RejectReason.NO_DECODER: NO_DECODER,
+    RejectReason.NO_PREFILLER: NO_PREFILLER,
     RejectReason.RETRIES_SPENT: Problem(
         status=502,
         code="workers_failed",
@@ -151,13 +156,8 @@ _REJECTED = {
 }
 
 
-def rejection(
-    reason: RejectReason, retry_after_s: float | None = None, *, is_any_up: bool = True
-) -> Problem:
-    """What a rejected turn is answered with. `retry_after_s` as observed, if it was; `is_any_up`
-    says whether there is a decoder."""
-    if reason is RejectReason.QUEUE_TIMEOUT and not is_any_up:
-        return NO_WORKER
+def rejection(reason: RejectReason, retry_after_s: float | None = None) -> Problem:
+    """What a rejected turn is answered with. `retry_after_s` as observed, if it was."""
     problem = _REJECTED[reason]
     return problem if retry_after_s is None else replace(problem, retry_after_s=ceil(retry_after_s))
 

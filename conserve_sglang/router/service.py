@@ -201,6 +201,7 @@ class BrainService(ABC):
         if self.memory is not None:
             await self.memory.restore()
         await self._open(main)
+        self._status.is_serving = True
         self.reports.start()
         if self.energy is not None:
             self.energy.start()

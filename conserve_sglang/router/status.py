@@ -25,6 +25,18 @@ class StateHealth(Protocol):
     num_failures: int
 
 
+Answer = tuple[int, dict[str, Any]]
+"""An HTTP status, and what the body says."""
+
+
+class Probe(Protocol):
+    """One question about the router as a whole."""
+
+    def __call__(self, *, is_brief: bool = False) -> Answer:
+        """In brief, to strangers, the status is all that is told."""
+        ...
+
+
 class Status:
     """Reads the dispatcher and the fleet; changes nothing."""
 
@@ -37,23 +49,50 @@ class Status:
         self._journal = journal
         self.memory: StateHealth | None = None
         self.energy: EnergyWatch | None = None
+        self.is_serving = False  # conversations are restored, and clients are served
         self.is_stopping = False
         self._roles = {worker.plan.role for worker in fleet.workers()}
 
-    def health(self, *, is_brief: bool = False) -> tuple[int, dict[str, Any]]:
-        """200 while every role of the tier map has a worker that takes turns, else 503; 503 as
-        well while the router stops, so that whoever spreads load over routers leaves it out.
+    def live(self, *, is_brief: bool = False) -> Answer:
+        """200: the router's brain answers, whatever its workers do, also while it stops."""
+        return 200, {"status": "stopping" if self.is_stopping else "alive"}
+
+    def ready(self, *, is_brief: bool = False) -> Answer:
+        """200 while a conversation that begins now lacks no worker, else 503.
+
+        A full fleet is ready: the turn waits in line. So is a router whose state is not kept.
+        """
+        why = self.why_not_ready
+        if why is None:
+            return 200, {"status": "ready"}
+        return 503, {"status": "not_ready"} if is_brief else {"status": "not_ready", "why": why}
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """`starting`, `stopping`, `no_decoder` or `no_prefiller`; None while it is ready."""
+        if self.is_stopping:
+            return "stopping"
+        if not self.is_serving:
+            return "starting"
+        lack = self._dispatcher.lack(is_new=True)
+        return None if lack is None else lack.value
+
+    def health(self, *, is_brief: bool = False) -> Answer:
+        """503 while no turn can be served, neither of a new conversation nor of one whose KV is on
+        its decoder, and while the router stops, so that whoever spreads load over routers leaves
+        it out; else 200, `degraded` unless all is well.
 
         In brief, to strangers, the status is all that is told.
         """
         workers = self._fleet.workers()
         serving = {worker.plan.role for worker in workers if worker.takes_turns}
         missing = sorted(role.value for role in self._roles - serving)
-        all_up = all(worker.takes_turns for worker in workers)
+        lacks = [self._dispatcher.lack(is_new=is_new) for is_new in (True, False)]
         problem = None if self.memory is None else self.memory.problem
-        is_whole = all_up and problem is None
-        status = "unavailable" if missing else "ok" if is_whole else "degraded"
-        code = 503 if missing or self.is_stopping else 200
+        is_whole = all(worker.takes_turns for worker in workers) and problem is None
+        is_out = None not in lacks
+        status = "unavailable" if is_out else "ok" if is_whole and not any(lacks) else "degraded"
+        code = 503 if is_out or self.is_stopping else 200
         if self.is_stopping:
             status = "stopping"
         if is_brief:
@@ -61,6 +100,7 @@ class Status:
         body: dict[str, Any] = {
             "status": status,
             "roles_without_worker": missing,
+            "new_conversations": "served" if lacks[0] is None else lacks[0].value,
             "workers": {worker.worker_id: worker.standing for worker in workers},
             "queued_turns": self._dispatcher.num_queued,
             "conversations": self._dispatcher.num_conversations,

@@ -100,9 +100,9 @@ class Turn(MeasuredTurn):
 
     # commands
 
-    def reject(self, reason: RejectReason, retry_after_s: float | None, *, is_any_up: bool) -> None:
+    def reject(self, reason: RejectReason, retry_after_s: float | None) -> None:
         """Answer with an error, or end the stream with one."""
-        problem = rejection(reason, retry_after_s, is_any_up=is_any_up)
+        problem = rejection(reason, retry_after_s)
         if reason is RejectReason.WORKERS_BUSY and self.last_error is not None:
             problem = self.last_error
         if self.has_begun:

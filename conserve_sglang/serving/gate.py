@@ -12,6 +12,9 @@ from conserve_sglang.tiermap.keys import key_digest
 STRANGER = "is_stranger"
 """Name of the request's state that says: whoever asks has not shown the key."""
 
+OPEN_PATHS = frozenset({"/health", "/ready", "/live", "/readiness", "/liveness"})
+"""Asked by whoever watches over a process, and has no key."""
+
 _BODY = problem_body(
     401,
     "invalid_api_key",
@@ -22,7 +25,7 @@ _HEADERS = {"content-type": "application/json", "www-authenticate": "Bearer"}
 
 
 class Gate:
-    """Lets requests with the key through to `app`. Of `/health` everybody is told the status."""
+    """Lets requests with the key through to `app`; of `OPEN_PATHS` everybody is told the status."""
 
     def __init__(self, app: ASGIApp, admin_key: str) -> None:
         self._app = app
@@ -32,7 +35,7 @@ class Gate:
         """Serve one request, as ASGI has it."""
         if scope["type"] != "http" or self._has_key(Headers(scope=scope)):
             await self._app(scope, receive, send)
-        elif scope["path"] == "/health":
+        elif scope["path"] in OPEN_PATHS:
             await self._app({**scope, "state": {STRANGER: True}}, receive, send)
         else:
             await Response(_BODY, 401, _HEADERS)(scope, receive, send)

@@ -13,6 +13,7 @@ from conserve_sglang.dispatch import (
     Tick,
     TurnAbandoned,
     TurnFailed,
+    WorkerDraining,
     WorkerLost,
     WorkerUp,
 )
@@ -47,6 +48,9 @@ def test_queue_is_bounded() -> None:
 
 def test_waiting_ends_at_the_deadline() -> None:
     desk = Desk("p0", settings=DispatchSettings(queue_timeout_s=30.0))
+    desk.tell(WorkerUp(spec=a_worker("d0", 100)))
+    desk.tell(WorkerUp(spec=a_worker("d1", 20_000)))
+    desk.tell(WorkerDraining(worker_id=D1))
     desk.tell(an_arrival(1))
     assert desk.dispatcher.next_deadline_at_s == 30.0
     desk.now = 29.9

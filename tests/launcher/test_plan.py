@@ -71,6 +71,7 @@ def test_a_router_on_one_address_is_controlled_where_it_listens_for_that() -> No
     settings = replace(tier_map.router, host="10.0.0.5", control_host="10.0.0.6")
     router = router_spec(replace(tier_map, router=settings), python="python")
     assert (router.health_host, router.health_port) == ("10.0.0.6", 30001)
+    assert router.health_path == "/ready"
     assert router.listens == (("10.0.0.5", 30000), ("10.0.0.6", 30001))
 
 

@@ -4,12 +4,13 @@ import asyncio
 import json
 import stat
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from conserve_sglang.launcher.process import Child, Lifeline
-from conserve_sglang.launcher.ready import wait_healthy
+from conserve_sglang.launcher.ready import is_healthy, wait_healthy
 
 from .conftest import StandIn
 
@@ -28,9 +29,8 @@ async def test_secret_flag_is_in_a_private_file_until_the_child_is_up(
         file = Path(words[words.index("--config") + 1])
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert json.loads(file.read_text()) == {"api-key": "hush-worker"}
-        assert await wait_healthy(
-            "127.0.0.1", spec.health_port, timeout_s=20, interval_s=0.05, probe_timeout_s=5
-        )
+        ask = partial(is_healthy, "127.0.0.1", spec.health_port, timeout_s=5)
+        assert await wait_healthy(ask, timeout_s=20, interval_s=0.05)
         seen = "".join(words) + (proc / "environ").read_text() + log.read_text()
         assert "hush" not in seen
         assert '--api-key "$W_KEY"' in log.read_text()

@@ -63,6 +63,11 @@ async def test_strangers_are_told_the_status_alone(keyed: Cluster) -> None:
     health = await ask(keyed, "GET", "/health")
     assert (health.status, health.json()) == (200, {"status": "ok"})
     assert (await ask(keyed, "GET", "/health", "Bearer wrong")).json() == {"status": "ok"}
+    await ask(keyed, "POST", "/admin/workers/p0/drain", f"Bearer {KEY}")
+    assert (await ask(keyed, "GET", "/health")).json() == {"status": "degraded"}
+    assert (await ask(keyed, "GET", "/ready")).json() == {"status": "not_ready"}
+    assert (await ask(keyed, "GET", "/ready", f"Bearer {KEY}")).json()["why"] == "no_prefiller"
+    assert (await ask(keyed, "GET", "/live")).json() == {"status": "alive"}
 
 
 async def test_main_port_that_asks_for_keys_tells_the_status_alone(tmp_path: Path) -> None:
@@ -72,7 +77,11 @@ async def test_main_port_that_asks_for_keys_tells_the_status_alone(tmp_path: Pat
         await cluster["p0"].stop()
         await cluster.until(lambda: cluster.state_of("p0") is WorkerState.LOST)
         health = await cluster.request("GET", "/health")
-        assert (health.status, health.json()) == (503, {"status": "unavailable"})
+        assert (health.status, health.json()) == (200, {"status": "degraded"})
+        for path in ("/ready", "/readiness"):
+            ready = await cluster.request("GET", path)
+            assert (ready.status, ready.json()) == (503, {"status": "not_ready"})
+        assert (await cluster.request("GET", "/live")).json() == {"status": "alive"}
 
 
 async def test_operator_sees_every_tenants_conversations(tmp_path: Path) -> None:

@@ -66,16 +66,30 @@ async def test_no_decoder_is_a_503_that_says_so(cluster: Cluster) -> None:
     answer = await cluster.chat("hello")
     assert answer.status == 503
     assert answer.json()["error"]["code"] == "no_worker"
+    assert answer.json()["error"]["message"].startswith("No worker that can decode takes turns")
     assert "retry-after" in answer.headers
 
 
-async def test_no_prefiller_is_waited_for_and_then_a_503() -> None:
-    async with a_cluster(queue_timeout_s=0.1) as cluster:
+async def test_no_prefiller_is_waited_for_and_then_a_503_that_says_so() -> None:
+    async with a_cluster(queue_timeout_s=0.3) as cluster:
+        await cluster.chat("hello", name="pinned")
         await cluster["p0"].stop()
         await cluster.until(lambda: cluster.state_of("p0") is WorkerState.LOST)
-        answer = await cluster.chat("hello")
-        assert answer.status == 503
-        assert answer.json()["error"]["code"] == "queue_timeout"
+        asked = asyncio.ensure_future(cluster.chat("hello"))
+        await cluster.until(lambda: cluster.service.door.executor.num_open_turns == 1)
+        pinned = await cluster.chat("hello", "the answer", "more", name="pinned")
+        assert pinned.status == 200
+        (waiting,) = (await cluster.request("GET", "/v1/conversations/c")).json()["placements"]
+        assert waiting["state"] == "queued"
+        answer = await asked
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        error = answer.json()["error"]
+        assert error["code"] == "no_worker"
+        assert error["message"].startswith("No worker that can prefill takes turns")
+        port = cluster.service.control_port
+        metrics = (await cluster.request("GET", "/metrics", port)).body.decode()
+        assert 'conserve_router_rejections_total{reason="no_prefiller"} 1.0' in metrics
+        assert 'conserve_router_rejections_total{reason="queue_timeout"} 0.0' in metrics
 
 
 async def test_full_queue_is_a_429() -> None:

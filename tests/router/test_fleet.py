@@ -40,8 +40,13 @@ async def test_health_follows_the_workers(cluster: Cluster) -> None:
     await cluster["p0"].stop()
     await cluster.until(lambda: cluster.state_of("p0") is WorkerState.LOST)
     health = await cluster.request("GET", "/health")
-    assert health.status == 503
+    assert (health.status, health.json()["status"]) == (200, "degraded")
     assert health.json()["roles_without_worker"] == ["prefill"]
+    for name in ("d0", "d1"):
+        await cluster[name].stop()
+    await cluster.until(lambda: not cluster.service.fleet.num_decoders_up)
+    health = await cluster.request("GET", "/health")
+    assert (health.status, health.json()["status"]) == (503, "unavailable")
 
 
 async def test_probes_are_cheap_and_full_only_once(cluster: Cluster) -> None:

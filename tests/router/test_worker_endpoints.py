@@ -90,7 +90,9 @@ async def test_drained_worker_that_restarts_stays_drained(cluster: Cluster) -> N
 async def test_role_whose_only_worker_drains_is_missing(cluster: Cluster) -> None:
     await control(cluster, "POST", "/p0/drain")
     health = await cluster.request("GET", "/health")
-    assert (health.status, health.json()["roles_without_worker"]) == (503, ["prefill"])
+    assert (health.status, health.json()["roles_without_worker"]) == (200, ["prefill"])
+    assert health.json()["new_conversations"] == "no_prefiller"
+    assert (await cluster.request("GET", "/ready")).status == 503
     waiting = asyncio.ensure_future(cluster.chat("hello"))
     await cluster.until(lambda: cluster.service.door.executor.num_open_turns == 1)
     await control(cluster, "POST", "/p0/undrain")

@@ -119,7 +119,6 @@ class RemoteFleet:
     """The workers as the brain says they stand, with connections of this process's own."""
 
     def __init__(self, say: Say, health: HealthSettings, access: WorkerAccess) -> None:
-        self.num_decoders_up = 0
         self.may_decode = False
         self.moves_kv = False
         self._health = health
@@ -181,7 +180,6 @@ class RemoteFleet:
     def _count(self) -> None:
         decoders = [worker for worker in self._workers.values() if worker.can_decode]
         self.moves_kv = len(decoders) < len(self._workers)
-        self.num_decoders_up = sum(worker.is_up for worker in decoders)
         self.may_decode = any(worker.state is not WorkerState.REFUSED for worker in decoders)
 
     def _refused(self, worker: Worker) -> None:
