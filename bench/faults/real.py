@@ -7,6 +7,7 @@ wait; a killed decoder only when the conversations are over.
 import asyncio
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from bench.faults.rows import (
     SLOW,
     Fault,
     Row,
+    When,
     decoder_moments,
-    prefiller_moments,
 )
 from bench.faults.site import Site
 from bench.faults.talk import Script
@@ -36,7 +37,8 @@ SCRIPT = Script(num_conversations=2, num_turns=3, first_chars=1500, later_chars=
 LONG_SCRIPT = Script(
     num_conversations=1, num_turns=2, first_chars=8000, later_chars=100, max_tokens=24
 )
-PREFILL_S, TRANSFER_S, LOCAL_PREFILL_S = 0.3, 0.6, 0.1
+SOON_S, LOCAL_PREFILL_S = 0.05, 0.1
+KV_LIMIT_S = 60.0
 # Eight conversations that want to be where there is room for two each.
 CROWD_SCRIPT = Script(
     num_conversations=8, num_turns=2, first_chars=1500, later_chars=200, max_tokens=24
@@ -125,6 +127,17 @@ class RealSite(Site):
                 if os.getpgid(pid) == process.pid and b"scheduler" in entry.read_bytes():
                     os.kill(pid, number)
 
+    async def forget_prompts(self) -> None:
+        """Empty the caches: a prompt that was prefilled for another row takes no time again."""
+        for name in (*self.prefillers, *self.decoders):
+            await asyncio.to_thread(self._cluster.servers[name].flush)
+
+    def num_kv_pieces(self) -> int:
+        """How many pieces of KV the prefillers have sent so far: each but the last is of a chunk
+        of a prompt whose prefill goes on."""
+        logs = [self._cluster.servers[name].transfer_log for name in self.prefillers]
+        return sum(len(log.read_bytes().splitlines()) for log in logs if log.exists())
+
     def kill(self, name: str) -> None:
         if name in self._cluster.servers:
             self._cluster.kill(name)
@@ -148,6 +161,16 @@ async def _thaw_scheduler(site: Site, victim: str) -> None:
     site.signal_scheduler(victim, signal.SIGCONT)
 
 
+async def _kv_moves(site: Site) -> None:
+    """The first piece of a new conversation's KV is on its way."""
+    assert isinstance(site, RealSite)
+    before, deadline = site.num_kv_pieces(), time.monotonic() + KV_LIMIT_S
+    while site.num_kv_pieces() == before:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no KV was sent in {KV_LIMIT_S:g} s")
+        await asyncio.sleep(0.005)
+
+
 HUNG = Fault(name="scheduler frozen", strike=_freeze_scheduler, heal=_thaw_scheduler)
 
 
@@ -168,7 +191,11 @@ def real_rows() -> list[Row]:
     rows += [Row(fault=HUNG, when=when) for when in moments[:2]]
     rows += [Row(fault=ROUTER, when=when, victim="router") for when in moments]
     rows += [Row(fault=KILLED, when=when) for when in moments]
-    first = prefiller_moments(PREFILL_S, TRANSFER_S)
+    first = (
+        When(name="before the transfer", turn=1, moment="asked", after_s=SOON_S),
+        When(name="during the transfer", turn=1, moment="asked", until=_kv_moves),
+        When(name="after the transfer", turn=1, moment="tokens"),
+    )
     rows.append(Row(fault=KILLED, when=first[1], script=LONG_SCRIPT))
     for when in first:
         rows.append(Row(fault=KILLED_AND_STARTED, when=when, victim="p0", script=LONG_SCRIPT))

@@ -30,12 +30,21 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class When:
-    """A moment of conversation 0: in a turn, `after_s` behind an event of that turn."""
+    """A moment of conversation 0: in a turn, `after_s` behind an event of that turn, or when
+    `until`, which is called at that event and gets the site, is done."""
 
     name: str
     turn: int
     moment: str
     after_s: float = 0.0
+    until: Callable[[Site], Awaitable[None]] | None = None
+
+    async def come(self, site: Site) -> None:
+        """Wait, from the event on, until the moment has come."""
+        if self.until is None:
+            await asyncio.sleep(self.after_s)
+        else:
+            await self.until(site)
 
     def has_come(self, seen: Seen, moment: str) -> bool:
         """Whether what a client saw is that moment."""

@@ -92,7 +92,7 @@ class Disturbance:
                 await asyncio.sleep(0.05)  # before the next turn is asked
 
     async def _strike(self, seen: Seen, moment: str) -> None:
-        await asyncio.sleep(self._row.when.after_s)
+        await self._row.when.come(self._site)
         if self.victim == "decoder":  # nothing of it was heard yet
             self.victim = await self._site.decoder_of(self._hurt)
         self.was_late = moment == "asked" and bool(seen.heard_at_s)
@@ -135,6 +135,7 @@ async def run_row(
     is_awaited: bool = True,
 ) -> Count:
     """Play the script under one fault; wait until all is well again if that `is_awaited`."""
+    await site.forget_prompts()
     before = await site.counts()
     disturbance = Disturbance(site, row, name)
     strike, limit_s = disturbance.on_moment, site.answer_limit_s

@@ -132,6 +132,10 @@ class Site(ABC):
         """Let a worker answer 503 to what it would queue, or take it again; fakes only."""
         raise NotImplementedError(f"{name} is no fake worker: its queue cannot be filled by word")
 
+    async def forget_prompts(self) -> None:
+        """Let the workers empty their caches of prompts; fakes have none."""
+        await asyncio.sleep(0)
+
     def slow(self, name: str) -> None:
         """Let a worker run for a tenth of the time only."""
         self._slowing[name] = asyncio.get_running_loop().create_task(self._slow(name))

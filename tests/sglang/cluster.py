@@ -163,6 +163,19 @@ class Server:
             _wait_for_group(self.process.pid)
             self.process = None
 
+    def flush(self) -> None:
+        """Empty its KV cache, if it is there; it refuses that while it has requests to serve."""
+        deadline = time.monotonic() + PROBE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.url}/flush_cache", b"", PROBE_TIMEOUT_S).close()
+                return
+            except urllib.error.HTTPError as error:
+                error.close()
+                time.sleep(0.1)
+            except OSError:
+                return
+
     def answers(self, asked: dict[str, Any]) -> bool:
         """Whether it answers one native request with 200, in time."""
         request = urllib.request.Request(
