@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from .fail import clean_failure
-from .options import JsonOption, TierMapOption
+from .options import JsonOption
+from .reach import Reach, reaches_a_router
 
 app = typer.Typer(
     help="Look at the workers of a running router and change them, through its control port.",
@@ -22,11 +23,12 @@ WaitOption = Annotated[
 
 
 @app.command("list")
-def list_workers(tier_map: TierMapOption, as_json: JsonOption = False) -> None:
+@reaches_a_router
+def list_workers(reach: Reach, as_json: JsonOption = False) -> None:
     """Show each worker with its state, circuit breaker and load."""
     from .workers_view import print_workers
 
-    workers = _ask(tier_map, "GET", "/admin/workers")[1]["workers"]
+    workers = _ask(reach, "GET", "/admin/workers")[1]["workers"]
     if as_json:
         typer.echo(json.dumps(workers, indent=2))
     else:
@@ -34,24 +36,27 @@ def list_workers(tier_map: TierMapOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def drain(worker: WorkerArgument, tier_map: TierMapOption, timeout_s: WaitOption = 60.0) -> None:
+@reaches_a_router
+def drain(worker: WorkerArgument, reach: Reach, timeout_s: WaitOption = 60.0) -> None:
     """Give a worker no new turns, and wait until none runs there; exit 1 if one still does."""
     path = _path(worker, "drain")
-    status, found = _ask(tier_map, "POST", path, waits_s=timeout_s, timeout_s=timeout_s)
+    status, found = _ask(reach, "POST", path, waits_s=timeout_s, timeout_s=timeout_s)
     _tell(status == 200, worker, "drained", found)
 
 
 @app.command()
-def undrain(worker: WorkerArgument, tier_map: TierMapOption) -> None:
+@reaches_a_router
+def undrain(worker: WorkerArgument, reach: Reach) -> None:
     """Give a drained worker turns again."""
-    found = _ask(tier_map, "POST", _path(worker, "undrain"))[1]
+    found = _ask(reach, "POST", _path(worker, "undrain"))[1]
     typer.echo(f"{worker}: {found['state']}")
 
 
 @app.command()
+@reaches_a_router
 def add(
     worker: WorkerArgument,
-    tier_map: TierMapOption,
+    reach: Reach,
     tier: Annotated[str, typer.Option("--tier", help="The tier it belongs to.")],
     port: Annotated[int, typer.Option("--port", help="Where it listens.")],
     host: Annotated[str | None, typer.Option("--host", help="Default: the tier's.")] = None,
@@ -65,31 +70,28 @@ def add(
         body["host"] = host
     if bootstrap_port is not None:
         body["bootstrap_port"] = bootstrap_port
-    status, found = _ask(tier_map, "POST", "/admin/workers", body=body)
+    status, found = _ask(reach, "POST", "/admin/workers", body=body)
     was_new = "added" if status == 201 else "was there already"
     typer.echo(f"{worker}: {was_new}, {found['state']}")
 
 
 @app.command()
+@reaches_a_router
 def remove(
     worker: WorkerArgument,
-    tier_map: TierMapOption,
+    reach: Reach,
     force: Annotated[bool, typer.Option("--force", help="Do not wait for running turns.")] = False,
     timeout_s: WaitOption = 60.0,
 ) -> None:
     """Drain a worker and let the router forget it; exit 1 if a turn still runs there."""
     query = {"timeout_s": timeout_s, **({"force": 1} if force else {})}
-    status, found = _ask(tier_map, "DELETE", _path(worker), waits_s=timeout_s, **query)
+    status, found = _ask(reach, "DELETE", _path(worker), waits_s=timeout_s, **query)
     _tell(status == 200, worker, "removed", found)
 
 
-def _ask(tier_map: Any, method: str, path: str, **options: Any) -> tuple[int, Any]:
-    from conserve_sglang.tiermap import load_tier_map
-
-    from .control_port import ControlPort
-
+def _ask(reach: Reach, method: str, path: str, **options: Any) -> tuple[int, Any]:
     with clean_failure():
-        return ControlPort(load_tier_map(tier_map).router).ask(method, path, **options)
+        return reach.control_port().ask(method, path, **options)
 
 
 def _path(worker: str, what: str = "") -> str:
