@@ -123,8 +123,9 @@ class Bookings:
 
     def prefilled(self, turn: Turn, now: float = 0.0) -> bool:
         """A turn's prefill is over; True if that brought its conversation to its decoder."""
-        if not turn.pending_tokens:
-            return False  # this was told before
+        if not turn.pending_tokens:  # this was told before
+            turn.first_token_at_s = min(now, turn.first_token_at_s)
+            return False
         where = turn.prefiller or turn.decoder
         assert where is not None
         turn.first_token_at_s = now

@@ -8,7 +8,7 @@ no log, so the router and a simulator drive the same object. The life of one tur
         ├────────────────> waiting ──> RejectTurn     no room; served in fair order
         v                      v
       SendTurn  <──────────────┘
-        ├── FirstToken, TurnDone          answered
+        ├── FirstToken, TurnDone          answered; before them KvMoved, of several choices
         ├── TurnFailed ──> SendTurn again, or RejectTurn
         ├── TurnInterrupted ──> the same, as a phase 1 with what the client has of the answer
         └── TurnAbandoned                 over without a whole answer
@@ -46,6 +46,7 @@ class Dispatcher:
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             events.TurnArrived: self._arrive,
             events.FirstToken: self._first_token,
+            events.KvMoved: self._kv_moved,
             events.TurnDone: self._done,
             events.TurnFailed: partial(retrying.failed, placer, settings),
             events.TurnInterrupted: partial(retrying.interrupted, placer, settings),
@@ -191,7 +192,13 @@ class Dispatcher:
         if headroom_tokens:
             self._placer.serve_line(now)  # what the turn did not take of the room kept for it
 
-    def _first_token(self, event: events.FirstToken, now: float) -> None:
+    def _kv_moved(self, event: events.KvMoved, now: float) -> None:
+        self._first_token(event, now)
+        turn = self._sent(event.turn_id)
+        if turn is not None:
+            turn.first_token_at_s = inf  # still to come
+
+    def _first_token(self, event: events.FirstToken | events.KvMoved, now: float) -> None:
         turn = self._sent(event.turn_id)
         if turn is None:
             return

@@ -113,9 +113,18 @@ class FirstToken:
         self.turn_id = turn_id
 
 
+@dataclass(frozen=True, slots=True)
+class KvMoved:
+    """The KV of a turn for several choices is where it belongs; its first output is still to
+    come, and the turn may yet fail."""
+
+    turn_id: TurnId
+
+
 @dataclass(slots=True, init=False)
 class TurnDone:
-    """A turn was answered whole. Token counts are the decoder's own."""
+    """A turn was answered whole. Token counts are the decoder's own; of several choices
+    `output_tokens` is the mean, since the conversation goes on with one of them."""
 
     turn_id: TurnId
     prompt_tokens: int
@@ -245,6 +254,7 @@ Event = (
     | WorkerRemoved
     | TurnArrived
     | FirstToken
+    | KvMoved
     | TurnDone
     | TurnFailed
     | TurnInterrupted

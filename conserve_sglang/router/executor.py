@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from conserve_sglang.core.continuation import TELL_LINE
 from conserve_sglang.core.ids import TurnId
+from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.core.turn_tag import tagged
 from conserve_sglang.dispatch import (
     AbortTurn,
@@ -26,6 +27,7 @@ from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.ports import BrainPort, FleetView
 from conserve_sglang.router.prefill_leg import PrefillLeg
+from conserve_sglang.router.priming import SeveralChoices, counted
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED, Problem
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import mark, request
@@ -60,6 +62,7 @@ class Executor:
         self._turns: dict[TurnId, Turn] = {}
         self._last_turn_id = number << PROCESS_SHIFT
         self._rooms = rooms()
+        self._several = SeveralChoices(fleet, self._rooms, self._marks, brain.tell)
 
     @property
     def num_open_turns(self) -> int:
@@ -149,6 +152,9 @@ class Executor:
             return
         turn.command = command
         self.meter.sent(turn, command)
+        if turn.choices is not None:
+            self._several.send(turn, command)
+            return
         worker = self._fleet.worker(command.decoder)
         payload = turn.payload
         if turn.resumption and not self._can_go_on(command):
@@ -160,7 +166,7 @@ class Executor:
             leg.keep_answer(turn.decode_leg if turn.resumption else None)
         turn.decode_leg = leg
         members = turn.conversation.session_field if command.keeps_kv else b""
-        header, member = self._marks(turn, command)
+        header, member = self._marks(turn, command, command.limits)
         headers = turn.forward + header
         turn.prefill_leg = None
         if command.prefiller is not None:
@@ -178,9 +184,10 @@ class Executor:
         pieces = request(worker.pool.head_lines, headers, members, payload)
         leg.exchange = worker.pool.send(pieces, leg)
 
-    def _marks(self, turn: Turn, command: SendTurn) -> tuple[bytes, bytes]:
+    def _marks(
+        self, turn: Turn, command: SendTurn, limits: LocalLimits | None
+    ) -> tuple[bytes, bytes]:
         """What goes with the request as its routing key: header lines, and JSON members."""
-        limits = command.limits if command.prefiller is None else None
         routing_key = None if limits is None else limits.to_routing_key()
         if self.tags_turns:
             routing_key = tagged(routing_key, turn.conversation.key, command.turn_index)
@@ -216,9 +223,14 @@ class Executor:
             self._brain.tell(FirstToken(turn.turn_id))
 
     def turn_answered(self, turn: Turn, usage: Usage | None) -> None:
-        self.meter.answered(turn, usage)
+        one = usage
+        if turn.choices is None:
+            self.meter.answered(turn, usage)
+        else:
+            usage, one = counted(turn, usage)
+            self.meter.answered_several(turn, usage)
         self._close(turn.turn_id, Outcome.ANSWERED, usage)
-        self._brain.answered(turn, usage)
+        self._brain.answered(turn, one)
         if turn.ends_conversation:
             self._brain.end_conversation(turn.conversation)
         elif turn.history is not None and turn.decode_leg is not None:

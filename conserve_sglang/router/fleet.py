@@ -73,8 +73,6 @@ class Fleet:
         self.books: Books
         self.on_met: Callable[[Worker], None] = lambda worker: None  # after it was told
         self.num_decoders_up = 0
-        self.moves_kv = False
-        self._count()
 
     def workers(self) -> tuple[Worker, ...]:
         """All workers, in the tier map's order, then in that of their adding."""
@@ -130,7 +128,6 @@ class Fleet:
     def add(self, plan: WorkerPlan) -> Worker:
         """A worker joins; it is given turns once it was met. Its name must not be taken."""
         worker = self._workers[plan.worker_id] = self._new(plan)
-        self._count()
         where = f"{plan.host}:{plan.port}"
         logger.info("worker %s added at %s", plan.worker_id, where, extra=_told("added", worker))
         if self._is_running:
@@ -146,7 +143,6 @@ class Fleet:
         if worker.watching is not None:
             worker.watching.cancel()
         del self._workers[worker.worker_id]
-        self._count()
         self.tell(WorkerRemoved(worker_id=worker.worker_id))
         worker.close()
         logger.info("worker %s removed", worker.worker_id, extra=_told("removed", worker))
@@ -197,6 +193,7 @@ class Fleet:
         worker.served_name = facts.served_name
         worker.incarnation = facts.incarnation
         worker.can_continue = facts.can_continue
+        worker.serves_local_turns = facts.serves_local_turns
         worker.kv_bytes_per_token = facts.kv_bytes_per_token
         worker.breaker.reset()
         self.num_decoders_up += worker.can_decode
@@ -292,9 +289,6 @@ class Fleet:
             self._spawn(close_sessions(self._workers[worker_id], conversations))
 
     # inside
-
-    def _count(self) -> None:
-        self.moves_kv = not all(worker.can_decode for worker in self._workers.values())
 
     def _new(self, plan: WorkerPlan) -> Worker:
         return Worker(

@@ -10,6 +10,7 @@ from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router import model_list
 from conserve_sglang.router.admission import TOO_MANY_BYTES
 from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesCall
+from conserve_sglang.router.choices import Choices
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.errand import Errand
 from conserve_sglang.router.executor import Executor
@@ -28,7 +29,7 @@ from conserve_sglang.router.payload import (
     BadBody,
     Endpoint,
     Payload,
-    check_one_choice,
+    num_choices,
     read_payload,
     text_field,
 )
@@ -204,8 +205,7 @@ class Front:
 
     def _turn(self, payload: Payload, client: ClientConnection) -> None:
         self._check_model(payload)
-        if self._fleet.moves_kv:
-            check_one_choice(payload)
+        num = num_choices(payload)
         if not self._fleet.may_decode:
             client.answer_problem(NO_DECODER)
             return
@@ -213,7 +213,9 @@ class Front:
         forward, ours = client.last_split
         turn = Turn(executor, executor.next_turn_id(), client)
         turn.payload = payload
-        if payload.is_stream and self._settings.max_continuations:
+        if num > 1:
+            turn.choices = Choices(num, payload.fields)
+        elif payload.is_stream and self._settings.max_continuations:
             turn.sent = Sent(payload.endpoint)
         turn.forward = forward
         turn.tenant = client.tenant.tenant_id

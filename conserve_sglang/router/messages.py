@@ -55,12 +55,14 @@ class _Answer(msgspec.Struct):
 class _Generated(msgspec.Struct):
     text: str = ""
     output_ids: list[int] = []
+    index: int = 0
 
 
 _messages = msgspec.json.Decoder(list[_Message])
 _part = msgspec.json.Decoder(_Part)
 _answer = msgspec.json.Decoder(_Answer)
 _generated = msgspec.json.Decoder(_Generated)
+_several_generated = msgspec.json.Decoder(list[_Generated])
 _sorted = msgspec.json.Encoder(order="sorted")
 
 
@@ -171,10 +173,14 @@ def completion_answer(body: bytes, is_stream: bool) -> str | None:
 
 
 def generated_answer(body: bytes, is_stream: bool) -> tuple[str, list[int]] | None:
-    """Text and token ids of a `/generate` answer; each event of a stream holds all so far."""
+    """Text and token ids of a `/generate` answer's first choice; each event of a stream holds all
+    so far."""
     try:
-        events = _events(body) if is_stream else [body]
-        last = _generated.decode(events[-1])
-    except (*UNREADABLE, IndexError):
+        if body.startswith(b"["):
+            last = _several_generated.decode(body)[0]
+        else:
+            events = map(_generated.decode, reversed(_events(body)) if is_stream else [body])
+            last = next(event for event in events if event.index == 0)
+    except (*UNREADABLE, IndexError, StopIteration):
         return None
     return last.text, last.output_ids

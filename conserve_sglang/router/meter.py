@@ -70,6 +70,15 @@ class Meter:
                 if recent is not None:
                     recent.tbt.append((turn.first_byte_at_s, now, tbt_s))
 
+    def answered_several(self, turn: MeasuredTurn, usage: Usage | None) -> None:
+        """The same of several choices; their tokens come side by side, and tell no TBT."""
+        command, timings = turn.command, turn.timings
+        if command is None or timings is None:
+            return
+        timings.e2e.observe(self.clock() - turn.arrived_at_s)
+        if usage is not None:
+            self._count(turn, command, usage)
+
     def began_elsewhere(self, turn: MeasuredTurn) -> None:
         """The first byte of a placed turn is there."""
         command = turn.command

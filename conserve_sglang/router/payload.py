@@ -57,8 +57,9 @@ _SALTED = FORBIDDEN.union(SALT_FIELDS)  # where the router keeps tenants' KV apa
 _TRUE = msgspec.Raw(b"true")
 _FALSE = msgspec.Raw(b"false")
 _NULL = msgspec.Raw(b"null")
+MAX_CHOICES = 128  # as in OpenAI's API
 _COPIED_BYTES = 8192  # below this a copy is cheaper than a second write
-_WITH_USAGE = b'"stream_options":{"include_usage":true},'
+WITH_USAGE = b'"stream_options":{"include_usage":true},'
 
 _fields = msgspec.json.Decoder(Fields)
 _stream_options = msgspec.json.Decoder(Fields | None)
@@ -160,7 +161,7 @@ def _ask_for_usage(payload: Payload) -> None:
     """Have the worker count tokens, and remember whether the client wants to see that."""
     options = payload.fields.get("stream_options")
     if options is None:
-        payload.inserts += _WITH_USAGE
+        payload.inserts += WITH_USAGE
         payload.hides_usage = True
     elif not _asks_usage(options):
         payload.fields = {**payload.fields, "stream_options": _asking_usage(options)}
@@ -251,24 +252,33 @@ def _measure_prompt(payload: Payload, name: str, raw: msgspec.Raw) -> None:
     raise BadBody(Problem(status=400, code="one_prompt_only", message=message, param=name))
 
 
-def check_one_choice(payload: Payload) -> None:
-    """Refuse a turn that asks for several answers where its KV has to be moved first.
-
-    SGLang sends all of them, and a warm-up before them, through one bootstrap room: that hangs.
-    """
+def num_choices(payload: Payload) -> int:
+    """How many answers a turn asks for (`n`); raises `BadBody`."""
     fields = payload.fields
     if payload.endpoint is Endpoint.GENERATE:
         raw = fields.get("sampling_params")
-        fields = {} if raw is None or memoryview(raw)[0] != _BRACE else _fields.decode(raw)
-    for name in ("n", "best_of"):
-        raw = fields.get(name)
-        if raw is not None and bytes(raw) not in (b"1", b"null"):
-            message = (
-                f"The field {name!r} must be 1: SGLang cannot serve several answers to one request"
-                " with prefill/decode disaggregation. Ask as often as you want answers; the prompt"
-                " stays cached."
-            )
-            raise BadBody(Problem(status=400, code="one_choice_only", message=message, param=name))
+        if raw is None:
+            return 1
+        first = memoryview(raw)[0]
+        if first == _BRACKET:
+            raise _wrong_type("sampling_params", "one object, as there is one prompt")
+        fields = _fields.decode(raw) if first == _BRACE else {}
+    said, best_of = fields.get("n"), fields.get("best_of")
+    return 1 if said is None and best_of is None else _num_choices(said, best_of)
+
+
+def _num_choices(said: msgspec.Raw | None, best_of: msgspec.Raw | None) -> int:
+    digits = b"1" if said is None or said == _NULL else bytes(said)
+    if not digits.isdigit() or len(digits) > 3 or not 1 <= int(digits) <= MAX_CHOICES:
+        raise _wrong_type("n", f"a whole number from 1 to {MAX_CHOICES}")
+    if best_of is not None and best_of != _NULL and bytes(best_of) != digits:
+        message = (
+            "The field 'best_of' must be as large as 'n', or left out: SGLang has no way to"
+            " choose among answers. Ask for more with 'n', and choose."
+        )
+        problem = Problem(status=400, code="best_of_not_served", message=message, param="best_of")
+        raise BadBody(problem)
+    return int(digits)
 
 
 def _asks_usage(options: msgspec.Raw) -> bool:

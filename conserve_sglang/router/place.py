@@ -2,7 +2,8 @@
 
 Such a client sends the turn to its workers by itself, so that no byte of it crosses the router: a
 placement costs a small request or two, and nothing per token. The router decides, books and counts
-as for its own turns. What the client does not report in time counts as abandoned.
+as for its own turns. What the client does not report in time counts as abandoned. It asks its
+workers for one choice: several need what `priming` does, between two requests.
 """
 
 import asyncio

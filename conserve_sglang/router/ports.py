@@ -56,9 +56,6 @@ class BrainPort(Protocol):
 class FleetView(Protocol):
     """The workers, as far as those who send them turns must know."""
 
-    moves_kv: bool
-    """Whether there are prefillers, up or down."""
-
     @property
     def may_decode(self) -> bool:
         """Whether a decoder is up or may come up."""

@@ -7,6 +7,7 @@ from conserve_sglang.core.ids import TurnId
 from conserve_sglang.core.tenant import DEFAULT_TENANT
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.policy.api import RejectReason
+from conserve_sglang.router.choices import Choices
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.headers import content_length, placement_lines
 from conserve_sglang.router.identity import History
@@ -59,6 +60,7 @@ class Turn(MeasuredTurn):
 
     __slots__ = (
         "_desk",
+        "choices",
         "client",
         "deadline_s",
         "decode_leg",
@@ -88,6 +90,7 @@ class Turn(MeasuredTurn):
         self.usage_note: UsageNote | None = None  # if its client asks for energy
         self.decode_leg: DecodeLeg | None = None
         self.prefill_leg: PrefillLeg | None = None
+        self.choices: Choices | None = None  # if it asks for several
         self.sent: Sent | None = None  # of a stream that may go on elsewhere
         self.resumption = b""  # the member that has a decoder go on with it
         self.last_error: Problem | None = None  # what a worker answered the last attempt with

@@ -65,6 +65,7 @@ class Worker:
         self.served_name = ""
         self.incarnation: str | None = None
         self.can_continue = False
+        self.serves_local_turns = False
         self.kv_bytes_per_token: float | None = None
         self.num_missed_probes = 0
         self.num_answers_seen = 0

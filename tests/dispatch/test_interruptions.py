@@ -8,6 +8,7 @@ from conserve_sglang.dispatch import (
     DispatchSettings,
     FailureCause,
     FirstToken,
+    KvMoved,
     RejectTurn,
     ReleaseConversation,
     Tick,
@@ -123,6 +124,33 @@ def test_first_token_from_a_decoder_lost_meanwhile_does_not_hide_its_loss() -> N
 
 def decoder_failed(turn: int) -> TurnFailed:
     return TurnFailed(turn_id=TurnId(turn), cause=FailureCause.DECODER_FAILED)
+
+
+def test_kv_of_a_turn_that_fails_after_it_was_moved_is_booked_where_it_is() -> None:
+    desk = Desk("p0", "d0", "d1")
+    desk.tell(an_arrival(1))
+    desk.tell(KvMoved(TurnId(1)))
+    assert [load.backlog_tokens for load in desk.dispatcher.worker_loads()] == [0, 0, 0]
+    again = sent(desk.tell(TurnFailed(turn_id=TurnId(1), cause=FailureCause.PREFIX_MISSING)))
+    assert (again.decoder, again.prefiller) == (D0, P0)
+    assert again.reason is PlacementReason.PREFIX_MISSING
+    desk.tell(KvMoved(TurnId(1)))
+    commands = desk.tell(TurnFailed(turn_id=TurnId(1), cause=FailureCause.DECODER_FAILED))
+    left = [each for each in commands if isinstance(each, ReleaseConversation)]
+    assert [each.worker_id for each in left] == [D0]
+    assert sent(commands).decoder == D1
+    finish(desk, 1)
+    view = desk.dispatcher.conversation(an_arrival(1).conversation_id)
+    assert view is not None
+    assert view.num_kv_transfers == 3
+
+
+def test_turns_that_waited_for_kv_go_on_when_it_is_there() -> None:
+    desk = Desk("p0", "d0", "d1")
+    desk.tell(an_arrival(1))
+    desk.tell(an_arrival(2))
+    command = sent(desk.tell(KvMoved(TurnId(1))))
+    assert (command.turn_id, command.decoder, command.prefiller) == (TurnId(2), D0, None)
 
 
 def interrupted(turn: int, tokens: int) -> TurnInterrupted:

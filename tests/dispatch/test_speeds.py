@@ -3,7 +3,7 @@
 import pytest
 
 from conserve_sglang.core.ids import ConversationId, TurnId, WorkerId
-from conserve_sglang.dispatch import FirstToken, TurnDone, WorkerLost
+from conserve_sglang.dispatch import FirstToken, KvMoved, TurnDone, WorkerLost
 from conserve_sglang.dispatch.speeds import Speeds, tbt_of_answer
 from tests.builders import D0, P0, Desk, an_arrival
 
@@ -46,6 +46,25 @@ def test_short_prompts_and_answers_told_at_once_say_nothing() -> None:
     desk.tell(an_arrival(2, "b", 5000))
     answer(desk, 2, 5000, 11, (9.0, 9.0))
     assert ledger.prefill_s_per_token(P0) is None, "a whole answer at once is no first token"
+
+
+def test_moved_kv_ends_a_prefill_and_begins_no_answer() -> None:
+    desk = Desk("p0", "d0", capacity=100_000)
+    ledger = desk.dispatcher._bookings.ledger
+    desk.tell(an_arrival(1, "a", 2000))
+    desk.now = 1.0
+    desk.tell(KvMoved(TurnId(1)))
+    assert ledger.pending_tokens(P0) == 0
+    answer(desk, 1, 2000, 11, (3.0, 3.5))
+    pace = ledger.pace(D0)
+    assert pace is not None
+    assert pace.tbt_s == pytest.approx(0.05)
+    assert ledger.prefill_s_per_token(P0) == pytest.approx(1.0 / 2000)
+    desk.tell(an_arrival(2, "b", 2000))
+    desk.tell(KvMoved(TurnId(2)))
+    desk.now = 9.0  # the whole answer at once, and no word of a first token
+    desk.tell(TurnDone(TurnId(2), 2000, 11, 0))
+    assert ledger.pace(D0) == pace
 
 
 def test_a_tail_turn_is_pending_on_its_decoder() -> None:

@@ -22,7 +22,7 @@ from tests.fakes.faults import Faults
 from tests.fakes.prefixes import Prefixes, Salt, common, salt_of
 from tests.fakes.prompt import BadPrompt, prompt_of
 from tests.fakes.refusing import QUEUE_IS_FULL, as_event, status_of
-from tests.fakes.saying import CHAT, CHUNK, STREAM_HEAD, Saying
+from tests.fakes.saying import STREAM_HEAD, Saying, num_choices
 
 TURN_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
 
@@ -264,8 +264,7 @@ class FakeWorker(Saying):
         await asyncio.sleep(faults.delay_s)
         try:
             prompt = prompt_of(body)
-            if type(body.get("n") or 1) is not int:
-                raise BadPrompt("n is no number")
+            several = num_choices(body) > 1
         except BadPrompt as error:
             await self._error(writer, 400, str(error))
             return True
@@ -276,6 +275,8 @@ class FakeWorker(Saying):
                 await self._refuse(writer, seen, refusal)
                 return True
         if "bootstrap_room" in body:
+            if several:  # and so does SGLang: one room for all, and for a warm-up before them
+                await asyncio.Event().wait()
             room = self.rendezvous.room(body["bootstrap_room"])
             if self.mode == "prefill":
                 assert not room.is_set(), "a room was used twice"
@@ -286,9 +287,9 @@ class FakeWorker(Saying):
                 await room.wait()
                 cached = max(cached, room.cached)
         if body.get("session_id"):
-            self.resident[body["session_id"]] = prompt + self.answer
+            self.resident[body["session_id"]] = prompt + self.said(body)
             self._salts[body["session_id"]] = salt_of(body)
-        self.prefixes.add(body, prompt + self.answer * (self.mode != "prefill"))
+        self.prefixes.add(body, prompt + self.said(body) * (self.mode != "prefill"))
         return await self._answer(writer, seen, len(prompt), cached)
 
     def _cached(self, body: dict[str, Any], prompt: str) -> int:
@@ -327,61 +328,19 @@ class FakeWorker(Saying):
     async def _answer(
         self, writer: asyncio.StreamWriter, seen: Seen, num_prompt: int, cached: int
     ) -> bool:
-        usage = {
-            "prompt_tokens": num_prompt,
-            "total_tokens": num_prompt + len(self.answer),
-            "completion_tokens": len(self.answer),
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
+        usage = self.usage(seen.body, num_prompt, cached)
         if seen.body.get("stream"):
             if self.faults.num_cuts_after_head:
                 self.faults.num_cuts_after_head -= 1
                 await self._write(writer, STREAM_HEAD)
                 return False
             return await self._stream(writer, self._events(seen, usage))
-        if seen.path == "/generate":
-            answer = self.generated(self.answer, usage, is_last=True)
-        elif seen.path == "/v1/completions":
-            choice = {"index": 0, "text": self.answer, "finish_reason": "stop"}
-            answer = {"object": "text_completion", "choices": [choice], "usage": usage}
-        else:
-            message = {
-                "role": "assistant",
-                "content": self.answer or None,
-                "reasoning_content": self.reasoning or None,
-                "tool_calls": [self.tool_call(n) for n in range(len(self.tool_calls))] or None,
-            }
-            choices = [
-                {"index": n, "message": message, **self.ending(), **self.logprobs(seen.body)}
-                for n in range(seen.body.get("n") or 1)
-            ]
-            answer = {**CHAT, "object": "chat.completion", "choices": choices, "usage": usage}
+        answer = self.whole(seen.path, seen.body, usage)
         await self._reply(writer, 200, json.dumps(answer, separators=(",", ":")).encode())
         return not self.faults.closes_after_answer
 
     def _events(self, seen: Seen, usage: dict[str, Any]) -> list[str]:
-        words = self.answer.split(" ")
-        pieces = [word if n == 0 else " " + word for n, word in enumerate(words)]
-        events: list[Any] = []
-        for n, piece in enumerate(pieces):
-            if seen.path == "/generate":
-                text, is_last = "".join(pieces[: n + 1]), n == len(pieces) - 1
-                events.append(self.generated(text, usage, is_last=is_last))
-            elif seen.path == "/v1/completions":
-                events.append({"choices": [{"index": 0, "text": piece}], "usage": None})
-        options = seen.body.get("stream_options") or {}
-        if seen.path == "/v1/chat/completions":
-            so_far = usage if options.get("continuous_usage_stats") else None
-            deltas = self.deltas(pieces)
-            for n, delta in enumerate(deltas):
-                for index in range(seen.body.get("n") or 1):
-                    choice = {"index": index, "delta": delta, "finish_reason": None}
-                    choice |= self.logprobs(seen.body)
-                    if n == len(deltas) - 1:
-                        choice |= self.ending()
-                    events.append({**CHUNK, "choices": [choice], "usage": so_far})
-        if options.get("include_usage"):
-            events.append({**CHUNK, "choices": [], "usage": usage})
+        events, pieces = self.events(seen.path, seen.body, usage)
         is_plain = not (self.reasoning or self.tool_calls) and self.has_plugin
         headers = seen.headers if is_plain and self.mode == "decode" else {}
         return as_sent(events, pieces, seen.body, headers)

@@ -111,6 +111,16 @@ def test_completion_and_generated_answers() -> None:
     assert generated_answer(events + b"data: [DONE]\n\n", is_stream=True) == ("ab", [1, 2])
 
 
+def test_first_of_several_generated_answers() -> None:
+    whole = b'[{"text":"ab","output_ids":[1,2]},{"text":"cd","output_ids":[3,4]}]'
+    assert generated_answer(whole, is_stream=False) == ("ab", [1, 2])
+    one, other = (b'data: {"text":"%b","output_ids":[%d],"index":%d}\n\n' % each
+                  for each in ((b"a", 1, 0), (b"c", 3, 1)))  # fmt: skip
+    assert generated_answer(one + other + b"data: [DONE]\n\n", is_stream=True) == ("a", [1])
+    assert generated_answer(other + b"data: [DONE]\n\n", is_stream=True) is None
+    assert generated_answer(b"[]", is_stream=False) is None
+
+
 @pytest.mark.parametrize("body", [b"", b"garbage", b'{"choices":[]}', b'{"choices":3}'])
 def test_unreadable_answer_is_none(body: bytes) -> None:
     assert chat_answer(body, is_stream=False) is None

@@ -129,9 +129,24 @@ async def test_errors_are_those_the_client_knows(cluster: Cluster) -> None:
         with pytest.raises(openai.NotFoundError) as unknown:
             await client.chat.completions.create(model="gpt-9", messages=HELLO)
         assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-        with pytest.raises(openai.BadRequestError) as several:
-            await client.chat.completions.create(model="tiny", messages=HELLO, n=2)
-        assert several.value.code == "one_choice_only"
+        with pytest.raises(openai.BadRequestError, match="from 1 to 128") as several:
+            await client.chat.completions.create(model="tiny", messages=HELLO, n=129)
+        assert (several.value.code, several.value.param) == ("wrong_type", "n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_choices_of_a_first_turn(cluster: Cluster, stream: bool) -> None:
+    said = dict.fromkeys(range(3), "")
+    async with client_of(cluster) as client:
+        asked: Any = {"model": "tiny", "messages": HELLO, "n": 3}
+        if stream:
+            async for chunk in await client.chat.completions.create(**asked, stream=True):
+                for each in chunk.choices:
+                    said[each.index] += each.delta.content or ""
+        else:
+            whole = await client.chat.completions.create(**asked)
+            said = {each.index: each.message.content or "" for each in whole.choices}
+    assert said == dict.fromkeys(range(3), "the answer")
 
 
 async def test_what_is_not_served_says_what_is(cluster: Cluster) -> None:

@@ -166,26 +166,6 @@ async def test_every_choice_of_several_reaches_the_client(stream: bool) -> None:
         assert second.headers["x-conversation-id"] == first.headers["x-conversation-id"]
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "param"),
-    [
-        ("/v1/chat/completions", {"messages": [], "n": 2}, "n"),
-        ("/v1/completions", {"prompt": "a", "n": 3, "stream": True}, "n"),
-        ("/v1/completions", {"prompt": "a", "best_of": 2}, "best_of"),
-        ("/generate", {"text": "a", "sampling_params": {"n": 2}}, "n"),
-    ],
-)
-async def test_several_choices_are_refused_where_kv_is_moved(
-    cluster: Cluster, path: str, body: dict[str, Any], param: str
-) -> None:
-    answer = await cluster.post(path, body)
-    error = answer.json()["error"]
-    assert (answer.status, error["code"], error["param"]) == (400, "one_choice_only", param)
-    assert not any(worker.turns for worker in cluster.workers.values())
-    one = {**body, param: 1} if path != "/generate" else {"text": "a", "sampling_params": {"n": 1}}
-    assert (await cluster.post(path, one)).status == 200
-
-
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate"])
 async def test_other_endpoints_stream_too(cluster: Cluster, path: str) -> None:
     field = "prompt" if path == "/v1/completions" else "text"

@@ -137,14 +137,6 @@ def test_prompt_over_the_context_is_refused_in_this_apis_shape(
         )
 
 
-def test_several_choices_are_refused_at_once(gpt: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as several:
-        gpt.chat.completions.create(
-            model=MODEL_NAME, n=2, messages=[{"role": "user", "content": "Twice."}]
-        )
-    assert several.value.code == "one_choice_only"
-
-
 def test_completion_of_one_prompt_in_a_list(gpt: openai.OpenAI, stock: openai.OpenAI) -> None:
     asked: Any = {"model": MODEL_NAME, "prompt": ["once upon"], "max_tokens": 8, "temperature": 0}
     ours, theirs = (each.completions.create(**asked) for each in (gpt, stock))

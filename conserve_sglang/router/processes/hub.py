@@ -342,4 +342,5 @@ class Hub:
 
 
 def _standing(worker: Worker) -> talk.Standing:
-    return talk.Standing(worker.plan, worker.state, worker.kv_bytes_per_token, worker.can_continue)
+    can = worker.can_continue, worker.serves_local_turns
+    return talk.Standing(worker.plan, worker.state, worker.kv_bytes_per_token, *can)

@@ -120,7 +120,6 @@ class RemoteFleet:
 
     def __init__(self, say: Say, health: HealthSettings, access: WorkerAccess) -> None:
         self.may_decode = False
-        self.moves_kv = False
         self._health = health
         self._say = say
         self._access = access
@@ -150,6 +149,7 @@ class RemoteFleet:
             worker = self._workers[plan.worker_id] = self._new(plan)
         worker.kv_bytes_per_token = standing.kv_bytes_per_token
         worker.can_continue = standing.can_continue
+        worker.serves_local_turns = standing.serves_local_turns
         if not worker.is_up and standing.state is not WorkerState.UP:
             worker.close()
         worker.state = standing.state
@@ -179,7 +179,6 @@ class RemoteFleet:
 
     def _count(self) -> None:
         decoders = [worker for worker in self._workers.values() if worker.can_decode]
-        self.moves_kv = len(decoders) < len(self._workers)
         self.may_decode = any(worker.state is not WorkerState.REFUSED for worker in decoders)
 
     def _refused(self, worker: Worker) -> None:

@@ -16,6 +16,7 @@ from conserve_sglang.dispatch import (
     AbortTurn,
     FailureCause,
     FirstToken,
+    KvMoved,
     RejectTurn,
     SendTurn,
     TenantsWeighed,
@@ -150,6 +151,7 @@ class Standing(msgspec.Struct, array_like=True, tag="s"):
     state: WorkerState
     kv_bytes_per_token: float | None
     can_continue: bool
+    serves_local_turns: bool
 
 
 class Gone(msgspec.Struct, array_like=True, tag="g"):
@@ -203,6 +205,7 @@ from_brain = msgspec.msgpack.Decoder(list[FromBrain])
 
 _FORMS: dict[type[Any], Any] = {
     FirstToken: tuple[TurnId],
+    KvMoved: tuple[TurnId],
     TurnFailed: tuple[TurnId, FailureCause, bool],
     TurnInterrupted: tuple[TurnId, int],
     TurnAbandoned: tuple[TurnId],

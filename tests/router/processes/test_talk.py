@@ -9,6 +9,7 @@ from conserve_sglang.dispatch import (
     AbortTurn,
     FailureCause,
     FirstToken,
+    KvMoved,
     RejectTurn,
     SendTurn,
     TenantsWeighed,
@@ -25,6 +26,7 @@ KEY = ConversationId("conv-a")
 PINNED, FIRST = PlacementReason.PINNED, PlacementReason.FIRST_TURN
 SAID = [
     FirstToken(TURN),
+    KvMoved(TURN),
     TurnFailed(turn_id=TURN, cause=FailureCause.DECODER_BUSY, by_answer=True),
     TurnInterrupted(turn_id=TURN, output_tokens=3),
     TurnAbandoned(turn_id=TURN),
