@@ -101,6 +101,8 @@ def _on_terminal(live: Live) -> Report:
     assert isinstance(table, _Table)
 
     def report(progress: Progress) -> None:
+        if progress.step is Step.LOADING:
+            return  # the table tells it all the time
         if progress.process is not None:
             table.note(progress)
         if progress.step is not Step.STARTING:

@@ -10,6 +10,7 @@ class Step(Enum):
 
     NOTICE = "notice"
     STARTING = "starting"
+    LOADING = "loading"
     READY = "ready"
     SERVING = "serving"
     DIED = "died"

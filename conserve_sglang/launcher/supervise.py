@@ -19,6 +19,8 @@ from conserve_sglang.launcher.ready import is_healthy, tell_router, wait_healthy
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 200  # characters of a line of a log
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperviseSettings:
@@ -33,6 +35,7 @@ class SuperviseSettings:
     router_timeout_s: float = 60.0
     probe_interval_s: float = 0.25
     probe_timeout_s: float = 10.0
+    still_s: float = 20.0  # how often it is told that a process is not healthy yet
     grace_s: float = 20.0  # SGLang looks for a SIGTERM every 5 s, then frees what it holds
     first_backoff_s: float = 1.0
     most_backoff_s: float = 60.0
@@ -139,7 +142,7 @@ class Supervisor:
         )
         ended = asyncio.create_task(child.wait())
         try:
-            await asyncio.wait({healthy, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await self._first_of(child, healthy, ended)
             if ended.done():
                 raise self._failure(child, f"ended with {_exit_text(ended.result())} before it")
             if not healthy.result():
@@ -148,6 +151,22 @@ class Supervisor:
         finally:
             healthy.cancel()
             ended.cancel()
+
+    async def _first_of(self, child: Child, *tasks: asyncio.Task[Any]) -> None:
+        """Wait for one of them, and tell now and then that the process is not healthy yet."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        still_s = self._settings.still_s
+        while True:
+            done, _ = await asyncio.wait(
+                tasks, timeout=still_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                return
+            lines = last_lines(child.log, 1)
+            last = f"; its log: {lines[0][:_SHOWN]}" if lines else "; nothing in its log"
+            after_s = loop.time() - began
+            self._tell(Step.LOADING, child, f"not ready after {after_s:.0f} s{last}")
 
     async def _keep_up(self, spec: ProcessSpec) -> None:
         """Wait for a process to die, bring it up again; LaunchError when nothing is left."""

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--fail-if", type=Path, help="end with code 4 if this file is there")
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--never-ready", action="store_true")
+    parser.add_argument("--says", help="write this to the log at once")
     parser.add_argument("--news", type=Path, help="append the paths of POST requests to this file")
     parser.add_argument("--key", help="what POST requests must show")
     args, _ = parser.parse_known_args()
@@ -64,6 +65,9 @@ def main() -> None:
     if args.straggler:
         command = [sys.executable, "-S", __file__, "--port", str(args.straggler), "--ignore-term"]
         subprocess.Popen(command, start_new_session=True)
+    if args.says:
+        sys.stdout.write(f"{args.says}\n")
+        sys.stdout.flush()
     if args.never_ready:
         time.sleep(600)
     Answers.news, Answers.key = args.news, args.key

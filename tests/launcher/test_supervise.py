@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -137,6 +138,23 @@ async def test_a_worker_that_is_never_ready_is_stopped(stand_in: StandIn, tmp_pa
     launched = Launched(plan_of(slow), tmp_path, ready_timeout_s=0.3)
     with pytest.raises(LaunchError, match=r"slow was given 0\.3 s before it became healthy"):
         await during(launched, nothing)
+
+
+async def test_while_a_worker_loads_it_is_told_how_far_its_log_is(
+    stand_in: StandIn, tmp_path: Path
+) -> None:
+    slow, quick = (
+        stand_in("slow", "--never-ready", "--says", "loading weights 3/9"),
+        stand_in("quick"),
+    )
+    launched = Launched(plan_of(slow, quick), tmp_path, ready_timeout_s=3.0, still_s=0.5)
+    with pytest.raises(LaunchError):
+        await during(launched, nothing)
+    told = [report for report in launched.reports if report.step is Step.LOADING]
+    assert {report.process for report in told} >= {"slow"}
+    said = [report.message for report in told if report.process == "slow"]
+    assert re.fullmatch(r"slow: not ready after [23] s; its log: loading weights 3/9", said[-1])
+    assert 2 <= len(said) <= 6
 
 
 async def test_a_command_that_does_not_exist_is_named(tmp_path: Path, stand_in: StandIn) -> None:
