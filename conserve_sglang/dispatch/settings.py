@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from conserve_sglang.core.tier import RouterSettings
 
+PROBES_A_PAUSE = 1.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchSettings:
@@ -22,7 +24,8 @@ class DispatchSettings:
     (page rounding) before the prefix counts as gone. `is_fair` off: plain arrival order, whoever
     the tenants are. `busy_s`: for so long after a worker said that it is busy, no turn is tried
     there that another worker has refused as busy; see `busy`. `retry_pause_s`: a turn that failed
-    more than once goes back to a worker that failed it only behind such a pause.
+    more than once goes back to a worker that failed it only behind such a pause, in which the
+    router probes every worker.
     """
 
     max_phase_one_turns: int = 1024
@@ -40,7 +43,7 @@ class DispatchSettings:
     prefix_slack_tokens: int = 128
     is_fair: bool = True
     busy_s: float = 1.0
-    retry_pause_s: float = 0.5
+    retry_pause_s: float = 1.5
 
     def __post_init__(self) -> None:
         for name in (
@@ -80,4 +83,5 @@ def dispatch_settings(router: RouterSettings) -> DispatchSettings:
         max_attempts=router.max_attempts,
         max_continuations=router.max_continuations,
         is_fair=overload.is_fair,
+        retry_pause_s=PROBES_A_PAUSE * router.health.probe_interval_s,
     )
