@@ -17,7 +17,7 @@ SETUP_FILES := pyproject.toml scripts/setup.sh scripts/system_libraries.sh scrip
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup lint test test-fast test-compat demo compiled lock clean
+.PHONY: help setup lint test test-fast test-compat demo compiled promtool lock clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,9 @@ demo: setup  ## play tool-calling conversations on 1 + 2 CPU servers
 
 compiled:  ## an environment with the router's hot modules compiled, from the sources as they are
 	@scripts/compiled.sh $(COMPILED_VENV)
+
+promtool:  ## Prometheus' checker, for the tests of the alert rules (fetched from Debian)
+	@scripts/promtool.sh .cache/promtool
 
 lock: setup  ## write down the versions of this environment, after a change of the extras
 	$(BIN)/pip install --quiet -e '.[cpu,dev]'

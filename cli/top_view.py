@@ -10,7 +10,7 @@ from rich.text import Text
 from conserve_sglang.telemetry.overview import Overview, RouterRow, WorkerRow
 
 UNKNOWN = "-"
-_STATES = {"up": "green", "no turns": "yellow", "down": "bold red"}
+_STATES = {"up": "green", "no turns": "yellow", "not up": "bold red"}
 _BREAKERS = {"closed": "green", "half_open": "yellow", "open": "bold red"}
 
 

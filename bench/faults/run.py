@@ -12,7 +12,9 @@ from bench.faults.talk import Script, Seen, difference, play
 Expected = dict[tuple[int, int], str]
 _RETRIES = "conserve_router_retries_total"
 _CONTINUATIONS = "conserve_router_continuations_total"
-_MOVED = frozenset({"decoder_lost", "drained", "prefix_missing", "reclaimed", "decoder_busy"})
+_MOVED = frozenset(
+    {"decoder_lost", "drained", "worker_removed", "prefix_missing", "reclaimed", "decoder_busy"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,12 @@ A turn that cannot be served is not an exception: it is a `RejectTurn` command w
 """
 
 
+def clause(error: object) -> str:
+    """What an error says, to stand inside a sentence: without the full stop at its end; the name of
+    its class if it says nothing."""
+    return str(error).rstrip().removesuffix(".") or type(error).__name__
+
+
 class ConserveError(Exception):
     """Base of all errors raised on purpose by this package."""
 

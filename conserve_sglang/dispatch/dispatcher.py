@@ -276,7 +276,7 @@ class Dispatcher:
         self._placer.serve_line(now)
 
     def _worker_removed(self, event: events.WorkerRemoved, now: float) -> None:
-        self._close_worker(event.worker_id)
+        self._close_worker(event.worker_id, PhaseOneCause.WORKER_REMOVED)
         self._bookings.ledger.remove(event.worker_id)
         self._placer.serve_line(now)
 

@@ -22,6 +22,8 @@ class FailureCause(Enum):
     PREFILLER_FAILED = "prefiller_failed"
     DECODER_BUSY = "decoder_busy"
     PREFILLER_BUSY = "prefiller_busy"
+    DECODER_REMOVED = "decoder_removed"
+    PREFILLER_REMOVED = "prefiller_removed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ _CAUSES = {
     FailureCause.PREFIX_MISSING: PhaseOneCause.PREFIX_MISSING,
     FailureCause.APPEND_TOO_LARGE: PhaseOneCause.LARGE_APPEND,
     FailureCause.DECODER_FAILED: PhaseOneCause.DECODER_LOST,
+    FailureCause.DECODER_REMOVED: PhaseOneCause.WORKER_REMOVED,
 }
 
 
@@ -53,7 +54,7 @@ def interrupted(
     if bookings.pin_of(conversation) is decoder and conversation.decoder_epoch == epoch:
         placer.release(conversation)
         conversation.cause = PhaseOneCause.DECODER_LOST
-    turn.cause = PhaseOneCause.DECODER_LOST
+    turn.cause = PhaseOneCause.DECODER_LOST if decoder.epoch == epoch else decoder.lost_for
     turn.input_tokens += event.output_tokens - turn.output_tokens
     turn.output_tokens = event.output_tokens
     turn.deadline_at_s = now + settings.queue_timeout_s

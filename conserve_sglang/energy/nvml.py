@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from conserve_sglang.core.errors import MeterError
+from conserve_sglang.core.errors import MeterError, clause
 from conserve_sglang.energy.counter import median_gap_s
 from conserve_sglang.energy.meter import Device, Kind, Origin, Reading
 
@@ -193,6 +193,6 @@ def open_bindings() -> Any:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         raise MeterError(
-            f"NVML does not start: {error}. Is this a machine with an NVIDIA driver?"
+            f"NVML does not start: {clause(error)}. Is this a machine with an NVIDIA driver?"
         ) from error
     return pynvml

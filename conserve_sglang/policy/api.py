@@ -25,6 +25,7 @@ class PhaseOneCause(Enum):
     PREFIX_MISSING = "prefix_missing"
     DECODER_LOST = "decoder_lost"
     DRAINED = "drained"
+    WORKER_REMOVED = "worker_removed"
     RECLAIMED = "reclaimed"
     DECODER_BUSY = "decoder_busy"
 
@@ -38,6 +39,7 @@ class PlacementReason(Enum):
     PREFIX_MISSING = "prefix_missing"
     DECODER_LOST = "decoder_lost"
     DRAINED = "drained"
+    WORKER_REMOVED = "worker_removed"
     RECLAIMED = "reclaimed"
     EVERY_TURN = "every_turn"
     STICKY = "sticky"

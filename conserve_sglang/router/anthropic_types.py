@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from conserve_sglang.core.errors import clause
 from conserve_sglang.router.payload import BadBody
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.workers.unreadable import UNREADABLE
@@ -167,7 +168,7 @@ def _decoded(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
         body.decode()  # what is copied unread would keep bytes that are not UTF-8
         return decoder.decode(body)
     except UNREADABLE as error:
-        why = str(error) or type(error).__name__
+        why = clause(error)
         raise bad_request(
             f"The body is not a Messages request that can be served here: {why}."
         ) from error

@@ -11,6 +11,7 @@ _PLACED = {
     PlacementReason.PREFIX_MISSING: "the decoder no longer had the conversation's KV",
     PlacementReason.DECODER_LOST: "the conversation's decoder was lost or failed",
     PlacementReason.DRAINED: "the conversation's decoder was drained",
+    PlacementReason.WORKER_REMOVED: "an operator removed the conversation's decoder",
     PlacementReason.RECLAIMED: "the KV was let go while the conversation was idle",
     PlacementReason.EVERY_TURN: "this policy sends every turn through a prefiller",
     PlacementReason.STICKY: "this policy keeps the conversation on one worker",
@@ -38,6 +39,8 @@ _FAILED = {
     "prefiller_failed": "the prefiller did not answer",
     "decoder_busy": "the decoder said that it was busy",
     "prefiller_busy": "the prefiller said that it was busy",
+    "decoder_removed": "an operator removed the decoder",
+    "prefiller_removed": "an operator removed the prefiller",
     "interrupted": "the answer broke off and was continued elsewhere",
 }
 

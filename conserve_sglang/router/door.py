@@ -54,6 +54,7 @@ class Door:
         self._held = HeldBytes(self._settings.overload.max_held_bytes)
         tls = tier_map.router.tls
         self._tls = None if tls is None else ServerTls(tls)
+        self._note_certificate()
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | TlsListener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -122,6 +123,7 @@ class Door:
         Connections that are open ask again with their next request.
         """
         reload_tls(self._tls, self._name)
+        self._note_certificate()
         if self._settings.auth.keys_file is None:
             return
         try:
@@ -131,6 +133,10 @@ class Door:
             return
         self._weigh_tenants()
         logger.info("%s: the key file was read again", self._name)
+
+    def _note_certificate(self) -> None:
+        if self._tls is not None:
+            self.metrics.certificate_expires_at_s = self._tls.expires_at_s
 
     def _weigh_tenants(self) -> None:
         if self.front.keyring is not None:

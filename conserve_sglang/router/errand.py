@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from conserve_sglang.core.errors import WorkerError
+from conserve_sglang.core.errors import WorkerError, clause
 from conserve_sglang.router.anthropic import CountCall
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.payload import Payload
@@ -43,7 +43,7 @@ class Errand:
             )
             count = _tokenized.decode(body).count if status == 200 else 0
         except (WorkerError, *UNREADABLE) as error:
-            self._fail(Problem(status=502, code="worker_failed", message=_failed(str(error))))
+            self._fail(Problem(status=502, code="worker_failed", message=_failed(clause(error))))
         else:
             client = self._client
             if status != 200:

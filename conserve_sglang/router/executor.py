@@ -39,6 +39,8 @@ from conserve_sglang.workers.usage import Usage
 logger = logging.getLogger(__name__)
 
 
+DECODER_REMOVED = FailureCause.DECODER_REMOVED
+PREFILLER_REMOVED = FailureCause.PREFILLER_REMOVED
 PROCESS_SHIFT = 40
 """A turn's number begins, above these bits, with the number of the process that holds it."""
 
@@ -206,11 +208,14 @@ class Executor:
         turn = self._turns.get(command.turn_id)
         if turn is None:
             return
-        sent = turn.command
-        decoder_is_gone = sent is None or not self._fleet.is_up(sent.decoder)
-        cause = FailureCause.PREFILLER_FAILED
-        if decoder_is_gone or sent is None or sent.prefiller is None:
-            cause = FailureCause.DECODER_FAILED
+        sent, fleet = turn.command, self._fleet
+        decoder_is_gone = sent is None or not fleet.is_up(sent.decoder)
+        if sent is not None and not decoder_is_gone and sent.prefiller is not None:
+            is_removed = fleet.is_removed(sent.prefiller)
+            cause = PREFILLER_REMOVED if is_removed else FailureCause.PREFILLER_FAILED
+        else:
+            is_removed = sent is not None and fleet.is_removed(sent.decoder)
+            cause = DECODER_REMOVED if is_removed else FailureCause.DECODER_FAILED
         turn.abort(cause, BROKEN_OFF if decoder_is_gone else ENDED)
 
     # what becomes of turns (Desk)

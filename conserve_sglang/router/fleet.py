@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Set
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from conserve_sglang.core.ids import ConversationId, WorkerId
 from conserve_sglang.core.tier import TierMap, WorkerPlan
@@ -19,6 +19,7 @@ from conserve_sglang.dispatch import (
     WorkerUp,
 )
 from conserve_sglang.policy.api import PhaseOneCause
+from conserve_sglang.router.books import Books
 from conserve_sglang.router.release import close_sessions
 from conserve_sglang.router.watch import Watch
 from conserve_sglang.router.worker import Admission, Worker, WorkerState
@@ -34,18 +35,6 @@ logger = logging.getLogger(__name__)
 IDLE_POLL_S = 0.05
 # Policies under which decoders get no local turns, and so need no plugin.
 _WITHOUT_LOCAL_TURNS = frozenset({"stock-pd"})
-
-
-class Books(Protocol):
-    """What the fleet reads of the dispatcher."""
-
-    def num_running(self, worker_id: WorkerId) -> int:
-        """Turns a worker has to do with now."""
-        ...
-
-    def num_answered(self, worker_id: WorkerId) -> int:
-        """Turns a worker has answered or prefilled so far."""
-        ...
 
 
 class Fleet:
@@ -90,6 +79,11 @@ class Fleet:
         """Whether a worker is there and was not lost."""
         worker = self._workers.get(worker_id)
         return worker is not None and worker.is_up
+
+    def is_removed(self, worker_id: WorkerId) -> bool:
+        """Whether a worker leaves on an operator's word, or is known no more."""
+        worker = self._workers.get(worker_id)
+        return worker is None or worker.state is WorkerState.REMOVED
 
     @property
     def may_decode(self) -> bool:
@@ -138,14 +132,16 @@ class Fleet:
         """A worker leaves at once; turns that still run there go on elsewhere."""
         if self._workers.get(worker.worker_id) is not worker:
             return
-        drained = PhaseOneCause.DRAINED if worker.is_draining else PhaseOneCause.DECODER_LOST
-        self.lose(worker, "removed", drained)
+        cause = PhaseOneCause.DRAINED if worker.is_draining else PhaseOneCause.WORKER_REMOVED
+        was_up = self._stands(worker, WorkerState.REMOVED, "removed on the control port")
+        logger.info("worker %s removed", worker.worker_id, extra=_told("removed", worker))
+        if was_up:
+            self._void(worker, cause)
         if worker.watching is not None:
             worker.watching.cancel()
         del self._workers[worker.worker_id]
         self.tell(WorkerRemoved(worker_id=worker.worker_id))
         worker.close()
-        logger.info("worker %s removed", worker.worker_id, extra=_told("removed", worker))
 
     def remove_when_idle(self, worker: Worker) -> asyncio.Task[None]:
         """A worker leaves as soon as no turn runs there, unless it is undrained before."""
@@ -218,21 +214,13 @@ class Fleet:
             self.tell(WorkerDraining(worker_id=worker.worker_id))
         self.on_met(worker)
 
-    def lose(
-        self, worker: Worker, reason: str, cause: PhaseOneCause = PhaseOneCause.DECODER_LOST
-    ) -> None:
+    def lose(self, worker: Worker, reason: str) -> None:
         """A worker is gone, and the KV on it. It is met again when it answers a probe."""
-        was_up = worker.is_up
-        worker.state = WorkerState.LOST
-        worker.reason = reason
-        worker.num_missed_probes = 0
-        if was_up:
+        if self._stands(worker, WorkerState.LOST, reason):
             logger.warning(
                 "worker %s lost: %s", worker.worker_id, reason, extra=_told("lost", worker)
             )
-            self.num_decoders_up -= worker.can_decode
-            self.tell(WorkerLost(worker_id=worker.worker_id, cause=cause))
-            worker.close()
+            self._void(worker, PhaseOneCause.DECODER_LOST)
 
     def refuse(self, worker: Worker, reason: str) -> None:
         """A worker answers but cannot serve its role."""
@@ -289,6 +277,19 @@ class Fleet:
             self._spawn(close_sessions(self._workers[worker_id], conversations))
 
     # inside
+
+    def _stands(self, worker: Worker, state: WorkerState, reason: str) -> bool:
+        """Note how a worker stands that is not up any more; whether it was up until now."""
+        was_up = worker.is_up
+        worker.state, worker.reason = state, reason
+        worker.num_missed_probes = 0
+        return was_up
+
+    def _void(self, worker: Worker, cause: PhaseOneCause) -> None:
+        """The KV on a worker that was up is not to be had any more; its turns go elsewhere."""
+        self.num_decoders_up -= worker.can_decode
+        self.tell(WorkerLost(worker_id=worker.worker_id, cause=cause))
+        worker.close()
 
     def _new(self, plan: WorkerPlan) -> Worker:
         return Worker(

@@ -50,9 +50,9 @@ _MESSAGES = b"/v1/messages"
 _RESPONSES = b"/v1/responses"
 _TRANSLATED = (_MESSAGES, _RESPONSES)
 _COUNT_TOKENS = b"/v1/messages/count_tokens"
-_SERVED = (*_TURNS, *_TRANSLATED, _COUNT_TOKENS)
 _CONVERSATIONS = b"/v1/conversations/"
 _PLACES = {b"/v1/place": Subject.PLACE, b"/v1/place/report": Subject.PLACED}
+_SERVED = (*_TURNS, *_TRANSLATED, _COUNT_TOKENS, *_PLACES)
 _ABOUT_CONVERSATION = {
     "GET": Subject.CONVERSATION,
     "HEAD": Subject.CONVERSATION,

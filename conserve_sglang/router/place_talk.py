@@ -75,7 +75,7 @@ NO_SUCH_TURN = Problem(
     status=404,
     code="turn_not_found",
     message="There is no such turn: it was reported as over, not heard of for"
-    f" {LEASE_S:g} s, or its decoder was lost. Ask for a place again.",
+    f" {LEASE_S:g} s, or its decoder was lost or removed. Ask for a place again.",
 )
 
 

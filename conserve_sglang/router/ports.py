@@ -73,6 +73,10 @@ class FleetView(Protocol):
         """Whether a worker is given turns."""
         ...
 
+    def is_removed(self, worker_id: WorkerId) -> bool:
+        """Whether a worker leaves on an operator's word, or is known no more."""
+        ...
+
 
 class Subject(Enum):
     """What a question about the router is about."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from conserve_sglang.core.errors import clause
 from conserve_sglang.router.ports import About
 from conserve_sglang.serving.ending import ended
 from conserve_sglang.state.shared import Call, Session, SharedError, SharedStore
@@ -155,7 +156,7 @@ class Line(ABC):
 
     def _lost(self, error: Exception) -> None:
         self.num_failures += 1
-        why = str(error) or type(error).__name__
+        why = clause(error)
         if self.problem is None or self.num_failures == 1:
             known = isinstance(error, SharedError)
             logger.warning(

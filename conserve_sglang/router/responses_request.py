@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from conserve_sglang.core.errors import clause
 from conserve_sglang.router.payload import BadBody
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.salt import SALT_FIELDS
@@ -112,7 +113,7 @@ def read_request(body: bytes) -> Request:
     try:
         request = _request.decode(body)
     except UNREADABLE as error:
-        why = str(error) or type(error).__name__
+        why = clause(error)
         raise bad_request(f"This Responses request cannot be served here: {why}.") from error
     if request.background:
         raise bad_request("background is not served: wait for the answer, or stream.", "background")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
@@ -164,6 +165,12 @@ class BrainService(ABC):
     def reload_keys(self) -> None:
         """Read the key file and the certificate again; a file that is wrong changes nothing."""
         reload_tls(self._tls, "control port")
+        self._look_at_certificate()
+
+    def _look_at_certificate(self) -> None:
+        if self._tls is not None:
+            self._tls.warn_if_it_ends(time.time())
+            self._status.certificate_expires_at_s = self._tls.expires_at_s
 
     @abstractmethod
     def _bind(self) -> socket.socket:
@@ -197,6 +204,7 @@ class BrainService(ABC):
         self._take_early(main)
         tls = None if self._tls is None else self._tls.context
         self._control_server = ControlServer(self._control_app, control, tls)
+        self._look_at_certificate()
         self.fleet.start()
         if self.memory is not None:
             await self.memory.restore()

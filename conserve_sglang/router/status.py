@@ -49,6 +49,7 @@ class Status:
         self._journal = journal
         self.memory: StateHealth | None = None
         self.energy: EnergyWatch | None = None
+        self.certificate_expires_at_s: float | None = None  # the control port's
         self.is_serving = False  # conversations are restored, and clients are served
         self.is_stopping = False
         self._roles = {worker.plan.role for worker in fleet.workers()}
@@ -180,7 +181,7 @@ class Status:
         }
 
     def gauges(self) -> Gauges:
-        """For the metrics; a worker never met yet is shown as down."""
+        """For the metrics; a worker never met yet is shown as not up."""
         loads = {load.worker_id: load for load in self._dispatcher.worker_loads()}
         return Gauges(
             queue_depths=self._dispatcher.queue_depths,
@@ -191,6 +192,8 @@ class Status:
             ),
             reports=self._reports.latest(),
             num_state_failures=0 if self.memory is None else self.memory.num_failures,
+            is_ready=self.why_not_ready is None,
+            certificate_expires_at_s=self.certificate_expires_at_s,
             is_state_degraded=self.memory is not None and self.memory.problem is not None,
             breakers={
                 worker.worker_id: BreakerReading(

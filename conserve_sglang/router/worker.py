@@ -21,6 +21,7 @@ class WorkerState(Enum):
     UP = "up"
     LOST = "lost"
     REFUSED = "refused"
+    REMOVED = "removed"
 
 
 class Admission(Enum):

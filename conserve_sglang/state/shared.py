@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.errors import ConfigError, clause
 from conserve_sglang.state import response_scripts, scripts
 from conserve_sglang.state.record import SavedConversation
 from conserve_sglang.state.sqlite import SECRET_BYTES
@@ -60,9 +60,9 @@ class SharedStore:
                 known = server.set(self._prefix + "secret", self._secret, nx=True, get=True)
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
             raise ConfigError(
-                f"router.state.redis: Redis does not let this router in: {error}. Put the password"
-                " into an environment variable that router.state.redis_password_env names; a user"
-                " goes into the URL, redis://USER@HOST:PORT/0."
+                f"router.state.redis: Redis does not let this router in: {clause(error)}. Put the"
+                " password into an environment variable that router.state.redis_password_env names;"
+                " a user goes into the URL, redis://USER@HOST:PORT/0."
             ) from error
         except ValueError:  # which may quote the password
             raise ConfigError(
@@ -71,7 +71,7 @@ class SharedStore:
             ) from None
         except SharedError as error:
             raise ConfigError(
-                f"router.state.redis: Redis cannot be reached: {error}. Start it, or write"
+                f"router.state.redis: Redis cannot be reached: {clause(error)}. Start it, or write"
                 " `state: {path: FILE}` for a router without replicas."
             ) from error
         if known:

@@ -238,6 +238,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("CPU", "percentunit",
                   ((f"rate(process_cpu_seconds_total{{{_HERE}}}[$__rate_interval])"
                     " and on (instance) conserve_router_build_info", "{{instance}}"),)),
+            Panel("Ready for new conversations", "none",
+                  ((f"conserve_router_ready{{{_HERE}}}", "{{instance}}"),),
+                  "0: a worker that the policy needs for them is missing.", most=1.0),
+            Panel("Certificate, time left", "s",
+                  ((f"conserve_router_tls_certificate_expiry_timestamp_seconds{{{_HERE}}} - time()",
+                    "{{instance}} {{listener}}"),)),
         ),
     ),
 )  # fmt: skip

@@ -161,6 +161,7 @@ class RouterMetrics:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
+        self.certificate_expires_at_s: float | None = None  # since 1970; of the clients' listener
         self.timings: dict[tuple[str, str], Timings] = {}
         self.tenants: dict[str, TenantCount] = {}
 
@@ -186,6 +187,7 @@ class RouterMetrics:
                 tenant_id: {name: getattr(count, name) for name in _OF_TENANTS}
                 for tenant_id, count in self.tenants.items()
             },
+            "certificate_expires_at_s": self.certificate_expires_at_s,
             "recent": None if self.recent is None else self.recent.to_plain(),
         }
 
@@ -205,6 +207,8 @@ class RouterMetrics:
             count = self.tenant(tenant_id)
             for name, value in counts.items():
                 setattr(count, name, getattr(count, name) + value)
+        expiries = self.certificate_expires_at_s, plain["certificate_expires_at_s"]
+        self.certificate_expires_at_s = min((each for each in expiries if each), default=None)
         if plain["recent"] is not None:
             self.recent = self.recent or RecentLatencies(MOST_MERGED)
             self.recent.merge(plain["recent"])

@@ -60,7 +60,7 @@ class WorkerRow:
     def state(self) -> str:
         """In a word."""
         if not self.is_up:
-            return "down"
+            return "not up"
         return "up" if self.takes_turns else "no turns"
 
 

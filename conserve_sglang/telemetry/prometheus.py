@@ -44,6 +44,8 @@ class Gauges:
     reports: Mapping[WorkerId, WorkerReport] = field(default_factory=dict)
     num_state_failures: int = 0
     is_state_degraded: bool = False
+    is_ready: bool = False
+    certificate_expires_at_s: float | None = None  # of the control port's listener
     breakers: Mapping[WorkerId, BreakerReading] = field(default_factory=dict)
 
 
@@ -113,7 +115,9 @@ class RouterCollector(Collector):
             yield CounterMetricFamily(f"conserve_router_{name}", text, value=value)
         yield from _histograms(metrics.timings)
         yield from self._by_tenant(metrics.tenants)
-        yield from _gauges(self._observe())
+        gauges = self._observe()
+        yield _certificates(metrics.certificate_expires_at_s, gauges.certificate_expires_at_s)
+        yield from _gauges(gauges)
 
     def _by_tenant(self, tenants: Mapping[str, TenantCount]) -> Iterator[Metric]:
         """The first `MAX_TENANTS` seen keep series of their own, all others share one."""
@@ -131,6 +135,19 @@ class RouterCollector(Collector):
             yield family
 
 
+def _certificates(main: float | None, control: float | None) -> Metric:
+    """When they end, by listener; none without TLS."""
+    family = GaugeMetricFamily(
+        "conserve_router_tls_certificate_expiry_timestamp_seconds",
+        "When the listener's certificate ends, in seconds since 1970",
+        labels=("listener",),
+    )
+    for listener, at_s in (("main", main), ("control", control)):
+        if at_s is not None:
+            family.add_metric((listener,), at_s)
+    return family
+
+
 def _gauges(gauges: Gauges) -> Iterator[Metric]:
     queued = GaugeMetricFamily(
         "conserve_router_queued_turns", "Turns not sent yet, by queue", labels=("queue",)
@@ -141,6 +158,7 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
     for name, text, value in (
         ("open_turns", "Turns not over yet", gauges.num_open_turns),
         ("conversations", "Live conversations", gauges.num_conversations),
+        ("ready", "1 while a new conversation lacks no worker", float(gauges.is_ready)),
         ("state_degraded", "1 while state is not kept", float(gauges.is_state_degraded)),
     ):
         yield GaugeMetricFamily(f"conserve_router_{name}", text, value=value)

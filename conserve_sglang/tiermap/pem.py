@@ -3,7 +3,7 @@
 import ssl
 from pathlib import Path
 
-from conserve_sglang.core.errors import ConfigError
+from conserve_sglang.core.errors import ConfigError, clause
 from conserve_sglang.core.tier import TlsSettings
 
 
@@ -17,7 +17,7 @@ def load_certificate(context: ssl.SSLContext, settings: TlsSettings) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"router.tls: {settings.cert_file} and {settings.key_file} are not a certificate and"
-            f" its key in PEM form, without a passphrase: {error}."
+            f" its key in PEM form, without a passphrase: {clause(error)}."
         ) from error
 
 
@@ -31,7 +31,7 @@ def trusting(ca_file: str | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{field}: {ca_file} holds no certificates in PEM form: {error}."
+            f"{field}: {ca_file} holds no certificates in PEM form: {clause(error)}."
         ) from error
 
 

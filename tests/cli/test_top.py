@@ -86,7 +86,7 @@ def test_one_frame_fits_any_width_and_never_invents(
     if width >= 120:
         assert row.rstrip().endswith("-")  # watts
     (down,) = [line for line in lines if line.startswith("  d1")]
-    assert "down" in down
+    assert "not up" in down
 
 
 def test_json_has_the_same_numbers(run_cli: RunCli) -> None:

@@ -132,8 +132,8 @@ def test_removed_worker_is_forgotten_and_its_turns_stop() -> None:
     desk.tell(an_arrival(2, tokens=1100))
     assert desk.tell(WorkerRemoved(worker_id=D0)) == [AbortTurn(turn_id=TurnId(2))]
     assert [load.worker_id for load in desk.dispatcher.worker_loads()] == [P0, D1]
-    again = sent(desk.tell(TurnFailed(turn_id=TurnId(2), cause=FailureCause.DECODER_FAILED)))
-    assert (again.decoder, again.reason) == (D1, PlacementReason.DECODER_LOST)
+    again = sent(desk.tell(TurnFailed(turn_id=TurnId(2), cause=FailureCause.DECODER_REMOVED)))
+    assert (again.decoder, again.reason) == (D1, PlacementReason.WORKER_REMOVED)
 
 
 def test_conversation_of_a_drained_worker_that_left_says_so() -> None:
@@ -150,7 +150,7 @@ def test_pins_of_a_removed_worker_do_not_hold_for_the_next_of_its_name() -> None
     desk.tell(WorkerRemoved(worker_id=D0))
     desk.tell(WorkerUp(spec=a_worker("d0", 50_000)))
     command = sent(desk.tell(an_arrival(2, tokens=1100)))
-    assert (command.decoder, command.reason) == (D0, PlacementReason.DECODER_LOST)
+    assert (command.decoder, command.reason) == (D0, PlacementReason.WORKER_REMOVED)
     assert command.prefiller == P0
 
 

@@ -1,6 +1,7 @@
 """Certificates made for one test."""
 
 import ssl
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -17,9 +18,11 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self._ca.cert_pem.write_to_path(str(self.file))
 
-    def issue(self, name: str = "router", host: str = "127.0.0.1") -> TlsSettings:
+    def issue(
+        self, name: str = "router", host: str = "127.0.0.1", until: datetime | None = None
+    ) -> TlsSettings:
         """A certificate for a host, and its key, in two files."""
-        issued = self._ca.issue_cert(host)
+        issued = self._ca.issue_cert(host, not_after=until)
         cert_file, key_file = (self._folder / f"{name}.{kind}.pem" for kind in ("cert", "key"))
         cert_file.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(str(key_file))

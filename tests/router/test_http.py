@@ -226,6 +226,9 @@ async def test_served_model_and_its_adapters_are_known(cluster: Cluster, model: 
 async def test_unknown_path_and_method(cluster: Cluster) -> None:
     unknown = await cluster.request("GET", "/v2/nothing")
     assert (unknown.status, unknown.json()["error"]["code"]) == (404, "unknown_path")
+    message = unknown.json()["error"]["message"]
+    for path in ("/v1/place", "/v1/place/report", "/v1/messages", "/ready", "/v1/responses/ID"):
+        assert path in message
     wrong = await cluster.request("GET", "/v1/chat/completions")
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
     assert (await cluster.request("POST", "/health")).status == 405

@@ -13,11 +13,13 @@ from conserve_sglang.telemetry.assets import alert_rules
 from conserve_sglang.telemetry.dashboard import dashboard, queries
 from conserve_sglang.telemetry.power import PowerCollector, PowerReading
 from tests.fakes.agent import FakeAgent, an_agent
+from tests.fakes.certificates import Authority
 from tests.fakes.router_cluster import Cluster, a_cluster
 from tests.telemetry.promql import labels_in, metrics_in
 
 GLOSSARY = Path(__file__).parents[2] / "GLOSSARY.md"
 FROM_THE_SCRAPE = {"instance", "job"}  # set by Prometheus itself
+OF_PROMETHEUS = {"up": FROM_THE_SCRAPE}
 
 
 async def exposition(cluster: Cluster) -> str:
@@ -25,13 +27,15 @@ async def exposition(cluster: Cluster) -> str:
     return answer.body.decode()
 
 
-async def worked_through() -> str:
+async def worked_through(folder: Path) -> str:
     """The metrics of a router that has met everything a metric is about."""
+    authority = Authority(folder)
     often = ObserveSettings(report_interval_s=0.05)
     async with an_agent(10.0) as agent:
         agent.counters = [["d0", "d0", "decode", "measured", "own", 60.0]]
         energy = EnergySettings(agent_port=agent.port)
-        async with a_cluster(observe=often, energy=energy) as cluster:
+        async with a_cluster(observe=often, energy=energy, tls=authority.issue()) as cluster:
+            cluster.tls = authority.client()
             return await _all_met(cluster, agent)
 
 
@@ -75,8 +79,8 @@ def rules() -> list[dict[str, Any]]:
     return found
 
 
-async def test_every_metric_and_label_asked_for_is_exported() -> None:
-    series = exported(await worked_through())
+async def test_every_metric_and_label_asked_for_is_exported(tmp_path: Path) -> None:
+    series = exported(await worked_through(tmp_path)) | OF_PROMETHEUS
     expressions = [*queries(), *(rule["expr"] for rule in rules())]
     assert len(expressions) > 40
     for expression in expressions:
@@ -88,8 +92,10 @@ async def test_every_metric_and_label_asked_for_is_exported() -> None:
         assert asked <= labels, f"{expression}: no label {asked - labels}"
 
 
-async def test_every_series_exported_is_shown_or_alerted_on_and_in_the_glossary() -> None:
-    text = await worked_through()
+async def test_every_series_exported_is_shown_or_alerted_on_and_in_the_glossary(
+    tmp_path: Path,
+) -> None:
+    text = await worked_through(tmp_path)
     glossary = GLOSSARY.read_text()
     families = {family.name for family in text_string_to_metric_families(text)}
     assert not {name for name in families if f"`{name}" not in glossary}

@@ -93,6 +93,7 @@ async def test_a_user_stands_in_the_url(
     monkeypatch.setenv("REDIS_PASSWORD", PASSWORD)  # not that user's
     said = await refused(tmp_path, workers, state(redis, "app"))
     assert "Redis does not let this router in" in said
+    assert ".." not in said, "Redis ends its own sentences"
     assert "marked" not in said
 
 

@@ -221,9 +221,13 @@ async def test_router_that_is_told_to_stop(
         clients = await streams(router)
         os.kill(router.pid, signal.SIGTERM)
         if is_told_twice:
-            await asyncio.sleep(0.3)
-            health = await router.get("/health")
+            for _ in range(100):  # until the signal was taken
+                health = await router.get("/health")
+                if health.status == 503:
+                    break
+                await asyncio.sleep(0.05)
             assert (health.status, health.json()["status"]) == (503, "stopping")
+            assert (await router.get("/ready")).status == 503
             assert refused(await router.post(CHAT, BODIES[CHAT]))
             os.kill(router.pid, signal.SIGINT)
         await all_say_stopping(clients)

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from conserve_sglang.router.fleet import WorkerState
 from conserve_sglang.router.tls import ServerTls, worker_context
 from tests.fakes.certificates import Authority, server_context
 from tests.fakes.router_cluster import Cluster, a_cluster
+from tests.fakes.router_family import a_family
 from tests.fakes.router_process import a_router_process
 from tests.fakes.sglang_worker import FakeWorker, Rendezvous
 
@@ -103,6 +106,47 @@ async def test_new_certificate_is_taken_with_the_reload(
     secured.service.reload_keys()
     assert "the certificate stays as it is" in caplog.text
     assert await shown(secured) == taken
+
+
+async def expiries(cluster: Cluster) -> dict[str, float]:
+    """What `/metrics` says, by listener."""
+    name = "conserve_router_tls_certificate_expiry_timestamp_seconds"
+    answer = await cluster.request("GET", "/metrics", cluster.service.control_port)
+    found = re.findall(name + r'{listener="(\w+)"} (\S+)', answer.body.decode())
+    return {listener: float(value) for listener, value in found}
+
+
+async def test_end_of_the_certificate_is_told_and_follows_the_reload(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    soon, later = (datetime(year, 5, 6, 7, 8, 9, tzinfo=timezone.utc) for year in (2001, 2061))
+    tls = authority.issue(until=later)
+    async with a_cluster(tls=tls) as cluster:
+        cluster.tls = authority.client()
+        at_s = later.timestamp()
+        assert await expiries(cluster) == {"main": at_s, "control": at_s}
+        assert "is valid until" not in caplog.text
+        cluster.tls.check_hostname, cluster.tls.verify_mode = False, ssl.CERT_NONE
+        authority.issue(until=soon)
+        assert await expiries(cluster) == {"main": at_s, "control": at_s}, "not read again yet"
+        cluster.service.reload_keys()
+        at_s = soon.timestamp()
+        assert await expiries(cluster) == {"main": at_s, "control": at_s}
+        assert f"{tls.cert_file} is valid until 2001-05-06 07:08 UTC. Renew it" in caplog.text
+
+
+async def test_fronts_tell_when_their_certificates_end(authority: Authority) -> None:
+    later = datetime(2061, 5, 6, tzinfo=timezone.utc)
+    async with a_family(tls=authority.issue(until=later)) as family:
+        family.tls = authority.client()
+        seats = family.many.hub.seats()
+        await family.until(lambda: all(seat.metrics is not None for seat in seats))
+        at_s = later.timestamp()
+        assert await expiries(family) == {"main": at_s, "control": at_s}
+
+
+async def test_without_tls_no_certificate_is_told_of(cluster: Cluster) -> None:
+    assert await expiries(cluster) == {}
 
 
 async def shown(cluster: Cluster) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -170,7 +171,9 @@ async def test_removal_waits_for_running_turns(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"), [("", "drained"), ("?force=1", "decoder_lost")], ids=["in order", "by force"]
+    ("how", "reason"),
+    [("", "drained"), ("?force=1", "worker_removed")],
+    ids=["in order", "by force"],
 )
 async def test_conversation_of_a_removed_worker_says_whether_that_was_drained(
     cluster: Cluster, how: str, reason: str
@@ -192,6 +195,68 @@ async def test_forced_removal_sends_its_turns_elsewhere(cluster: Cluster) -> Non
     assert removed.json()["removed"]
     answer = await running
     assert (answer.status, answer.headers["x-conserve-decoder"]) == (200, "d1")
+    told = (await cluster.request("GET", "/v1/conversations/c")).json()["placements"]
+    assert told[0]["failed_attempts"] == [
+        {
+            "decoder": "d0",
+            "prefiller": "p0",
+            "cause": "decoder_removed",
+            "because": "an operator removed the decoder",
+        }
+    ]
+    assert told[0]["reason"] == "worker_removed"
+
+
+async def test_forced_removal_of_a_prefiller_is_told_as_such() -> None:
+    modes = {"p0": "prefill", "p1": "prefill", "d0": "decode"}
+    async with a_cluster(modes) as cluster:
+        cluster["p0"].faults.delay_s = 5.0
+        running = asyncio.ensure_future(cluster.chat("hello"))
+        await cluster.until(lambda: bool(cluster["p0"].turns))
+        await control(cluster, "DELETE", "/p0?force=1")
+        assert (await running).status == 200
+        (told,) = (await cluster.request("GET", "/v1/conversations/c")).json()["placements"]
+        assert told["reason"] == "first_turn"
+        assert [each["cause"] for each in told["failed_attempts"]] == ["prefiller_removed"]
+        port = cluster.service.control_port
+        metrics = (await cluster.request("GET", "/metrics", port)).body.decode()
+        assert 'conserve_router_failed_attempts_total{cause="prefiller_removed"} 1.0' in metrics
+        assert 'conserve_router_failed_attempts_total{cause="prefiller_failed"} 0.0' in metrics
+
+
+async def test_removal_under_a_stream_is_the_reason_for_which_it_goes_on_elsewhere(
+    cluster: Cluster,
+) -> None:
+    cluster["d0"].faults.event_delay_s = 0.1
+    client = await cluster.connect()
+    client.ask("/v1/chat/completions", {"messages": [], "stream": True}, {"x-conversation-id": "a"})
+    await client.head()
+    await asyncio.sleep(0.15)
+    await control(cluster, "DELETE", "/d0?force=1")
+    body, is_whole = await client._chunks()
+    assert is_whole
+    assert body.endswith(b"data: [DONE]\n\n")
+    (told,) = (await cluster.request("GET", "/v1/conversations/a")).json()["placements"]
+    assert (told["reason"], told["decoder"]) == ("worker_removed", "d1")
+    port = cluster.service.control_port
+    metrics = (await cluster.request("GET", "/metrics", port)).body.decode()
+    assert 'phase_one_reentries_total{cause="worker_removed"} 1.0' in metrics
+    assert 'phase_one_reentries_total{cause="decoder_lost"} 0.0' in metrics
+
+
+async def test_removal_is_logged_as_one_and_not_as_a_loss(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await control(cluster, "DELETE", "/d0?force=1")
+    lines = [record for record in caplog.records if "worker d0" in record.getMessage()]
+    assert [line.getMessage() for line in lines] == ["worker d0 removed"]
+    (line,) = lines
+    assert (line.__dict__["event"], line.__dict__["fields"]["state"]) == (
+        "worker_removed",
+        "removed",
+    )
+    assert (await cluster.request("GET", "/health")).json()["workers"].keys() == {"p0", "d1"}
 
 
 async def test_undrain_calls_a_removal_off(cluster: Cluster) -> None:

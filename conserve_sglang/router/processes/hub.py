@@ -213,6 +213,7 @@ class Hub:
             return
         if seat.metrics is not None:
             self._left.merge(seat.metrics)
+            self._left.certificate_expires_at_s = None  # it shows none any more
         seat.leave()
         self.fences.gone(seat.number)
 

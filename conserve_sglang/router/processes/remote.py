@@ -138,6 +138,11 @@ class RemoteFleet:
         worker = self._workers.get(worker_id)
         return worker is not None and worker.is_up
 
+    def is_removed(self, worker_id: WorkerId) -> bool:
+        """Whether a worker leaves on an operator's word, or is known no more."""
+        worker = self._workers.get(worker_id)
+        return worker is None or worker.state is WorkerState.REMOVED
+
     def stands(self, standing: talk.Standing) -> None:
         """The brain says how a worker stands."""
         plan = standing.plan
