@@ -8,6 +8,7 @@ from conserve_sglang.router.identity import History
 from conserve_sglang.router.payload import Endpoint, Payload, read_payload
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.responses import ResponsesCall
+from conserve_sglang.router.responses_items import Page, listed
 from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.translation import UnreadableAnswer
@@ -74,6 +75,11 @@ def _call(body: bytes, kept: list[Stored]) -> ResponsesCall:
 def _check_kept(kept: list[Stored]) -> None:
     for stored in kept:
         messages = json.loads(b"[" + stored.messages + b"]")
+        given = json.loads(listed(b'[["resp_1",[%b]]]' % stored.messages, Page()))["data"]
+        assert [item["role"] for item in given] == ["user"]
+        assert json.loads(stored.response)["status"] in ("completed", "incomplete")
+        history = json.loads(listed(b'[["resp_1",[%b]],["resp_2",[]]]' % stored.messages, Page()))
+        assert len(history["data"]) > len(given)
         assert [message["role"] for message in messages] == ["user", "assistant"]
         call = ResponsesCall(None)
         call.read(_WHOLE)

@@ -173,7 +173,8 @@ class RouterSettings:
     its own. `worker_api_key_env` and `admin_key_env` name environment variables: with the API key
     the workers ask for, and with the key the control port asks for. `state` None: conversations are
     forgotten when the router ends. `processes` serve clients; if several, another decides.
-    Answers of `/v1/responses` are stored in memory, up to `stored_responses_mb`; 0: none. They
+    Answers of `/v1/responses` are stored in memory, to go on from up to `stored_responses_mb` (0:
+    none), and whole, for who asks for them again, up to `response_objects_mb` beside that. They
     outlive the router, and are known to its replicas, if `state.keep_responses` says so.
     `tls` is for both ports, `worker_tls` towards the workers. A router that is told to stop gives
     open answers `drain_s`.
@@ -203,6 +204,7 @@ class RouterSettings:
     worker_tls: WorkerTlsSettings | None = None
     processes: int = 1
     stored_responses_mb: int = 64
+    response_objects_mb: int = 32
     drain_s: float = 30.0
 
 

@@ -127,14 +127,14 @@ class Brain:
         clock: Callable[[], float],
         secret: bytes,
         explained_turns: int = 0,
-        stored_responses_bytes: int = 0,
+        responses: ResponseStore | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self.conversations = ConversationTable(dispatcher.holds, secret)
         self.journal = Journal(self.conversations.by_key, clock, explained_turns)
         self.hashing = HistoryHash(secret)
         self.salts = Salts(secret)
-        self.responses = ResponseStore(stored_responses_bytes)
+        self.responses = ResponseStore(0) if responses is None else responses
         self.estimate = LengthEstimate()
         self.carry_out: Callable[[Command], None] = _nobody
         self.carry_out_placed: Callable[[Command], None] = _nobody

@@ -39,6 +39,7 @@ from conserve_sglang.router.refusals import deadline_s, unknown_path, wrong_meth
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.responses import ResponsesCall
 from conserve_sglang.router.responses_about import not_found
+from conserve_sglang.router.responses_reading import serve_response
 from conserve_sglang.router.sent import Sent
 from conserve_sglang.router.translation import Translation
 from conserve_sglang.router.turn import Turn
@@ -179,7 +180,10 @@ class Front:
         """A Responses turn; where it goes on from another, when the brain has told its history."""
         tenant = client.tenant.tenant_id
         is_kept = self._settings.stored_responses_mb > 0
-        call = ResponsesCall(partial(self._keep_response, tenant) if is_kept else None)
+        call = ResponsesCall(
+            partial(self._keep_response, tenant) if is_kept else None,
+            keeps_object=self._settings.response_objects_mb > 0,
+        )
         client.voice = call
         call.read(body)
         if call.previous is None:
@@ -273,16 +277,10 @@ class Front:
             name = unquote_to_bytes(path[len(model_list.PATH) + 1 :]).decode("utf-8", "replace")
             self._plain(partial(self._model_named, name), request, client)
         elif path.startswith(_RESPONSES + b"/"):
-            self._response(path[len(_RESPONSES) + 1 :], request, client)
+            serve_response(path[len(_RESPONSES) + 1 :], request, client, self._about)
         else:
             _give_voice(path, client)
             client.answer_problem(unknown_path(path, _SERVED))
-
-    def _response(self, name: bytes, request: Request, client: ClientConnection) -> None:
-        if request.method != "DELETE":
-            client.answer_problem(wrong_method(request.method, "DELETE"))
-        else:
-            self._inquire(Question(Subject.FORGET, client.tenant.tenant_id, name), client)
 
     def _plain(
         self, told: Callable[[ClientConnection], None], request: Request, client: ClientConnection

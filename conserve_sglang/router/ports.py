@@ -89,6 +89,8 @@ class Subject(Enum):
     PLACE = "place"
     PLACED = "placed"
     HISTORY = "history"
+    RESPONSE = "response"
+    ITEMS = "items"
     FORGET = "forget"
 
 
@@ -105,8 +107,8 @@ PROBES = {
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a client asks of the brain: about the router (`is_brief`: as strangers are told), about
-    the tenant's conversation `name`, with a `body` for a place, or of the response `name` for its
-    history or to be forgotten."""
+    the tenant's conversation `name`, with a `body` for a place, or of the response `name`: its
+    history to go on from or by `ITEMS`, the response object, or to be forgotten."""
 
     subject: Subject
     tenant: TenantId = DEFAULT_TENANT.tenant_id

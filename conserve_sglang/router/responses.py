@@ -34,20 +34,22 @@ Keep = Callable[[str, Stored], None]
 
 
 class ResponsesCall:
-    """One `POST /v1/responses`. `keep` stores what it said under its id; None: nothing is stored.
+    """One `POST /v1/responses`. `keep` stores what it said under its id, with the whole object if
+    `keeps_object`; None: nothing is stored.
 
     `read` comes first, then, when the history it goes on from is there, `chat`.
     """
 
     __slots__ = (
-        "_added", "_base", "_keep_as", "_parts", "_request", "_stream",
+        "_added", "_base", "_keep_as", "_keeps_object", "_parts", "_request", "_stream",
         "conversation_name", "header_lines", "previous",
     )  # fmt: skip
 
-    def __init__(self, keep: Keep | None) -> None:
+    def __init__(self, keep: Keep | None, *, keeps_object: bool = True) -> None:
         self.header_lines = b""
         self.conversation_name: str | None = None
         self._keep_as = keep
+        self._keeps_object = keeps_object
         self._base: dict[str, Any] = {}
         self._stream: ResponseStream | None = None
         self._parts: list[bytes] = []
@@ -83,7 +85,7 @@ class ResponsesCall:
         if stream is not None:
             told = stream.feed(data, is_last)
             if is_last and stream.is_complete:
-                self._keep(chat_message(stream.items))
+                self._keep(chat_message(stream.items), stream.response)
             return told
         self._parts.append(data)
         return self._whole() if is_last else b""
@@ -93,16 +95,19 @@ class ResponsesCall:
         if read is None:
             raise UnreadableAnswer(UNREADABLE_ANSWER)
         choice, said, counts = read
-        items = items_of(said)
-        self._keep(chat_message(items))
+        items = items_of(said, self._base["id"])
         end = ended(choice)
         output = [item.fields(end["status"]) for item in items]
-        response = {**self._base, **end, "output": output, "usage": usage_of(counts)}
-        return msgspec.json.encode(response)
+        fields = {**self._base, **end, "output": output, "usage": usage_of(counts)}
+        response = msgspec.json.encode(fields)
+        self._keep(chat_message(items), response)
+        return response
 
-    def _keep(self, answer: bytes) -> None:
+    def _keep(self, answer: bytes, response: bytes) -> None:
         if self._keep_as is not None:
-            self._keep_as(self._base["id"], Stored(self._added + b"," + answer, self.previous))
+            said = self._added + b"," + answer
+            response = response if self._keeps_object else b""
+            self._keep_as(self._base["id"], Stored(said, self.previous, response))
 
     def problem(self, problem: Problem) -> bytes:
         """An error as a whole body."""

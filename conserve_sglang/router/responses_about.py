@@ -1,4 +1,5 @@
-"""What a request is told about responses that came before it: the history to go on from, or none.
+"""What a client is told about responses that came before: the history to go on from, the response
+object, what it was given; or that there is none.
 
 Another tenant's response is told of as one that never was.
 """
@@ -14,7 +15,8 @@ from conserve_sglang.router.responses_store import ResponseStore
 _JSON = b"application/json"
 _SHOWN = 100  # of an id that is not known
 _WHY_UNKNOWN = "it never was, was not stored, or is kept no longer"
-ABOUT_RESPONSES = (Subject.HISTORY, Subject.FORGET)
+LONG_ANSWERS = (Subject.HISTORY, Subject.RESPONSE, Subject.ITEMS)
+ABOUT_RESPONSES = (*LONG_ANSWERS, Subject.FORGET)
 UNKNOWN_RESPONSE = Problem(
     status=404,
     code="response_not_found",
@@ -34,25 +36,32 @@ class ResponseDesk:
         hear(self.answer(question))
 
     def answer(self, question: Question) -> Told:
-        """For `HISTORY` chat messages as JSON, with commas between them; or why there are none."""
-        if question.subject is Subject.HISTORY:
-            return self._history(question)
+        """For `HISTORY` and `ITEMS` see `told_history`; or why there is nothing to tell."""
         name = question.name.decode("utf-8", "replace")
-        return deleted(name) if self._store.drop(question.tenant, name) else unknown(question)
-
-    def _history(self, question: Question) -> Told:
-        name = question.name.decode("utf-8", "replace")
-        found = self._store.history(question.tenant, name)
+        if question.subject is Subject.FORGET:
+            return deleted(name) if self._store.drop(question.tenant, name) else unknown(question)
+        if question.subject is Subject.RESPONSE:
+            return told_object(self._store.object_of(question.tenant, name))
+        found = self._store.chain(question.tenant, name)
         if found is None:
             return unknown(question)
-        if sum(map(len, found)) > self._max_history_bytes:
+        if sum(len(messages) for _, messages in found) > self._max_history_bytes:
             return refusal(TOO_LONG)
-        return told_history(found)
+        return told_history(question, found)
 
 
-def told_history(pieces: list[bytes]) -> Told:
-    """Chat messages to go on from."""
-    return Told(200, _JSON, b",".join(pieces))
+def told_history(question: Question, chain: list[tuple[str, bytes]]) -> Told:
+    """Chat messages with commas between them, to go on from; as `ITEMS` a JSON list of what each
+    response added, with its id: `[["resp_…", [message, …]], …]`."""
+    if question.subject is Subject.HISTORY:
+        return Told(200, _JSON, b",".join(messages for _, messages in chain))
+    parts = (b"[%b,[%b]]" % (msgspec.json.encode(name), messages) for name, messages in chain)
+    return Told(200, _JSON, b"[" + b",".join(parts) + b"]")
+
+
+def told_object(response: bytes | None) -> Told:
+    """A response object as its client got it; or that it is not known."""
+    return Told(200, _JSON, response) if response else refusal(UNKNOWN_RESPONSE)
 
 
 def deleted(name: str) -> Told:

@@ -1,6 +1,5 @@
 """Chat answers told as OpenAI responses: a whole one, or event by event as it streams."""
 
-import os
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from conserve_sglang.router.chat_answer import (
 )
 from conserve_sglang.router.problem import BROKEN_OFF, Problem
 
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call_output": "fco"}
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _encode = msgspec.json.encode
 _text = msgspec.json.Decoder(str)
@@ -23,8 +23,13 @@ _text = msgspec.json.Decoder(str)
 Fields = dict[str, Any]
 
 
-def _new_id(prefix: str) -> str:
-    return f"{prefix}_{os.urandom(16).hex()}"
+def item_id(kind: str, of: str, index: int, *, is_input: bool = False) -> str:
+    """The id of one item of the response `of`: of its output, or of what it was given.
+
+    It follows from where the item stands, so an item of a history has it too.
+    """
+    prefix = _PREFIXES.get(kind, "fc")
+    return f"{prefix}_{of.removeprefix('resp_')}{1 - is_input}{index:05x}"
 
 
 def usage_of(counts: Counts) -> Fields:
@@ -52,11 +57,10 @@ class Item:
 
     __slots__ = ("call_id", "id", "index", "kind", "name", "pieces")
 
-    def __init__(self, kind: str, index: int, call: Call | None = None) -> None:
+    def __init__(self, kind: str, of: str, index: int, call: Call | None = None) -> None:
         self.kind = kind
         self.index = index
-        prefix = {"message": "msg", "reasoning": "rs"}.get(kind, "fc")
-        self.id = _new_id(prefix)
+        self.id = item_id(kind, of, index)
         self.call_id = (call.id or "") if call is not None else ""
         self.name = (call.function.name or "") if call is not None else ""
         self.pieces: list[str] = []
@@ -83,12 +87,12 @@ def _text_part(text: str) -> Fields:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def items_of(said: Said) -> list[Item]:
-    """The items of a whole answer."""
+def items_of(said: Said, of: str) -> list[Item]:
+    """The items of a whole answer, which is that of the response `of`."""
     items: list[Item] = []
 
     def add(kind: str, text: str, call: Call | None = None) -> None:
-        item = Item(kind, len(items), call)
+        item = Item(kind, of, len(items), call)
         item.pieces.append(text)
         items.append(item)
 
@@ -132,6 +136,7 @@ class ResponseStream:
         "_usage",
         "has_ended",
         "items",
+        "response",
     )  # fmt: skip
 
     def __init__(self, base: Fields) -> None:
@@ -144,6 +149,7 @@ class ResponseStream:
         self._usage = msgspec.Raw()  # the last that was told, read when it is needed
         self.items: list[Item] = []
         self.has_ended = False
+        self.response = b""  # the whole object, at the end
 
     @property
     def is_complete(self) -> bool:
@@ -205,7 +211,7 @@ class ResponseStream:
         if item is None or item.kind != kind:
             if item is not None and item.kind == "function_call" and not text.strip():
                 return  # how a model parts its calls
-            item = self._start(Item(kind, len(self.items)), out)
+            item = self._start(Item(kind, self._base["id"], len(self.items)), out)
         item.pieces.append(text)
         name = f"response.{_DELTAS[kind]}.delta"
         extra: Fields = {"logprobs": []} if kind == "message" else {}
@@ -214,7 +220,8 @@ class ResponseStream:
     def _call(self, call: Call, out: list[bytes]) -> None:
         item = self._calls.get(call.index)
         if item is None:
-            item = self._start(Item("function_call", len(self.items), call), out)
+            new = Item("function_call", self._base["id"], len(self.items), call)
+            item = self._start(new, out)
             self._calls[call.index] = item
         piece = call.function.arguments
         if piece:
@@ -259,13 +266,9 @@ class ResponseStream:
                 self._finish(item, out)
         end = ended(choice)
         output = [item.fields(end["status"]) for item in self.items]
-        response = {
-            **self._base,
-            **end,
-            "output": output,
-            "usage": usage_of(counts_in(self._usage)),
-        }
-        self._tell(out, f"response.{end['status']}", response=response)
+        usage = usage_of(counts_in(self._usage))
+        self.response = _encode({**self._base, **end, "output": output, "usage": usage})
+        self._tell(out, f"response.{end['status']}", response=msgspec.Raw(self.response))
         self.has_ended = True
 
 

@@ -137,23 +137,27 @@ class Copies:
                 continue
             counted_bytes = len(stored.messages) + OVERHEAD_BYTES
             if counted_bytes <= self._store.max_bytes:
-                num_bytes += len(stored.messages)
+                num_bytes += _length(stored)
                 calls.append((self._keep(key, stored, counted_bytes), partial(self._written, key)))
         return calls
 
     def _keep(self, key: Key, stored: Stored, counted_bytes: int) -> Call:
-        previous, max_bytes = stored.previous or "", self._store.max_bytes
-        return "KEEP", (*key, stored.messages, previous, counted_bytes, max_bytes)
+        store, response = self._store, stored.response
+        object_bytes = len(response) + OVERHEAD_BYTES
+        if object_bytes > store.max_object_bytes:
+            response = b""
+        values = stored.messages, stored.previous or "", counted_bytes, store.max_bytes
+        return "KEEP", (*key, *values, response, object_bytes, store.max_object_bytes)
 
     def _written(self, key: Key, answer: Any) -> None:
         if answer:
             self.confirmed(key)
         elif answer is not None:
             self.deleted(key)
-        elif (stored := self._store.get(*key)) and len(stored.messages) > MAX_BYTES:
+        elif (stored := self._store.get(*key)) and _length(stored) > MAX_BYTES:
             self._num_tries[key] = self._num_tries.get(key, 0) + 1
             if self._num_tries[key] == MAX_TRIES:
-                logger.warning("Redis did not take a response of %d bytes", len(stored.messages))
+                logger.warning("Redis did not take a response of %d bytes", _length(stored))
 
     def _checked(self, keys: list[Key], answer: Any) -> None:
         for key, found in zip(keys, answer or (), strict=False):
@@ -163,6 +167,11 @@ class Copies:
                 self.deleted(key)
             elif key in self._unconfirmed and self._num_tries.get(key, 0) < MAX_TRIES:
                 self._unwritten[key] = None
+
+
+def _length(stored: Stored) -> int:
+    """How much there is to write."""
+    return len(stored.messages) + len(stored.response)
 
 
 def _taken(keys: dict[Key, None]) -> list[Key]:

@@ -22,12 +22,15 @@ class ResponsesMemory:
 
     def restore(self, saved: Iterable[SavedResponse]) -> None:
         """Go on with what was stored; the store may be smaller now."""
-        keys: list[Key] = []
+        found: dict[Key, Stored] = {}
         for each in saved:
-            keys.append((TenantId(each.tenant), each.response_id))
-            self._responses.put(*keys[-1], Stored(each.messages, each.previous))
-        self._changed.update((key, None) for key in keys if self._responses.get(*key) is None)
-        self._responses.changed = self._note
+            key = (TenantId(each.tenant), each.response_id)
+            found[key] = Stored(each.messages, each.previous, each.response)
+            self._responses.put(*key, found[key])
+        for key, stored in found.items():
+            if self._responses.get(*key) != stored:
+                self._changed[key] = None
+        self._responses.changed = self._responses.lightened = self._note
 
     def take(self) -> tuple[list[SavedResponse], list[Key]]:
         """What to write, and the keys of what to forget; counts as written from now on."""
@@ -41,8 +44,9 @@ class ResponsesMemory:
             if stored is None:
                 gone.append(key)
             else:
-                saved.append(SavedResponse(*key, stored.previous, stored.messages))
-                num_bytes += len(stored.messages)
+                previous, messages = stored.previous, stored.messages
+                saved.append(SavedResponse(*key, previous, messages, stored.response))
+                num_bytes += len(stored.messages) + len(stored.response)
         return saved, gone
 
     def put_back(self, saved: Iterable[SavedResponse], gone: Iterable[Key]) -> None:

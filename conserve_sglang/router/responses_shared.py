@@ -2,7 +2,8 @@
 
 Redis is asked whenever it is there, so that what one replica deleted no other goes on from; of
 what was said, only what this replica has not is read. While Redis is gone, this replica goes on
-from what it has, and says of anything else that it cannot know.
+from what it has, and says of anything else that it cannot know. Response objects are read from
+Redis each time: no replica has copies of what another one answered.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from conserve_sglang.router.responses_about import (
     ResponseDesk,
     deleted,
     told_history,
+    told_object,
     unknown,
 )
 from conserve_sglang.router.responses_copies import MAX_BYTES, Copies
@@ -98,20 +100,20 @@ class SharedResponses:
         name = question.name.decode("utf-8", "replace")
         if not _OURS.match(name):
             return unknown(question)
-        look = self._history if question.subject is Subject.HISTORY else self._delete
-        told = await look(question.tenant, name)
+        look = _LOOKS.get(question.subject, SharedResponses._history)
+        told = await look(self, question, name)
         if told is None:  # or another replica has not written it yet
             written = asyncio.ensure_future(self._flushes.all_written())
             while told is None and not written.done():
                 await asyncio.wait({written}, timeout=LOOK_S)
-                told = await look(question.tenant, name)
+                told = await look(self, question, name)
         return told or unknown(question)
 
     def _alone(self, question: Question) -> Told:
         """Without Redis. A response that others may know is not told to be deleted."""
-        if question.subject is Subject.HISTORY:
+        if question.subject is not Subject.FORGET:
             told = self._desk.answer(question)
-            if told.status != 400:
+            if told.status not in (400, 404):
                 return told
         return refusal(REDIS_GONE)
 
@@ -123,13 +125,27 @@ class SharedResponses:
             raise _RedisGoneError
         return answer
 
-    async def _delete(self, tenant: TenantId, name: str) -> Told | None:
-        if await self._call("DELETE", tenant, name, 0) != b"found":
+    async def _delete(self, question: Question, name: str) -> Told | None:
+        if await self._call("DELETE", question.tenant, name, 0) != b"found":
             return None
-        self._copies.deleted((tenant, name))
+        self._copies.deleted((question.tenant, name))
         return deleted(name)
 
-    async def _history(self, tenant: TenantId, name: str) -> Told | None:
+    async def _object(self, question: Question, name: str) -> Told | None:
+        key = (question.tenant, name)
+        async with self._reading:
+            found, response = await self._call("OBJECT", *key)
+        if found == b"found":
+            stored = self._copies.confirmed(key)
+        else:
+            stored = self._copies.unconfirmed(key)
+            if found == b"deleted" or stored is None:
+                self._copies.missed(key)
+                return None
+        return told_object(response or (stored.response if stored is not None else None))
+
+    async def _history(self, question: Question, name: str) -> Told | None:
+        tenant = question.tenant
         links = await self._chain(tenant, name)
         if links is None:
             return None
@@ -141,7 +157,7 @@ class SharedResponses:
                 if not await self._read(tenant, links, texts):
                     return None
         self._store.history(tenant, name)  # used, here too
-        return told_history([texts[link.name] for link in reversed(links)])
+        return told_history(question, [(link.name, texts[link.name]) for link in reversed(links)])
 
     async def _chain(self, tenant: TenantId, name: str) -> list[_Link] | None:
         """A response and those before it, the newest first, up to what a history may have; None if
@@ -202,6 +218,9 @@ class SharedResponses:
         else:
             return False
         return True
+
+
+_LOOKS = {Subject.FORGET: SharedResponses._delete, Subject.RESPONSE: SharedResponses._object}
 
 
 def _parts(links: list[_Link]) -> Iterator[list[str]]:

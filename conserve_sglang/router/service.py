@@ -12,7 +12,7 @@ from typing import Protocol
 from prometheus_client.registry import Collector
 
 from conserve_sglang.core.errors import ConfigError
-from conserve_sglang.core.tier import TierMap
+from conserve_sglang.core.tier import RouterSettings, TierMap
 from conserve_sglang.dispatch import Dispatcher, dispatch_settings
 from conserve_sglang.policy.registry import make_served_policy
 from conserve_sglang.router.about import AboutBrain
@@ -29,6 +29,7 @@ from conserve_sglang.router.ports import About
 from conserve_sglang.router.power import PowerTask
 from conserve_sglang.router.reports import Reports
 from conserve_sglang.router.responses_about import ResponseDesk
+from conserve_sglang.router.responses_store import ResponseStore
 from conserve_sglang.router.status import StateHealth, Status
 from conserve_sglang.router.tls import ServerTls, reload_tls
 from conserve_sglang.router.tuning import is_compiled
@@ -44,6 +45,8 @@ from conserve_sglang.tiermap.check import is_loopback
 from conserve_sglang.tiermap.secrets import admin_key
 
 logger = logging.getLogger(__name__)
+
+_MIB = 1024 * 1024
 
 
 class Keeper(StateHealth, Protocol):
@@ -61,6 +64,10 @@ class Keeper(StateHealth, Protocol):
     async def stop(self) -> None:
         """Keep what is left, and let go."""
         ...
+
+
+def _room_for_responses(settings: RouterSettings) -> ResponseStore:
+    return ResponseStore(settings.stored_responses_mb * _MIB, settings.response_objects_mb * _MIB)
 
 
 class BrainService(ABC):
@@ -94,8 +101,8 @@ class BrainService(ABC):
             secret = os.urandom(32) if store is None else store.secret()
         self.secret = secret
         explained = settings.observe.explained_turns
-        num_bytes = settings.stored_responses_mb * 1024 * 1024
-        self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained, num_bytes)
+        responses = _room_for_responses(settings)
+        self.brain = Brain(dispatcher, self.fleet, self._clock, secret, explained, responses)
         self.memory = None if store is None else self._keeper(store)
         self.fleet.tell = self.brain.tell
         self.fleet.books = dispatcher

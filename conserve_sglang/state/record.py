@@ -31,9 +31,10 @@ class SavedConversation(NamedTuple):
 
 class SavedResponse(NamedTuple):
     """A response that a client may go on from: chat messages as JSON, with commas between them,
-    and the response before it."""
+    the response before it, and the response object as JSON, b"" where that is not kept."""
 
     tenant: str
     response_id: str
     previous: str | None
     messages: bytes
+    response: bytes = b""

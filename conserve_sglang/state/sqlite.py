@@ -22,14 +22,16 @@ from conserve_sglang.state.record import SavedConversation, SavedResponse
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434E5356  # "CNSV"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SECRET_BYTES = 32
 _MAGIC = b"SQLite format 3\0"
 _COLUMNS = ", ".join(SavedConversation._fields)
 _PLACES = ", ".join("?" * len(SavedConversation._fields))
 _WRITE = f"INSERT OR REPLACE INTO conversations (number, {_COLUMNS}) VALUES (?, {_PLACES})"
-_WRITE_RESPONSE = "INSERT OR REPLACE INTO responses (tenant, id, previous, messages)"
-_WRITE_RESPONSE += " VALUES (?, ?, ?, ?)"
+_WRITE_RESPONSE = "INSERT INTO responses (tenant, id, previous, messages, response)"
+_WRITE_RESPONSE += " VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant, id) DO UPDATE SET"
+_WRITE_RESPONSE += " previous = excluded.previous, messages = excluded.messages,"
+_WRITE_RESPONSE += " response = excluded.response"
 _FORGET_RESPONSE = "DELETE FROM responses WHERE tenant = ? AND id = ?"
 _RESPONSES = """
 CREATE TABLE responses (
@@ -38,6 +40,7 @@ CREATE TABLE responses (
   id TEXT NOT NULL,
   previous TEXT,
   messages BLOB NOT NULL,
+  response BLOB NOT NULL DEFAULT x'',
   UNIQUE (tenant, id)
 );
 """
@@ -70,14 +73,19 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_FORM_3 = f"""
+_CONVERSATIONS_ANEW = f"""
 ALTER TABLE conversations RENAME TO former;
 {_CONVERSATIONS}
 INSERT INTO conversations ({_COLUMNS}) SELECT {_COLUMNS} FROM former;
 DROP TABLE former;
-PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_FORM = {1: f"{_RESPONSES} {_FROM_FORM_3}", 2: _FROM_FORM_3, 3: _FROM_FORM_3}
+_OBJECTS_TOO = "ALTER TABLE responses ADD COLUMN response BLOB NOT NULL DEFAULT x'';"
+_FROM_FORM = {
+    1: f"{_RESPONSES} {_CONVERSATIONS_ANEW}",
+    2: f"{_OBJECTS_TOO} {_CONVERSATIONS_ANEW}",
+    3: f"{_OBJECTS_TOO} {_CONVERSATIONS_ANEW}",
+    4: _OBJECTS_TOO,
+}
 
 
 class SqliteStore:
@@ -126,7 +134,7 @@ class SqliteStore:
 
     def load_responses(self) -> list[SavedResponse]:
         """All stored responses, in the order they were stored in."""
-        columns = "tenant, id, previous, messages"
+        columns = "tenant, id, previous, messages, response"
         rows = self._db.execute(f"SELECT {columns} FROM responses ORDER BY number")
         return list(map(SavedResponse._make, rows))
 
@@ -240,7 +248,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if application == 0:
         db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
     elif version in _FROM_FORM:
-        db.executescript(f"BEGIN; {_FROM_FORM[version]} COMMIT;")
+        done = f"PRAGMA user_version = {SCHEMA_VERSION};"
+        db.executescript(f"BEGIN; {_FROM_FORM[version]} {done} COMMIT;")
     with closing(db.execute("PRAGMA quick_check(1)")) as rows:
         (verdict,) = rows.fetchone()
     if verdict != "ok":

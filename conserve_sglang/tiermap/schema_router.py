@@ -128,7 +128,7 @@ class StateFile(Strict, frozen=True, kw_only=True):
         bool,
         Meta(
             description="Whether the file, or Redis, keeps what was said in stored responses, so"
-            " that previous_response_id works after a restart, and at every replica."
+            " that previous_response_id and GET work after a restart, and at every replica."
         ),
     ] = False
     redis: Annotated[
@@ -200,6 +200,14 @@ class RouterFile(Strict, frozen=True, kw_only=True):
     max_attempts: Count = 3
     max_continuations: Annotated[int, Meta(ge=0)] = 2
     stored_responses_mb: Annotated[int, Meta(ge=0)] = 64
+    response_objects_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="For GET /v1/responses/ID: response objects of stored responses, beside"
+            " stored_responses_mb; 0: none.",
+        ),
+    ] = 32
     identify_by_user_field: bool = False
     identify_by_history: bool = True
     overload: OverloadFile = OverloadFile()

@@ -34,7 +34,7 @@ def test_what_is_stored_is_written_once() -> None:
     site.store.put(*KEY, Stored(b"one", "r0"))
     assert site.num_wakes == 1
     ((call, then),) = site.copies.news()
-    assert call == ("KEEP", (A, "r1", b"one", "r0", 703, 10_000))
+    assert call == ("KEEP", (A, "r1", b"one", "r0", 703, 10_000, b"", 700, 0))
     assert site.copies.unconfirmed(KEY) is not None
     then(1)
     assert site.copies.unconfirmed(KEY) is None
@@ -45,6 +45,27 @@ def test_text_written_at_a_time_is_bounded() -> None:
     site = Site(10 * MAX_BYTES)
     for number in range(4):
         site.store.put(A, f"r{number}", Stored(bytes(MAX_BYTES * 2 // 3), None))
+    assert [len(site.say(1)) for _ in range(3)] == [2, 2, 0]
+
+
+def test_object_is_written_with_its_response_unless_redis_has_no_room_for_it_at_all() -> None:
+    site = Site()
+    site.store.max_object_bytes = 1000
+    for number, (size, written) in enumerate(((300, b"x" * 300), (301, b""))):
+        site.store.put(A, f"r{number}", Stored(b"one", None, b"x" * size))
+        ((call, then),) = site.copies.news()
+        assert call[1][-3:] == (written, size + 700, 1000)
+        then(1)
+    assert site.store.object_of(A, "r0") is None  # had to make room here
+    assert site.store.object_of(A, "r1") is not None
+    assert site.say(1) == []  # and stays in Redis as it is
+
+
+def test_objects_count_in_what_is_written_at_a_time() -> None:
+    site = Site(10 * MAX_BYTES)
+    site.store.max_object_bytes = 10 * MAX_BYTES
+    for number in range(4):
+        site.store.put(A, f"r{number}", Stored(b"x", None, bytes(MAX_BYTES * 2 // 3)))
     assert [len(site.say(1)) for _ in range(3)] == [2, 2, 0]
 
 

@@ -54,3 +54,24 @@ def test_bytes_taken_at_a_time_are_bounded() -> None:
         store.put(A, f"r{number}", Stored(bytes(MAX_WRITTEN_BYTES * 2 // 3), None))
     counts = [len(memory.take()[0]) for _ in range(3)]
     assert counts == [2, 2, 0]
+
+
+def test_object_that_had_to_go_is_not_kept_in_the_file() -> None:
+    store = ResponseStore(10_000, 1000)
+    memory = ResponsesMemory(store)
+    whole = [saved(name)._replace(response=b"y" * 700) for name in ("r1", "r2")]
+    memory.restore(whole)
+    assert memory.take() == ([saved("r1")], [])
+    store.put(A, "r3", Stored(b"x", None, b"y" * 700))
+    assert memory.take() == ([whole[1]._replace(response_id="r3"), saved("r2")], [])
+    store.put(A, "r4", Stored(b"x", None, bytes(500)))
+    assert len(memory.take()[0]) == 2
+
+
+def test_objects_count_in_what_is_taken_at_a_time() -> None:
+    store = ResponseStore(10_000, 10 * MAX_WRITTEN_BYTES)
+    memory = ResponsesMemory(store)
+    memory.restore([])
+    for number in range(4):
+        store.put(A, f"r{number}", Stored(b"x", None, bytes(MAX_WRITTEN_BYTES * 2 // 3)))
+    assert [len(memory.take()[0]) for _ in range(3)] == [2, 2, 0]

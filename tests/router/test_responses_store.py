@@ -56,3 +56,45 @@ def test_entry_larger_than_the_store_is_not_kept() -> None:
     store = ResponseStore(1000)
     store.put(A, "r1", Stored(b"x" * 2000, None))
     assert (len(store), store.num_bytes) == (0, 0)
+
+
+def a_store_of_objects() -> ResponseStore:
+    store = ResponseStore(10_000, 1000)
+    for name in ("r1", "r2", "r3"):
+        store.put(A, name, Stored(b"x", None, b"y" * 200))
+        store.object_of(A, "r1")
+    return store
+
+
+def test_object_goes_before_what_is_gone_on_from() -> None:
+    store, lightened = a_store_of_objects(), []
+    store.lightened = lambda tenant, name: lightened.append((tenant, name))
+    assert [store.object_of(A, name) for name in ("r1", "r2")] == [b"y" * 200, None]
+    assert store.num_object_bytes == 800
+    assert store.object_of(B, "r1") is None
+    store.put(A, "r4", Stored(b"x", None, b"y" * 700))
+    assert [name for name in ("r1", "r3", "r4") if store.object_of(A, name)] == ["r4"]
+    assert lightened == [(A, "r3"), (A, "r1")]
+    assert store.history(A, "r1") == [b"x"]
+    assert len(store) == 4
+
+
+def test_object_goes_with_its_response() -> None:
+    store = a_store_of_objects()
+    for name in ("r1", "r3"):
+        store.drop(A, name)
+        assert store.object_of(A, name) is None
+    assert store.num_object_bytes == 0
+    small = ResponseStore(900, 10_000)
+    for name in ("r1", "r2", "r3"):
+        small.put(A, name, Stored(b"x", None, b"y"))
+        small.put(A, name, Stored(b"x", None, b"y"))
+    assert (len(small), small.num_bytes, small.num_object_bytes) == (2, 802, 402)
+
+
+def test_object_larger_than_its_room_is_left_out() -> None:
+    store = ResponseStore(10_000, 1000)
+    store.put(A, "r1", Stored(b"x", None, b"y" * 801))
+    assert store.get(A, "r1") == Stored(b"x", None)
+    store.put(A, "r1", Stored(b"x", None, b"y" * 800))
+    assert store.object_of(A, "r1") == b"y" * 800

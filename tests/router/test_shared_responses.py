@@ -131,6 +131,31 @@ async def test_replica_that_says_nothing_delays_the_unknown_and_not_what_another
             await create(clients[1], "more", "resp_" + "0" * 32)
 
 
+@pytest.mark.parametrize("say", [create, stream])
+async def test_any_replica_tells_a_response_again_and_what_it_was_given(
+    tmp_path: Path, say: Any
+) -> None:
+    async with two_replicas(tmp_path) as (site, replicas, clients):
+        first = await say(clients[0], "hello")
+        told = await clients[1].responses.retrieve(first.id)
+        assert (told.id, told.output_text) == (first.id, "the answer")
+        assert told.to_dict() == (await clients[0].responses.retrieve(first.id)).to_dict()
+        second = await say(clients[1], "more", first.id)
+        listed = [await each.responses.input_items.list(second.id) for each in clients]
+        assert listed[0].to_dict() == listed[1].to_dict()
+        assert len(listed[0].data) == 3
+        await clients[1].responses.delete(first.id)
+        for act in (clients[0].responses.retrieve, clients[0].responses.input_items.list):
+            with pytest.raises(openai.NotFoundError):
+                await act(first.id)
+        await site.redis.kill()
+        await replicas[0].until(lambda: all(map(is_degraded, replicas)))
+        assert (await clients[1].responses.retrieve(second.id)).id == second.id
+        with pytest.raises(openai.InternalServerError) as refused:
+            await clients[0].responses.retrieve(second.id)
+        assert refused.value.code == "responses_unavailable"
+
+
 async def test_many_conversations_hop_between_replicas_at_once(tmp_path: Path) -> None:
     async with two_replicas(tmp_path) as (site, _, clients):
 
@@ -174,9 +199,13 @@ async def test_other_tenants_response_is_as_unknown_at_another_replica(tmp_path:
             for name in (response.id, "resp_" + "0" * 32, "unknown"):
                 with pytest.raises(openai.BadRequestError) as refused:
                     await create(stranger, "x", name)
-                with pytest.raises(openai.NotFoundError) as missing:
-                    await stranger.responses.delete(name)
-                told.append((refused.value.message.replace(name, ""), missing.value.message))
+                acts = stranger.responses
+                messages = [refused.value.message.replace(name, "")]
+                for act in (acts.delete, acts.retrieve, acts.input_items.list):
+                    with pytest.raises(openai.NotFoundError) as missing:
+                        await act(name)
+                    messages.append(missing.value.message)
+                told.append(messages)
             assert told[0] == told[1] == told[2]
         assert (await create(own[1], "more", response.id)).output_text == "the answer"
 

@@ -169,3 +169,27 @@ def test_responses_go_on_with_their_conversation(
         messages.append({"role": "assistant", "content": response.output_text})
         previous = response.id
     assert rooms(cluster) - moved == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_response_of_real_workers_is_told_again_with_what_it_was_given(
+    gpt: openai.OpenAI, stream: bool
+) -> None:
+    asked: Any = {"model": MODEL_NAME, "max_output_tokens": 16, "temperature": 0}
+    first = gpt.responses.create(**asked, input=f"{FIRST} Again {stream}")
+    asked |= {"input": "And then?", "previous_response_id": first.id}
+    if stream:
+        *_, last = gpt.responses.create(**asked, stream=True)
+        second: Any = last.response
+    else:
+        second = gpt.responses.create(**asked)
+    for answered in (first, second):
+        assert gpt.responses.retrieve(answered.id).to_dict() == answered.to_dict()
+    items: Any = list(gpt.responses.input_items.list(second.id, order="asc", limit=2))
+    said = [item.content[0].text for item in items]
+    assert said == [f"{FIRST} Again {stream}", first.output_text, "And then?"]
+    assert items[1].id == first.output[0].id
+    gpt.responses.delete(first.id)
+    for act in (gpt.responses.retrieve, gpt.responses.input_items.list):
+        with pytest.raises(openai.NotFoundError):
+            act(first.id)

@@ -23,9 +23,20 @@ class Line:
         return (await self._session.exchange([(name, arguments)]))[0]
 
     async def keep(
-        self, name: str, messages: bytes, previous: str = "", tenant: str = "a", most: int = 1000
+        self,
+        name: str,
+        messages: bytes,
+        previous: str = "",
+        *,
+        response: bytes = b"",
+        most: int = 1000,
     ) -> Any:
-        return await self.say("KEEP", tenant, name, messages, previous, len(messages), most)
+        size, limits = len(response), (len(messages), most)
+        said = (messages, previous, *limits, response, size, 1000)
+        return await self.say("KEEP", "a", name, *said)
+
+    async def object_of(self, name: str, tenant: str = "a") -> Any:
+        return await self.say("OBJECT", tenant, name)
 
     async def chain(self, name: str, tenant: str = "a", limit: int = 10) -> Any:
         return await self.say("CHAIN", tenant, name, limit)
@@ -125,6 +136,47 @@ async def test_what_expired_counts_no_longer(line: Line, server: Redis) -> None:
     await line.keep("r3", b"x" * 300)
     assert int(await server.get("ns:responses_bytes") or 0) == 600
     assert await line.say("KNOWN", "a", "r2", "a", "r3") == [b"kept", b"kept"]
+
+
+async def test_object_is_its_own_tenants_and_goes_with_its_response(
+    line: Line, server: Redis
+) -> None:
+    await line.keep("r1", b"one", response=b"whole")
+    await line.keep("r2", b"two", "r1")
+    assert await line.object_of("r1") == [b"found", b"whole"]
+    assert await line.object_of("r2") == [b"found", b""]
+    assert await line.object_of("r1", "b") == [b"missing", b""]
+    assert await line.object_of("r9") == [b"missing", b""]
+    assert await line.say("DELETE", "a", "r1", 0) == b"found"
+    assert await line.object_of("r1") == [b"deleted", b""]
+    assert int(await server.get("ns:objects_bytes") or 0) == 0
+    assert not await server.exists("ns:o:a:r1", "ns:objects")
+
+
+async def test_objects_have_room_of_their_own(line: Line, server: Redis) -> None:
+    for name in ("r1", "r2", "r3"):
+        await line.keep(name, b"x" * 100, response=b"y" * 400)
+        if name == "r2":
+            await line.object_of("r1")
+    found = [(await line.object_of(name))[1][:1] for name in ("r1", "r2", "r3")]
+    assert found == [b"y", b"", b"y"]
+    assert int(await server.get("ns:objects_bytes") or 0) == 800
+    assert (await line.chain("r2"))[0] == b"found"
+    await line.keep("r4", b"x" * 900)  # r1 and r2 were used before r3
+    assert int(await server.get("ns:responses_bytes") or 0) == 1000
+    assert int(await server.get("ns:objects_bytes") or 0) == 400 * await server.zcard("ns:objects")
+
+
+async def test_object_expires_unless_it_is_read(line: Line, server: Redis) -> None:
+    await line.keep("r1", b"one", response=b"whole")
+    keys = [key for key in await server.keys() if key != b"ns:secret"]
+    assert len(keys) == 6
+    for key in keys:
+        assert LIFE_MS - 5000 < await server.pttl(key) <= LIFE_MS
+        await server.pexpire(key, 1000)
+    assert await line.object_of("r1") == [b"found", b"whole"]
+    for key in keys:
+        assert LIFE_MS - 5000 < await server.pttl(key) <= LIFE_MS
 
 
 async def test_replicas_that_listen_are_asked_whether_they_have_written_all(

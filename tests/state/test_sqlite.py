@@ -120,9 +120,9 @@ def test_state_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     SqliteStore(path).close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version = 5")
+    db.execute("PRAGMA user_version = 6")
     db.close()
-    with pytest.raises(ConfigError, match="form 5, and this version reads form 4"):
+    with pytest.raises(ConfigError, match="form 6, and this version reads form 5"):
         SqliteStore(path)
 
 
@@ -191,14 +191,14 @@ def test_killed_in_the_middle_of_writing_every_commit_is_there(tmp_path: Path) -
 def test_responses_are_kept_in_order_until_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = SqliteStore(path)
-    first = SavedResponse("t", "r1", None, b'{"a":1}')
+    first = SavedResponse("t", "r1", None, b'{"a":1}', b'{"b":2}')
     second = SavedResponse("t", "r2", "r1", b"\xff")
     theirs = SavedResponse("u", "r1", None, b"x")
-    store.write([], [], [second, first, theirs], [])
+    store.write([], [], [second._replace(response=b"whole"), first, theirs], [])
     store.write([], [], [second], [("u", "r1"), ("u", "never-there")])
     store.close()
     again = SqliteStore(path)
-    assert again.load_responses() == [first, second]
+    assert again.load_responses() == [second, first]
     again.forget_responses()
     assert again.load_responses() == []
     again.close()
@@ -218,7 +218,13 @@ CREATE TABLE conversations ({COLUMNS});
 INSERT INTO conversations SELECT * FROM now;
 """
 KEYS_IN_ORDER = BY_KEY.replace(");", ") WITHOUT ROWID;", 1)
-FORMER = {1: f"DROP TABLE responses; {KEYS_IN_ORDER}", 2: KEYS_IN_ORDER, 3: BY_KEY}
+NO_OBJECTS = "ALTER TABLE responses DROP COLUMN response;"
+FORMER = {
+    1: f"DROP TABLE responses; {KEYS_IN_ORDER}",
+    2: f"{NO_OBJECTS} {KEYS_IN_ORDER}",
+    3: f"{NO_OBJECTS} {BY_KEY}",
+    4: NO_OBJECTS,
+}
 
 
 @pytest.mark.parametrize("form", FORMER)

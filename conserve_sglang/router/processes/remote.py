@@ -14,10 +14,10 @@ from conserve_sglang.router.conversations import Conversation, conversation_key
 from conserve_sglang.router.fleet import Worker, WorkerState
 from conserve_sglang.router.history import FiledAt, HistoryHash, PromptTrail
 from conserve_sglang.router.identity import History
-from conserve_sglang.router.ports import Question, Subject, Told, refusal
+from conserve_sglang.router.ports import Question, Told, refusal
 from conserve_sglang.router.problem import SILENT
 from conserve_sglang.router.processes import talk
-from conserve_sglang.router.responses_about import ABOUT_RESPONSES
+from conserve_sglang.router.responses_about import ABOUT_RESPONSES, LONG_ANSWERS
 from conserve_sglang.router.responses_store import Stored
 from conserve_sglang.router.salt import Salts
 from conserve_sglang.router.turn import Turn
@@ -26,7 +26,7 @@ from conserve_sglang.workers.breaker import CircuitBreaker
 from conserve_sglang.workers.usage import Usage
 
 MAX_REMEMBERED = 16_384
-MAX_HISTORIES = 8  # on their way from the brain at a time
+MAX_HISTORIES = 8  # or responses, on their way from the brain at a time
 ANSWER_TIMEOUT_S = 5.0
 _NO_ANSWER = refusal(SILENT)
 Say = Callable[[Any], None]
@@ -191,8 +191,8 @@ class RemoteFleet:
 
 
 class RemoteAbout:
-    """Passes questions on to the brain. Of histories, which may be long, a few are asked for at a
-    time, and what concerns responses has to be answered in time."""
+    """Passes questions on to the brain. Of histories and responses, which may be long, a few are
+    asked for at a time, and what concerns responses has to be answered in time."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -210,7 +210,7 @@ class RemoteAbout:
         if question.subject in ABOUT_RESPONSES:
             later = asyncio.get_running_loop().call_later
             self._timers[number] = later(ANSWER_TIMEOUT_S, self._late, number)
-        if question.subject is not Subject.HISTORY:
+        if question.subject not in LONG_ANSWERS:
             self._say(asked)
         else:
             self._later.append(asked)

@@ -34,7 +34,7 @@ from conserve_sglang.router.ports import Question, Subject, Told
 from conserve_sglang.router.processes import fence, talk
 from conserve_sglang.router.processes.hub import FrontSeat, Hub
 from conserve_sglang.router.responses_about import ResponseDesk
-from conserve_sglang.router.responses_store import Stored
+from conserve_sglang.router.responses_store import ResponseStore, Stored
 from conserve_sglang.workers.usage import Usage
 from tests.builders import a_worker
 from tests.fakes.router_cluster import a_tier_map
@@ -135,7 +135,8 @@ def a_hub(now: Callable[[], float], stored_responses_bytes: int = 0) -> Hub:
     never_served = {name: FakeWorker(mode, Rendezvous()) for name, mode in modes.items()}
     tier_map = a_tier_map(never_served, "conserve", RouterSettings())
     fleet = Fleet(tier_map)
-    brain = Brain(dispatcher, fleet, now, SECRET, stored_responses_bytes=stored_responses_bytes)
+    responses = ResponseStore(stored_responses_bytes)
+    brain = Brain(dispatcher, fleet, now, SECRET, responses=responses)
     hub = Hub(tier_map, brain, fleet, SECRET)
     brain.carry_out = hub.carry_out
     for name in modes:

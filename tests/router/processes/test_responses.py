@@ -119,6 +119,23 @@ async def test_follow_up_at_the_other_process_goes_on_with_the_conversation(stre
         assert unknown.value.code == "previous_response_not_found"
 
 
+async def test_either_process_tells_a_response_again_and_what_it_was_given() -> None:
+    async with a_watched_family() as watched, AsyncExitStack() as stack:
+        clients = await watched.clients(stack)
+        for number in range(4):
+            here, there = clients[number % 2], clients[1 - number % 2]
+            first = await create(here, stream=False, input="hello")
+            assert (await there.responses.retrieve(first.id)).to_dict() == first.to_dict()
+            second = await create(here, stream=True, input="x", previous_response_id=first.id)
+            listed = await there.responses.input_items.list(second.id)
+            assert [item.type for item in listed.data] == ["message"] * 3
+        await here.responses.delete(first.id)
+        for act in (there.responses.retrieve, there.responses.input_items.list):
+            with pytest.raises(openai.NotFoundError) as unknown:
+                await act(first.id)
+            assert unknown.value.code == "response_not_found"
+
+
 async def test_request_that_neither_stores_nor_goes_on_tells_the_brain_nothing_more() -> None:
     async with a_watched_family() as watched, client_of(watched.family) as client:
         await client.responses.create(model="tiny", input="hello", store=False)
@@ -144,14 +161,19 @@ async def test_other_tenants_response_is_as_unknown_as_one_that_never_was(tmp_pa
             for name in (response.id, "resp_" + "0" * 32):
                 with pytest.raises(openai.BadRequestError) as refused:
                     await create(stranger, stream=False, input="x", previous_response_id=name)
-                with pytest.raises(openai.NotFoundError) as missing:
-                    await stranger.responses.delete(name)
-                told.append((refused.value.message.replace(name, ""), missing.value.message))
+                acts = stranger.responses
+                messages = [refused.value.message.replace(name, "")]
+                for act in (acts.delete, acts.retrieve, acts.input_items.list):
+                    with pytest.raises(openai.NotFoundError) as missing:
+                        await act(name)
+                    messages.append(missing.value.message)
+                told.append(messages)
             assert told[0] == told[1]
         again = await create(
             clients[1], stream=False, input="more", previous_response_id=response.id
         )
         assert again.output_text == "the answer"
+        assert (await clients[1].responses.retrieve(response.id)).id == response.id
 
 
 async def test_responses_outlive_the_front_that_served_them() -> None:
@@ -170,3 +192,4 @@ async def test_responses_outlive_the_front_that_served_them() -> None:
         assert len(family.pids()) == 2
         second = await create(client, stream=False, input="more", previous_response_id=first.id)
         assert second.previous_response_id == first.id
+        assert (await client.responses.retrieve(first.id)).to_dict() == first.to_dict()
