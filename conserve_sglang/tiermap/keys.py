@@ -157,7 +157,8 @@ def revoke_key(path: Path, shown: str) -> TenantId:
 def _write(path: Path, entries: tuple[TenantKeys, ...]) -> None:
     """Replace the file at once; what does not read back is not written.
 
-    A new file is its owner's alone; one that is there keeps its mode.
+    A new file is its owner's alone; one that is there keeps its mode and, where root writes it, its
+    owner, who reads it again.
     """
     tenants = [
         {
@@ -172,14 +173,17 @@ def _write(path: Path, entries: tuple[TenantKeys, ...]) -> None:
     path = path.resolve()  # a link stays a link
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+        before = path.stat() if path.exists() else None
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
+                if before is not None:
+                    if os.geteuid() == 0:
+                        os.fchown(handle, before.st_uid, before.st_gid)
+                    os.fchmod(handle, stat.S_IMODE(before.st_mode))
                 os.fsync(handle)
-            unfinished.chmod(mode)
             try:
                 load_keys(unfinished)
             except TierMapError as error:

@@ -1,6 +1,7 @@
 """The key file: what is written, what is read, and what is refused."""
 
 import hashlib
+import os
 import re
 import stat
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_new_file_is_its_owners_alone_and_an_old_one_keeps_its_mode(file: Path) 
     file.chmod(0o640)
     new_key(file, "a")
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_router_can_still_read_its_file_when_root_has_written_it(file: Path) -> None:
+    new_key(file, "a")
+    os.chown(file, 12345, 54321)
+    new_key(file, "a")
+    assert (file.stat().st_uid, file.stat().st_gid) == (12345, 54321)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [path.name for path in file.parent.iterdir()] == ["keys.yaml"]
 
 
