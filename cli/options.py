@@ -48,7 +48,8 @@ LogFormatOption = Annotated[
     str, typer.Option("--log-format", help="text, or json: one object a line.")
 ]
 AccessLogOption = Annotated[
-    bool, typer.Option("--access-log", help="Log one line for each turn, without its text.")
+    bool,
+    typer.Option("--access-log", help="Log a line for each request answered, without its text."),
 ]
 CapsOption = Annotated[
     bool,

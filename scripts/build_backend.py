@@ -23,9 +23,10 @@ HOT = {
     ),
     "policy": ("api", "parts"),
     "router": (
-        "admission", "brain", "client", "conversations", "estimate", "executor", "front", "headers",
-        "identity", "journal", "keyring", "legs", "listeners", "measured", "meter", "patience",
-        "payload", "placed", "prefill_leg", "request_reader", "turn", "wire", "worker",
+        "admission", "brain", "caller", "client", "conversations", "estimate", "executor", "front",
+        "headers", "identity", "journal", "keyring", "legs", "listeners", "measured", "meter",
+        "patience", "payload", "placed", "prefill_leg", "request_ids", "request_reader", "turn",
+        "wire", "worker",
     ),
     "telemetry": ("metrics",),
     "workers": ("known_head", "outbox", "pool", "sse", "upstream"),

@@ -131,7 +131,7 @@ def read_answer(data: bytes) -> str:
 
 def read_message(data: bytes) -> str:
     """The body of an Anthropic message, translated and opened as the turn it becomes."""
-    call = MessagesCall()
+    call = MessagesCall("req_1")
     try:
         chat = read_payload(Endpoint.CHAT, call.read(data), SALT)
         History(chat, DEFAULT_TENANT.tenant_id, _HASH)
@@ -140,7 +140,7 @@ def read_message(data: bytes) -> str:
         assert told["error"]["message"]
         return f"refused {refused.problem.status} {told['error']['type']}"
     _check_sent(chat, b"", data)
-    json.loads(CountCall().read(data))  # whatever can be asked can be counted
+    json.loads(CountCall("req_1").read(data))  # whatever can be asked can be counted
     return "stream" if chat.is_stream else "whole"
 
 
@@ -148,11 +148,11 @@ def tell_message(data: bytes) -> str:
     """A worker's answer, told as an Anthropic message: event by event, and as a whole."""
     step = 1 + (data[-1] if data else 0)
     pieces = [data[at : at + step] for at in range(0, len(data), step)]
-    stream = MessagesCall()
+    stream = MessagesCall("req_1")
     stream.read(_STREAMED)
     told = b"".join(stream.feed(piece, False) for piece in pieces) + stream.feed(b"", True)
     ended = _check_events(told)
-    whole = MessagesCall()
+    whole = MessagesCall("req_1")
     whole.read(_WHOLE)
     assert whole.feed(data, False) == b""
     try:

@@ -30,7 +30,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--log-level", type=str.lower, choices=LEVELS, default="info", help="default: info"
     )
     parser.add_argument("--log-format", choices=FORMATS, default="text", help="default: text")
-    parser.add_argument("--access-log", action="store_true", help="log one line for each turn")
+    parser.add_argument(
+        "--access-log", action="store_true", help="log a line for each request answered"
+    )
     parser.add_argument(
         "--workers",
         type=_processes,

@@ -6,6 +6,7 @@ Both bounds count for one process. What is refused here costs next to nothing: n
 import asyncio
 from typing import Any, ClassVar
 
+from conserve_sglang.router.access_log import AccessLog, peer_of
 from conserve_sglang.router.headers import answer_head
 from conserve_sglang.router.problem import Problem
 
@@ -49,7 +50,8 @@ class TurnedAway(asyncio.Protocol):
 
     num_lingering: ClassVar[int] = 0
 
-    def __init__(self) -> None:
+    def __init__(self, access: AccessLog | None = None) -> None:
+        self._access = access
         self._linger: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -58,6 +60,9 @@ class TurnedAway(asyncio.Protocol):
             return
         TurnedAway.num_lingering += 1
         transport.write(_answer())
+        if self._access is not None:
+            problem = _TOO_MANY_CONNECTIONS
+            self._access.turned_away(problem.status, problem.code, peer_of(transport))
         if transport.can_write_eof():
             transport.write_eof()
         loop = asyncio.get_running_loop()

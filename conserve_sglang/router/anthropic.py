@@ -1,6 +1,6 @@
 """The Anthropic Messages API, as agents such as Claude Code speak it, over chat completions."""
 
-import os
+from typing import ClassVar
 
 import msgspec
 
@@ -27,8 +27,8 @@ class AnthropicCall:
 
     __slots__ = ("conversation_name", "header_lines", "request_id")
 
-    def __init__(self) -> None:
-        self.request_id = "req_" + os.urandom(12).hex()
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
         self.header_lines = f"request-id: {self.request_id}\r\n".encode()
         self.conversation_name: str | None = None
 
@@ -50,8 +50,10 @@ class MessagesCall(AnthropicCall):
 
     __slots__ = ("_model", "_parts", "_stream")
 
-    def __init__(self) -> None:
-        super().__init__()
+    path: ClassVar[str] = "/v1/messages"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
         self._model = ""
         self._stream: MessageStream | None = None
         self._parts: list[bytes] = []

@@ -6,18 +6,14 @@ what arrives meanwhile is kept, up to a bound, and handled when its turn comes.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
-from conserve_sglang.core.tenant import DEFAULT_TENANT
+from conserve_sglang.router.access_log import AccessLog
 from conserve_sglang.router.admission import TOO_MANY_BYTES, HeldBytes
-from conserve_sglang.router.asker import Asker
+from conserve_sglang.router.caller import Caller
 from conserve_sglang.router.headers import answer_head
-from conserve_sglang.router.keyring import Keyring
 from conserve_sglang.router.patience import Patience
 from conserve_sglang.router.problem import Problem
-from conserve_sglang.router.request_reader import TOO_SLOW, Request, RequestReader
-from conserve_sglang.router.salt import Salt
-from conserve_sglang.router.translation import Voice
+from conserve_sglang.router.request_reader import TOO_SLOW, Request
 from conserve_sglang.workers.outbox import Outbox
 from conserve_sglang.workers.upstream import Headers
 
@@ -25,7 +21,7 @@ MAX_KEPT_BYTES = 256 * 1024
 LINGER_S = 2.0
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Caller):
     """Reads requests, hands them to `serve` one at a time, and writes their answers.
 
     It is one of `clients` as long as it is open; whoever makes it may count it from before on.
@@ -45,18 +41,8 @@ class ClientConnection(asyncio.Protocol):
         "_judge",
         "_outbox",
         "_patience",
-        "_reader",
-        "_request",
         "_serve",
         "_takes_events",
-        "_transport",
-        "asker",
-        "judged_by",
-        "last_headers",
-        "last_split",
-        "salt",
-        "tenant",
-        "voice",
     )
 
     def __init__(
@@ -66,25 +52,16 @@ class ClientConnection(asyncio.Protocol):
         max_body_bytes: int,
         held: HeldBytes,
         judge: "Callable[[bytes, Headers, ClientConnection], Problem | None] | None" = None,
+        access: AccessLog | None = None,
     ) -> None:
+        super().__init__(max_body_bytes, access)
         self._serve = serve
         self._judge = judge  # says of a request by its head why it may not come in
         self._is_judged = False  # the request that is being read
         self._clients = clients
-        self._reader = RequestReader(max_body_bytes)
         self._held = held  # of all connections
         self._held_bytes = 0  # of this one
-        self._transport: Any = None
         self._outbox: Outbox
-        self.asker: Asker | None = None
-        # Of the last request let in: its headers, what became of them, whose it was, by which keys.
-        self.last_headers: Headers | None = None
-        self.last_split: tuple[bytes, dict[bytes, bytes]] = (b"", {})
-        self.tenant = DEFAULT_TENANT
-        self.salt: Salt | None = None  # of the tenant's KV, where there are keys
-        self.judged_by: Keyring | None = None
-        self.voice: Voice | None = None  # for errors, where they are not told in OpenAI's shape
-        self._request: Request | None = None  # the one being answered
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
         self._is_stepping = False
@@ -198,17 +175,15 @@ class ClientConnection(asyncio.Protocol):
 
         Closing with bytes unread would reset the connection and lose the answer on its way.
         """
-        self._request = Request(method, b"", [], b"", is_http11=True, keeps_alive=False)
+        target, headers = self._reader.begun
+        self._request = Request(method, target, headers, b"", is_http11=True, keeps_alive=False)
         self._is_closing = True
+        if not self._is_judged:
+            self.last_headers = None  # nobody knows whose it is
         self._write_problem(problem, b"")
         asyncio.get_running_loop().call_later(LINGER_S, self._outbox.drop)
 
     # answering
-
-    @property
-    def _is_head(self) -> bool:
-        """Whether the request being answered is one whose answer has no body."""
-        return self._request is not None and self._request.method == "HEAD"
 
     @property
     def is_waiting(self) -> bool:
@@ -220,6 +195,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._request
         if request is None:
             return
+        extra += self.request_line or self._named()
         if length is not None:
             extra += b"content-length: %d\r\n" % length
         elif request.is_http11:
@@ -252,9 +228,20 @@ class ClientConnection(asyncio.Protocol):
         if is_last:
             self._finish()
 
-    def answer(self, status: int, headers: Headers, body: bytes, extra: bytes = b"") -> None:
-        """A whole answer at once. One to HEAD says how long its body would be, and has none."""
+    def answer(
+        self,
+        status: int,
+        headers: Headers,
+        body: bytes,
+        extra: bytes = b"",
+        code: str | None = None,
+    ) -> None:
+        """A whole answer at once. One to HEAD says how long its body would be, and has none.
+
+        `code` is that of an error.
+        """
         self.begin(status, headers, extra, len(body))
+        self._log(status, code)
         self.send(b"" if self._is_head else body, True)
 
     def answer_problem(self, problem: Problem, extra: bytes = b"") -> None:
@@ -330,12 +317,14 @@ class ClientConnection(asyncio.Protocol):
             body = voice.problem(problem)
             extra += voice.header_lines
         self.begin(problem.status, problem.headers(), extra, len(body))
+        self._log(problem.status, problem.code)
         self._outbox.write(self._head if self._is_head else self._head + body)
         self._head = b""
 
     def _finish(self) -> None:
         request, self._request = self._request, None
         self.asker = self.voice = None
+        self.request_line = b""
         self._is_chunked = False
         self._hold(self._backlog_bytes + self._reader.num_bytes)
         if request is not None and not request.keeps_alive:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.dispatch import TenantsWeighed
+from conserve_sglang.router.access_log import AccessLog
 from conserve_sglang.router.admission import HeldBytes, TurnedAway
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.executor import Executor
@@ -50,7 +51,9 @@ class Door:
         self._listeners = turn_listeners(self._settings.observe, self._clock)
         self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
         self.executor.tags_turns = tier_map.energy is not None
-        self.front = Front(tier_map, self.executor, brain, fleet, about)
+        logs = (each for each in self._listeners if isinstance(each, AccessLog))
+        self._access = next(logs, None)
+        self.front = Front(tier_map, self.executor, brain, fleet, about, self._access)
         self._held = HeldBytes(self._settings.overload.max_held_bytes)
         tls = tier_map.router.tls
         self._tls = None if tls is None else ServerTls(tls)
@@ -151,13 +154,14 @@ class Door:
         """What serves a connection that has just come in."""
         settings = self._settings
         if len(self._clients) >= settings.overload.max_connections:
-            return TurnedAway()
+            return TurnedAway(self._access)
         client = ClientConnection(
             self.front.serve,
             self._clients,
             settings.max_body_bytes,
             self._held,
             None if settings.auth.keys_file is None else self.front.let_in,
+            self._access,
         )
         self._clients.add(client)
         return client

@@ -29,6 +29,7 @@ from conserve_sglang.router.ports import BrainPort, FleetView
 from conserve_sglang.router.prefill_leg import PrefillLeg
 from conserve_sglang.router.priming import SeveralChoices, counted
 from conserve_sglang.router.problem import BROKEN_OFF, ENDED, Problem
+from conserve_sglang.router.request_ids import id_in
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import mark, request
 from conserve_sglang.telemetry.logs import told
@@ -128,10 +129,11 @@ class Executor:
             turn = self._turns.get(command.turn_id)
             if turn is not None:
                 has_begun = turn.has_begun
+                problem = turn.rejected(command.reason, command.retry_after_s)
                 self._close(turn.turn_id, Outcome.BROKEN_OFF if has_begun else Outcome.REJECTED)
                 self.meter.rejected(turn, command.reason)
                 self._brain.unanswered(turn)
-                turn.reject(command.reason, command.retry_after_s)
+                turn.reject(problem)
         elif isinstance(command, AbortTurn):
             self._abort(command)
 
@@ -246,18 +248,12 @@ class Executor:
         self, turn: Turn, cause: FailureCause, why: str, *, by_answer: bool = False
     ) -> None:
         self.meter.failed(turn, cause)
-        _log_turn("turn_failed", turn, cause.value, why)
+        self._log("turn_failed", turn, cause.value, why)
         self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause, by_answer=by_answer))
 
     def turn_interrupted(self, turn: Turn, num_tokens: int, why: str) -> None:
-        logger.warning(
-            "turn %d of %s interrupted after %d tokens: %s",
-            turn.turn_id,
-            turn.conversation.key,
-            num_tokens,
-            why,
-        )
-        self.meter.interrupted()
+        self._log("turn_interrupted", turn, f"interrupted after {num_tokens} tokens", why)
+        self.meter.interrupted(turn)
         self._brain.tell(TurnInterrupted(turn_id=turn.turn_id, output_tokens=num_tokens))
 
     def turn_went_on(self, turn: Turn) -> None:
@@ -265,7 +261,7 @@ class Executor:
         self._brain.tell(FirstToken(turn_id=turn.turn_id))
 
     def turn_abandoned(self, turn: Turn, outcome: Outcome, why: str) -> None:
-        _log_turn("turn_unanswered", turn, outcome.value, why)
+        self._log("turn_unanswered", turn, outcome.value, why)
         if self._close(turn.turn_id, outcome) is not None:
             self._brain.unanswered(turn)
         turn.forget_legs()
@@ -288,17 +284,18 @@ class Executor:
         except Exception:  # not to the event loop: it would log the answer
             logger.exception("the answer to turn %d could not be filed", turn.turn_id)
 
-
-def _log_turn(event: str, turn: Turn, what: str, why: str) -> None:
-    """`why` may hold no word of a worker's answer: workers quote prompts."""
-    key = turn.conversation.key
-    command = turn.command
-    fields = {
-        "turn_id": turn.turn_id,
-        "conversation": key,
-        "decoder": None if command is None else command.decoder,
-        "prefiller": None if command is None else command.prefiller,
-        "cause": what,
-        "why": why,
-    }
-    logger.info("turn %d of %s: %s: %s", turn.turn_id, key, what, why, extra=told(event, **fields))
+    def _log(self, event: str, turn: Turn, cause: str, why: str) -> None:
+        """`why` may hold no word of a worker's answer: workers quote prompts."""
+        command = turn.command
+        fields = {
+            "request_id": id_in(turn.request_line),
+            "turn_id": turn.turn_id,
+            "conversation": turn.conversation.key or None,
+            "decoder": None if command is None else command.decoder,
+            "prefiller": None if command is None else command.prefiller,
+            "cause": cause,
+            "why": why,
+        }
+        level = logging.WARNING if event == "turn_interrupted" else logging.INFO
+        said = (turn.turn_id, fields["request_id"], fields["conversation"], cause, why)
+        logger.log(level, "turn %d (%s) of %s: %s: %s", *said, extra=told(event, **fields))

@@ -8,6 +8,7 @@ import msgspec
 
 from conserve_sglang.core.tier import TierMap
 from conserve_sglang.router import model_list
+from conserve_sglang.router.access_log import AccessLog
 from conserve_sglang.router.admission import TOO_MANY_BYTES
 from conserve_sglang.router.anthropic import AnthropicCall, CountCall, MessagesCall
 from conserve_sglang.router.choices import Choices
@@ -36,6 +37,7 @@ from conserve_sglang.router.payload import (
 from conserve_sglang.router.ports import PROBES, About, BrainPort, FleetView, Question, Subject
 from conserve_sglang.router.problem import NO_DECODER, NO_WORKER, NOT_TRUSTED, STOPPING, Problem
 from conserve_sglang.router.refusals import deadline_s, unknown_path, wrong_method
+from conserve_sglang.router.request_ids import REQUEST_ID_HEADER, request_line
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.responses import ResponsesCall
 from conserve_sglang.router.responses_about import not_found
@@ -72,6 +74,7 @@ class Front:
         brain: BrainPort,
         fleet: FleetView,
         about: About,
+        access: AccessLog | None = None,
     ) -> None:
         self._model = tier_map.model
         self._settings = tier_map.router
@@ -82,6 +85,7 @@ class Front:
         self._keep_response = brain.keep_response
         self._fleet = fleet
         self._about = about
+        self._access = access
         self.keyring = read_keyring(self._settings.auth)
         has_keys = self.keyring is not None or self._settings.worker_api_key_env is not None
         self._stopped = CREDENTIALS if has_keys else frozenset()
@@ -99,6 +103,7 @@ class Front:
         try:
             probe = PROBES.get(path)
             if probe is not None:
+                client.last_headers = None  # whoever asks
                 request.keeps_alive &= not self.is_stopping
                 self._plain(partial(self._probe, probe), request, client)
                 return
@@ -108,6 +113,7 @@ class Front:
             if problem is not None:
                 client.answer_problem(problem)
                 return
+            client.request_line = request_line(client.last_split[1].get(REQUEST_ID_HEADER))
             endpoint = _TURNS.get(path)
             if endpoint is None:
                 self._other(path, request, client)
@@ -150,6 +156,7 @@ class Front:
         request.keeps_alive = False
         if request.method != "POST" or _PLACES.get(path) is Subject.PLACED:
             return False
+        client.last_headers = None  # not looked at
         _give_voice(path, client)
         client.answer_problem(STOPPING)
         return True
@@ -158,7 +165,7 @@ class Front:
 
     def _translated(self, path: bytes, request: Request, client: ClientConnection) -> None:
         """A turn of another API than the workers'."""
-        messages_call = MessagesCall() if path == _MESSAGES else None
+        messages_call = MessagesCall(client.request_id) if path == _MESSAGES else None
         client.voice = messages_call
         if request.method != "POST":
             client.answer_problem(wrong_method(request.method, "POST"))
@@ -221,7 +228,10 @@ class Front:
             turn.choices = Choices(num, payload.fields)
         elif payload.is_stream and self._settings.max_continuations:
             turn.sent = Sent(payload.endpoint)
-        turn.forward = forward
+        turn.request_line = client.request_line
+        turn.forward = forward + turn.request_line
+        if self._access is not None:
+            turn.peer = client.peer
         turn.tenant = client.tenant.tenant_id
         turn.name = name_in(ours, payload, by_user=self._settings.identify_by_user_field)
         if turn.name is None and self._settings.identify_by_history:
@@ -246,7 +256,7 @@ class Front:
             raise BadBody(model_list.unknown_model(name, served))
 
     def _count_tokens(self, request: Request, client: ClientConnection) -> None:
-        call = client.voice = CountCall()
+        call = client.voice = CountCall(client.request_id)
         if request.method != "POST":
             client.answer_problem(wrong_method(request.method, "POST"))
             return
@@ -324,10 +334,12 @@ class Front:
         else:
             name = client.last_split[1].get(CONVERSATION_HEADER, b"")
             tenant = client.tenant.tenant_id
-            self._inquire(Question(subject, tenant, name, request.body), client)
+            line = client.request_line
+            question = Question(subject, tenant, name, request.body, request_line=line)
+            self._inquire(question, client)
 
 
 def _give_voice(path: bytes, client: ClientConnection) -> None:
     """Have errors told in the shape of the API that the path belongs to."""
     if path.startswith(_MESSAGES):
-        client.voice = AnthropicCall()
+        client.voice = AnthropicCall(client.request_id)

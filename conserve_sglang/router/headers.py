@@ -9,6 +9,7 @@ from functools import lru_cache
 from conserve_sglang.core.ids import WorkerId
 from conserve_sglang.policy.api import PlacementReason
 from conserve_sglang.router.problem import REASONS
+from conserve_sglang.router.request_ids import REQUEST_ID_HEADER
 from conserve_sglang.workers.upstream import Headers
 
 CONVERSATION_HEADER = b"x-conversation-id"
@@ -49,10 +50,20 @@ STOPPED = _HOP_BY_HOP | frozenset(
         b"x-api-key",
         CLAUDE_AGENT_HEADER,
         END_HEADER,
+        REQUEST_ID_HEADER,  # turns have theirs put in again
         *NAMING_HEADERS,
     }
 )
-_OURS = frozenset({*NAMING_HEADERS, CLAUDE_AGENT_HEADER, END_HEADER, DEADLINE_HEADER, USAGE_HEADER})
+_OURS = frozenset(
+    {
+        *NAMING_HEADERS,
+        CLAUDE_AGENT_HEADER,
+        END_HEADER,
+        DEADLINE_HEADER,
+        USAGE_HEADER,
+        REQUEST_ID_HEADER,
+    }
+)
 _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()
 }
@@ -69,6 +80,7 @@ _STOPPED_BACK = _HOP_BY_HOP | {
     b"x-conserve-prefiller",
     b"x-conserve-reason",
     CONVERSATION_HEADER,
+    REQUEST_ID_HEADER,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from conserve_sglang.router.client import ClientConnection
 from conserve_sglang.router.ports import Told
 from conserve_sglang.router.problem import OWN_FAULT
+from conserve_sglang.telemetry.logs import told
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +20,18 @@ class Inquirer:
         self._client: ClientConnection | None = client
         self._go_on = go_on
 
-    def hear(self, told: Told) -> None:
+    def hear(self, said: Told) -> None:
         """Answer the client, or go on."""
         client = self._client
         if client is None:
             return
-        if self._go_on is not None and told.status == 200:
-            self._go_on(told.body)
+        if self._go_on is not None and said.status == 200:
+            self._go_on(said.body)
         else:
-            headers = [(b"content-type", told.content_type)]
-            if told.retry_after_s is not None:
-                headers.append((b"retry-after", b"%d" % told.retry_after_s))
-            client.answer(told.status, headers, told.body)
+            headers = [(b"content-type", said.content_type)]
+            if said.retry_after_s is not None:
+                headers.append((b"retry-after", b"%d" % said.retry_after_s))
+            client.answer(said.status, headers, said.body, code=said.code)
 
     # Asker
 
@@ -47,7 +48,9 @@ class Inquirer:
 def fail(client: ClientConnection) -> None:
     """A fault of ours: called where an exception is handled."""
     # A path can hold a conversation's name, so it is not told.
-    logger.exception("a request could not be served")
+    request_id = client.request_id
+    fields = told("request_failed", request_id=request_id)
+    logger.exception("request %s could not be served", request_id, extra=fields)
     asker, client.asker = client.asker, None
     if asker is not None:
         asker.client_gone()

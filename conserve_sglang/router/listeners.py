@@ -10,12 +10,10 @@ from typing import Protocol
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import ObserveSettings
 from conserve_sglang.dispatch import FailureCause, SendTurn
+from conserve_sglang.router.access_log import AccessLog, access_log
 from conserve_sglang.router.measured import MeasuredTurn
-from conserve_sglang.telemetry.logs import ACCESS_LOGGER, told
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.workers.usage import Usage
-
-access_log = logging.getLogger(ACCESS_LOGGER)
 
 
 class TurnListener(Protocol):
@@ -66,44 +64,3 @@ def _traces(endpoint: str, ratio: float, clock: Callable[[], float]) -> TurnList
             " Run pip install 'conserve-sglang[otel]', or leave the field out."
         ) from error
     return TurnTraces(tracing_over_http(endpoint, ratio), clock)
-
-
-class AccessLog:
-    """One line for each turn when it is over."""
-
-    def stop(self) -> None:
-        pass
-
-    def sent(self, turn: MeasuredTurn, command: SendTurn) -> None:
-        pass
-
-    def began(self, turn: MeasuredTurn) -> None:
-        pass
-
-    def failed(self, turn: MeasuredTurn, cause: FailureCause) -> None:
-        pass
-
-    def closed(
-        self, turn: MeasuredTurn, outcome: Outcome, usage: Usage | None, total_s: float
-    ) -> None:
-        command = turn.command
-        first_s = turn.first_byte_at_s - turn.arrived_at_s
-        fields = {
-            "conversation": turn.conversation.key,
-            "tenant": turn.conversation.tenant,
-            "turn": None if command is None else command.turn_index,
-            "endpoint": turn.payload.endpoint.value,
-            "is_stream": turn.payload.is_stream,
-            "outcome": outcome.value,
-            "decoder": None if command is None else command.decoder,
-            "prefiller": None if command is None else command.prefiller,
-            "reason": None if command is None else command.reason.value,
-            "attempts": 0 if command is None else command.attempt,
-            "first_byte_s": round(first_s, 6) if turn.has_begun else None,
-            "total_s": round(total_s, 6),
-            "prompt_tokens": None if usage is None else usage.prompt_tokens,
-            "cached_tokens": None if usage is None else usage.cached_tokens,
-            "output_tokens": None if usage is None else usage.output_tokens,
-        }
-        shown = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-        access_log.info("%s", shown, extra=told("turn", **fields))

@@ -38,7 +38,9 @@ class Meter:
     def sent(self, turn: MeasuredTurn, command: SendTurn) -> None:
         """An attempt begins."""
         self.metrics.placements[command.reason] += 1
+        turn.num_attempts += 1
         if command.attempt > 1:
+            turn.num_retries += 1
             self.metrics.num_retries += 1
         for listener in self.listeners:
             listener.sent(turn, command)
@@ -116,13 +118,15 @@ class Meter:
         if self.metrics.recent is not None:
             self.metrics.recent.ttfet.append((began_at_s, self.clock(), ttfet_s))
 
-    def interrupted(self) -> None:
+    def interrupted(self, turn: MeasuredTurn) -> None:
         """A decoder was lost in the middle of an answer, and another may go on with it."""
+        turn.num_interruptions += 1
         self.metrics.num_interruptions += 1
 
     def went_on(self, turn: MeasuredTurn) -> None:
         """Another decoder goes on with an answer."""
         self.metrics.num_continuations += 1
+        turn.num_continuations += 1
         if turn.command is not None:
             turn.timings = self._timings_of(turn.command)
             if turn.command.prefiller is not None:
@@ -139,18 +143,18 @@ class Meter:
     def rejected(self, turn: MeasuredTurn, reason: RejectReason) -> None:
         """The turn gets no place."""
         self.metrics.rejections[reason] += 1
-        self.metrics.tenant(turn.conversation.tenant).rejections += 1
+        self.metrics.tenant(turn.tenant).rejections += 1
 
     def closed(self, turn: MeasuredTurn, outcome: Outcome, usage: Usage | None = None) -> None:
         """The turn is over."""
         self.metrics.turns[outcome] += 1
-        self.metrics.tenant(turn.conversation.tenant).turns += 1
+        self.metrics.tenant(turn.tenant).turns += 1
         for listener in self.listeners:
             listener.closed(turn, outcome, usage, self.clock() - turn.arrived_at_s)
 
     def _count(self, turn: MeasuredTurn, command: SendTurn, usage: Usage) -> None:
         metrics = self.metrics
-        tenant = metrics.tenant(turn.conversation.tenant)
+        tenant = metrics.tenant(turn.tenant)
         metrics.prompt_tokens += usage.prompt_tokens
         metrics.cached_tokens += usage.cached_tokens
         metrics.output_tokens += usage.output_tokens

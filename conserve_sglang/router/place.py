@@ -97,6 +97,7 @@ class Placements:
         turn_id, public_id = TurnId(next(self._numbers)), self.new_public_id()
         endpoint = ENDPOINTS[ask.endpoint]
         turn = PlacedTurn(turn_id, public_id, question.tenant, name, endpoint, hear)
+        turn.request_line = question.request_line
         turn.payload.input_tokens = ask.input_tokens
         if self.salts is not None:
             salt = self.salts.of(question.tenant)
@@ -186,13 +187,15 @@ class Placements:
             turn = self._turns.get(command.turn_id)
             if turn is not None:
                 self._drop(turn)
+                turn.problem = problem = rejection(command.reason, command.retry_after_s)
                 self.meter.closed(turn, Outcome.REJECTED)
                 self.meter.rejected(turn, command.reason)
                 self._brain.unanswered(turn)
-                self._refuse(turn, rejection(command.reason, command.retry_after_s))
+                self._refuse(turn, problem)
         elif isinstance(command, AbortTurn):
             turn = self._turns.get(command.turn_id)
             if turn is not None:  # its client finds out from the worker
+                turn.problem = ENDED
                 self._abandon(turn, Outcome.BROKEN_OFF)
                 self._refuse(turn, ENDED)
 

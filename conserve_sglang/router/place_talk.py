@@ -9,7 +9,7 @@ from msgspec import Meta
 from conserve_sglang.dispatch import SendTurn
 from conserve_sglang.router.payload import Endpoint
 from conserve_sglang.router.placed import PlacedTurn
-from conserve_sglang.router.ports import Told
+from conserve_sglang.router.ports import Told, refusal
 from conserve_sglang.router.problem import Problem
 from conserve_sglang.router.worker import Worker
 
@@ -119,7 +119,7 @@ def reported(turn: PlacedTurn) -> Told:
 
 def told(problem: Problem) -> Told:
     """An error as an answer."""
-    return Told(problem.status, JSON, problem.to_json(), problem.retry_after_s)
+    return refusal(problem)
 
 
 def bad_body(why: object) -> Told:

@@ -25,7 +25,6 @@ class PlacedTurn(MeasuredTurn):
         "public_id",
         "salt",
         "speaks_to_user",
-        "tenant",
     )
 
     def __init__(
@@ -50,6 +49,14 @@ class PlacedTurn(MeasuredTurn):
         self.expires_at_s = 0.0
         self.is_last_known: bool | None = None  # the turn reported with it
         self.speaks_to_user = False  # by its client's report
+
+    @property
+    def path(self) -> str:
+        return "/v1/place"
+
+    @property
+    def status(self) -> int | None:
+        return None if self.problem is None else self.problem.status
 
     def began_after(self, first_token_s: float) -> None:
         """Its client says when the first token came."""

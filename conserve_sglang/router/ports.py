@@ -108,28 +108,32 @@ PROBES = {
 class Question:
     """What a client asks of the brain: about the router (`is_brief`: as strangers are told), about
     the tenant's conversation `name`, with a `body` for a place, or of the response `name`: its
-    history to go on from or by `ITEMS`, the response object, or to be forgotten."""
+    history to go on from or by `ITEMS`, the response object, or to be forgotten. Of a place,
+    `request_line` has the request's id."""
 
     subject: Subject
     tenant: TenantId = DEFAULT_TENANT.tenant_id
     name: bytes = b""
     body: bytes = b""
     is_brief: bool = False
+    request_line: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the brain says, as an HTTP answer."""
+    """What the brain says, as an HTTP answer; `code` is that of an error."""
 
     status: int
     content_type: bytes
     body: bytes
     retry_after_s: int | None = None
+    code: str | None = None
 
 
 def refusal(problem: Problem) -> Told:
     """An error as an answer."""
-    return Told(problem.status, b"application/json", problem.to_json(), problem.retry_after_s)
+    kind = b"application/json"
+    return Told(problem.status, kind, problem.to_json(), problem.retry_after_s, problem.code)
 
 
 class About(Protocol):

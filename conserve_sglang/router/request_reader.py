@@ -8,6 +8,7 @@ import httptools
 
 from conserve_sglang.router.headers import CLAUDE_AGENT_HEADER, DEADLINE_HEADER, NAMING_HEADERS
 from conserve_sglang.router.problem import Problem
+from conserve_sglang.router.request_ids import REQUEST_ID_HEADER
 from conserve_sglang.workers.known_head import KnownHead, known_head
 from conserve_sglang.workers.upstream import Headers
 
@@ -52,7 +53,7 @@ _TOO_MUCH_FRAMING = Problem(
 
 _NOTED = frozenset({b"host", b"transfer-encoding", b"expect"})
 _VARYING = frozenset(
-    {*NAMING_HEADERS, CLAUDE_AGENT_HEADER, DEADLINE_HEADER, b"traceparent", b"x-request-id"}
+    {*NAMING_HEADERS, CLAUDE_AGENT_HEADER, DEADLINE_HEADER, b"traceparent", REQUEST_ID_HEADER}
 )
 _MAX_LEARNED = 16  # heads in a row that no other request had
 
@@ -152,6 +153,11 @@ class RequestReader:
     def head(self) -> tuple[bytes, Headers] | None:
         """Target and headers of a request whose head is whole, and whose body is not."""
         return None if self._is_in_head else (self._target, self._headers)
+
+    @property
+    def begun(self) -> tuple[bytes, Headers]:
+        """Target and headers, as far as they have come."""
+        return self._target, self._headers
 
     @property
     def method(self) -> str:

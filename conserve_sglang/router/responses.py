@@ -7,7 +7,7 @@ extends a known history, and belongs to its conversation as any other such turn 
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -44,6 +44,8 @@ class ResponsesCall:
         "_added", "_base", "_keep_as", "_keeps_object", "_parts", "_request", "_stream",
         "conversation_name", "header_lines", "previous",
     )  # fmt: skip
+
+    path: ClassVar[str] = "/v1/responses"
 
     def __init__(self, keep: Keep | None, *, keeps_object: bool = True) -> None:
         self.header_lines = b""

@@ -26,6 +26,7 @@ from opentelemetry.trace import (
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.dispatch import FailureCause, SendTurn
 from conserve_sglang.router.measured import MeasuredTurn
+from conserve_sglang.router.request_ids import id_in
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.telemetry.tracing import Tracing
 from conserve_sglang.workers.usage import Usage
@@ -170,7 +171,8 @@ class TurnTraces:
             start_time=int((self._wall_less_clock_s + turn.arrived_at_s) * 1e9),
             attributes={
                 "conserve.conversation": conversation.key,
-                "conserve.tenant": conversation.tenant,
+                "conserve.tenant": turn.tenant,
+                "conserve.request_id": id_in(turn.request_line),
                 "url.path": turn.payload.endpoint.value,
             },
         )

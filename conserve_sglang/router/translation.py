@@ -5,7 +5,7 @@ told in the client's words only where it leaves for the client. Everything betwe
 history, the legs and the retries, knows chat completions alone.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from conserve_sglang.router.problem import Problem
 
@@ -21,8 +21,9 @@ class Voice(Protocol):
 
 
 class Translation(Voice, Protocol):
-    """One request of another API, once it has become a chat completion."""
+    """One request of another API, once it has become a chat completion; `path` is that API's."""
 
+    path: ClassVar[str]
     conversation_name: str | None
 
     def feed(self, data: bytes, is_last: bool) -> bytes:

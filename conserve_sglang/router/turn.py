@@ -73,7 +73,6 @@ class Turn(MeasuredTurn):
         "prefill_leg",
         "resumption",
         "sent",
-        "tenant",
         "usage_note",
     )
 
@@ -103,11 +102,16 @@ class Turn(MeasuredTurn):
 
     # commands
 
-    def reject(self, reason: RejectReason, retry_after_s: float | None) -> None:
-        """Answer with an error, or end the stream with one."""
+    def rejected(self, reason: RejectReason, retry_after_s: float | None) -> Problem:
+        """The error that its client is to be told."""
         problem = rejection(reason, retry_after_s)
         if reason is RejectReason.WORKERS_BUSY and self.last_error is not None:
             problem = self.last_error
+        self.problem = problem
+        return problem
+
+    def reject(self, problem: Problem) -> None:
+        """Answer with an error, or end the stream with one."""
         if self.has_begun:
             self._hang_up(self._last_event(problem))
         else:
@@ -134,6 +138,7 @@ class Turn(MeasuredTurn):
         if self.has_begun:
             self._break_off(problem, why)
             return
+        self.problem = problem
         self.stop_legs()
         self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
         self._end_with(problem)
@@ -218,8 +223,9 @@ class Turn(MeasuredTurn):
         if self._is_answering or self.is_over:
             return
         if self.has_begun:
-            self._break_off(BROKEN_OFF, f"{problem.status} {problem.code}: {problem.message}")
+            self._break_off(BROKEN_OFF, f"{problem.status} {problem.code}")
         else:
+            self.problem = problem
             self.stop_legs()
             self._desk.turn_abandoned(self, Outcome.REFUSED, f"{problem.status} {problem.code}")
             self._end_with(problem)
@@ -263,6 +269,7 @@ class Turn(MeasuredTurn):
 
     def _break_off(self, problem: Problem, why: str) -> None:
         event = self._last_event(problem)
+        self.problem = problem
         self.stop_legs()
         self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
         self._hang_up(event)

@@ -16,7 +16,7 @@ USAGE = {
 
 
 def a_call(stream: bool = True) -> MessagesCall:
-    call = MessagesCall()
+    call = MessagesCall("req_1")
     body = {"model": "m", "max_tokens": 5, "messages": [], "stream": stream}
     call.read(json.dumps(body).encode())
     return call

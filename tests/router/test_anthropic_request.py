@@ -14,7 +14,7 @@ TOOL = {"name": "f", "description": "does f", "input_schema": {"type": "object"}
 
 def chat(*messages: Any, **fields: Any) -> dict[str, Any]:
     body = {"model": "m", "max_tokens": 5, "messages": list(messages), **fields}
-    asked: dict[str, Any] = json.loads(MessagesCall().read(json.dumps(body).encode()))
+    asked: dict[str, Any] = json.loads(MessagesCall("req_1").read(json.dumps(body).encode()))
     return asked
 
 
@@ -174,7 +174,7 @@ def test_output_config() -> None:
 
 def test_only_the_prompt_is_counted() -> None:
     body = {"model": "m", "messages": [user("x")], "system": "s", "tools": [TOOL]}
-    asked = json.loads(CountCall().read(json.dumps(body).encode()))
+    asked = json.loads(CountCall("req_1").read(json.dumps(body).encode()))
     assert set(asked) == {"model", "messages", "tools"}
     assert asked["messages"][0] == {"role": "system", "content": "s"}
 
@@ -197,7 +197,7 @@ def test_only_the_prompt_is_counted() -> None:
 def test_what_cannot_be_served_is_named(fields: dict[str, Any], why: str) -> None:
     body = {"model": "m", "max_tokens": 5, "messages": [user("x")], **fields}
     with pytest.raises(BadBody, match=why):
-        MessagesCall().read(json.dumps(body).encode())
+        MessagesCall("req_1").read(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_what_cannot_be_served_is_named(fields: dict[str, Any], why: str) -> Non
 )
 def test_what_is_no_request_at_all_is_refused(body: bytes) -> None:
     with pytest.raises(BadBody):
-        MessagesCall().read(body)
+        MessagesCall("req_1").read(body)
 
 
 @pytest.mark.parametrize(
