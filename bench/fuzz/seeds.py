@@ -108,7 +108,7 @@ PLACES = [
 ]
 PATHS = [b"/v1/chat/completions", b"/v1/completions", b"/generate", b"/v1/messages",
          b"/v1/responses", b"/v1/place", b"/health", b"/v1/conversations/c",
-         b"/v1/models"]  # fmt: skip
+         b"/v1/models", b"/ready", b"/live"]  # fmt: skip
 
 
 def _request(path: bytes, body: bytes, *lines: bytes) -> bytes:

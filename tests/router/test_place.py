@@ -15,6 +15,7 @@ from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.policy.api import PlacementReason, RejectReason
 from conserve_sglang.router.access_log import AccessLog
 from conserve_sglang.router.place_talk import LEASE_S
+from conserve_sglang.router.worker import WorkerState
 from conserve_sglang.telemetry.logs import ACCESS_LOGGER
 from conserve_sglang.telemetry.metrics import Outcome
 from conserve_sglang.tiermap.keys import new_key
@@ -320,6 +321,22 @@ async def test_placed_turns_are_counted_as_any_others(placing: Placing) -> None:
     tenant = metrics.tenants["trusted"]
     assert (tenant.turns, tenant.rejections, tenant.prompt_tokens) == (3, 1, len("hello"))
     assert all(not sum(each.ttft.counts) for each in metrics.timings.values())  # nobody said
+
+
+async def test_place_that_needs_a_worker_that_is_not_there_is_refused_as_that(
+    placing: Placing,
+) -> None:
+    cluster = placing.cluster
+    await cluster["p0"].stop()
+    await cluster.until(lambda: cluster.state_of("p0") is WorkerState.LOST)
+    asked = asyncio.ensure_future(placing.post("/v1/place", {"input_tokens": 5}))
+    dispatcher = cluster.service.brain.dispatcher
+    await cluster.until(lambda: dispatcher.num_queued == 1)
+    answer = await asked
+    assert (answer.status, answer.json()["error"]["code"]) == (503, "no_worker")
+    assert "can prefill" in answer.json()["error"]["message"]
+    rejections = cluster.service.metrics().rejections
+    assert rejections[RejectReason.NO_PREFILLER] == 1
 
 
 async def test_turns_that_nobody_ends_are_counted(placing: Placing) -> None:
