@@ -176,8 +176,9 @@ class RouterSettings:
     Answers of `/v1/responses` are stored in memory, to go on from up to `stored_responses_mb` (0:
     none), and whole, for who asks for them again, up to `response_objects_mb` beside that. They
     outlive the router, and are known to its replicas, if `state.keep_responses` says so.
-    `tls` is for both ports, `worker_tls` towards the workers. A router that is told to stop gives
-    open answers `drain_s`.
+    A turn may wait `queue_timeout_s` for a place and take `turn_timeout_s` in all, its answer
+    included; None: as long as it takes. `tls` is for both ports, `worker_tls` towards the workers.
+    A router that is told to stop gives open answers `drain_s`.
     """
 
     host: str = "127.0.0.1"
@@ -186,6 +187,7 @@ class RouterSettings:
     control_port: int = 30001
     max_body_bytes: int = 16 * 1024 * 1024
     queue_timeout_s: float = 60.0
+    turn_timeout_s: float | None = None
     conversation_ttl_s: float = 3600.0
     reclaim_idle_s: float = 15.0
     reserve_output_tokens: int = 512

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 
 from conserve_sglang.core.continuation import TELL_LINE
 from conserve_sglang.core.ids import TurnId
@@ -28,7 +29,7 @@ from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.ports import BrainPort, FleetView
 from conserve_sglang.router.prefill_leg import PrefillLeg
 from conserve_sglang.router.priming import SeveralChoices, counted
-from conserve_sglang.router.problem import BROKEN_OFF, ENDED, Problem
+from conserve_sglang.router.problem import BROKEN_OFF, ENDED, TURN_TIMEOUT, Problem
 from conserve_sglang.router.request_ids import id_in
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import mark, request
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 DECODER_REMOVED = FailureCause.DECODER_REMOVED
 PREFILLER_REMOVED = FailureCause.PREFILLER_REMOVED
+TIMEOUT_SWEEP_S = 0.25
 PROCESS_SHIFT = 40
 """A turn's number begins, above these bits, with the number of the process that holds it."""
 
@@ -65,6 +67,8 @@ class Executor:
         self._turns: dict[TurnId, Turn] = {}
         self._last_turn_id = number << PROCESS_SHIFT
         self._rooms = rooms()
+        self._clock = clock
+        self._sweeper: asyncio.TimerHandle | None = None
         self._several = SeveralChoices(fleet, self._rooms, self._marks, brain.tell)
 
     @property
@@ -95,20 +99,44 @@ class Executor:
         Those that wait go first, the last of them before the others: none is sent to a worker for
         the room that another leaves.
         """
-        turns = list(reversed(self._turns.values()))
+        self._end_all(list(self._turns.values()), problem, Outcome.BROKEN_OFF)
+
+    def bound(self, turn: Turn, timeout_s: float) -> None:
+        """End a turn that is to arrive now if it is open after so many seconds, or up to
+        `TIMEOUT_SWEEP_S` later. While no open turn is bound nobody looks."""
+        turn.ends_at_s = self._clock() + timeout_s
+        if self._sweeper is None:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(TIMEOUT_SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        late = [turn for turn in self._turns.values() if turn.ends_at_s <= now]
+        self._end_all(late, TURN_TIMEOUT, Outcome.TIMED_OUT)
+        self._sweeper = None
+        if any(turn.ends_at_s < inf for turn in self._turns.values()):
+            self._sweep_later()
+
+    def _end_all(self, turns: list[Turn], problem: Problem, outcome: Outcome) -> None:
+        turns.reverse()
         for has_begun in (False, True):
             for turn in turns:
                 if turn.has_begun is has_begun:
-                    self._end(turn, problem)
+                    self._end(turn, problem, outcome)
 
-    def _end(self, turn: Turn, problem: Problem) -> None:
+    def _end(self, turn: Turn, problem: Problem, outcome: Outcome) -> None:
         try:
-            turn.give_up(problem, problem.code)
+            turn.give_up(problem, problem.code, outcome)
         except Exception:  # the other turns' clients are to be told as well
             logger.exception("turn %d could not be ended in order", turn.turn_id)
 
     def stop(self) -> None:
         """Let go of every turn."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for turn in tuple(self._turns.values()):
             turn.stop_legs()
 

@@ -19,6 +19,7 @@ from conserve_sglang.router.headers import (
     CONVERSATION_HEADER,
     DEADLINE_HEADER,
     END_HEADER,
+    TIMEOUT_HEADER,
     USAGE_HEADER,
     ours_if_no_other_differs,
     split_request_headers,
@@ -36,7 +37,7 @@ from conserve_sglang.router.payload import (
 )
 from conserve_sglang.router.ports import PROBES, About, BrainPort, FleetView, Question, Subject
 from conserve_sglang.router.problem import NO_DECODER, NO_WORKER, NOT_TRUSTED, STOPPING, Problem
-from conserve_sglang.router.refusals import deadline_s, unknown_path, wrong_method
+from conserve_sglang.router.refusals import deadline_s, timeout_s, unknown_path, wrong_method
 from conserve_sglang.router.request_ids import REQUEST_ID_HEADER, request_line
 from conserve_sglang.router.request_reader import Request
 from conserve_sglang.router.responses import ResponsesCall
@@ -78,6 +79,7 @@ class Front:
     ) -> None:
         self._model = tier_map.model
         self._settings = tier_map.router
+        self._turn_timeout_s = tier_map.router.turn_timeout_s
         self._reads_energy = tier_map.energy is not None
         self._executor = executor
         self._hashing = brain.hashing
@@ -241,6 +243,8 @@ class Front:
             turn.usage_note = note_for(ours[USAGE_HEADER], payload, self._reads_energy)
         if DEADLINE_HEADER in ours:
             turn.deadline_s = deadline_s(ours[DEADLINE_HEADER])
+        if self._turn_timeout_s is not None or TIMEOUT_HEADER in ours:
+            executor.bound(turn, timeout_s(ours.get(TIMEOUT_HEADER), self._turn_timeout_s))
         payload.fields = {}  # what was to be read is read
         client.asker = turn
         executor.arrive(turn)

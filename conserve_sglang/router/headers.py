@@ -17,6 +17,7 @@ END_HEADER = b"x-conversation-end"
 CLAUDE_SESSION_HEADER = b"x-claude-code-session-id"
 CLAUDE_AGENT_HEADER = b"x-claude-code-agent-id"
 DEADLINE_HEADER = b"x-conserve-deadline-ms"
+TIMEOUT_HEADER = b"x-conserve-timeout-ms"
 USAGE_HEADER = b"x-conserve-usage"
 NAMING_HEADERS = (
     CONVERSATION_HEADER,
@@ -62,6 +63,7 @@ _OURS = frozenset(
         DEADLINE_HEADER,
         USAGE_HEADER,
         REQUEST_ID_HEADER,
+        TIMEOUT_HEADER,
     }
 )
 _STATUS_LINES = {

@@ -33,7 +33,8 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why a request is not served. `retry_after_s` is set where trying again makes sense."""
+    """Why a request is not served. `retry_after_s` is set where trying again makes sense;
+    `is_final` where it does not, though the status alone would have official clients do it."""
 
     status: int
     code: str
@@ -42,6 +43,7 @@ class Problem:
     retry_after_s: int | None = None
     allow: str | None = None
     challenge: str | None = None
+    is_final: bool = False
 
     def to_json(self) -> bytes:
         """The body: `{"error": {"message", "type", "param", "code"}}`."""
@@ -60,6 +62,10 @@ class Problem:
         headers = [(b"content-type", b"application/json")]
         if self.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        if self.is_final:
+            headers.append(
+                (b"x-should-retry", b"false")
+            )  # read by OpenAI's and Anthropic's clients
         if self.allow is not None:
             headers.append((b"allow", self.allow.encode()))
         if self.challenge is not None:
@@ -100,6 +106,14 @@ BROKEN_OFF = Problem(
     status=502,
     code="answer_broken_off",
     message="The worker broke off in the middle of this answer. Send the request again.",
+)
+TURN_TIMEOUT = Problem(
+    status=504,
+    code="turn_timeout",
+    message="This turn took longer than it may (router.turn_timeout_s, or the header"
+    " x-conserve-timeout-ms) and was stopped. Its conversation can go on: ask for a shorter answer,"
+    " or allow more time.",
+    is_final=True,
 )
 ENDED = Problem(
     status=409,

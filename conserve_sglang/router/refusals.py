@@ -1,7 +1,9 @@
 """What a request is refused with for its method, its path or a header of its own."""
 
 from collections.abc import Iterable
+from math import inf
 
+from conserve_sglang.router.headers import DEADLINE_HEADER, TIMEOUT_HEADER
 from conserve_sglang.router.payload import BadBody
 from conserve_sglang.router.problem import Problem
 
@@ -14,11 +16,22 @@ def wrong_method(method: str, allow: str) -> Problem:
 
 def deadline_s(milliseconds: bytes) -> float:
     """The value of the header that says how long a turn may wait, in seconds; raises `BadBody`."""
+    return _seconds(milliseconds, DEADLINE_HEADER, "bad_deadline")
+
+
+def timeout_s(milliseconds: bytes | None, most_s: float | None) -> float:
+    """How long a turn may take in all, in seconds: the tier map's bound, or less where its client
+    says so; one of them is given. Raises `BadBody`."""
+    if milliseconds is None:
+        return inf if most_s is None else most_s
+    asked_s = _seconds(milliseconds, TIMEOUT_HEADER, "bad_timeout")
+    return asked_s if most_s is None else min(asked_s, most_s)
+
+
+def _seconds(milliseconds: bytes, header: bytes, code: str) -> float:
     if not milliseconds.isdigit() or len(milliseconds) > 9 or int(milliseconds) == 0:
-        message = (
-            "The header x-conserve-deadline-ms must be a whole number of milliseconds above 0."
-        )
-        raise BadBody(Problem(status=400, code="bad_deadline", message=message))
+        message = f"The header {header.decode()} must be a whole number of milliseconds above 0."
+        raise BadBody(Problem(status=400, code=code, message=message))
     return int(milliseconds) / 1000
 
 

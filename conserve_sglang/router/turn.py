@@ -1,6 +1,7 @@
 """One turn on its way through the router, from its client's request to the last byte."""
 
 import logging
+from math import inf
 from typing import Protocol
 
 from conserve_sglang.core.ids import TurnId
@@ -64,6 +65,7 @@ class Turn(MeasuredTurn):
         "client",
         "deadline_s",
         "decode_leg",
+        "ends_at_s",
         "ends_conversation",
         "history",
         "input_tokens",
@@ -85,6 +87,7 @@ class Turn(MeasuredTurn):
         self.history: History | None = None
         self.input_tokens = 0
         self.deadline_s: float | None = None  # how long it may wait, if its client said so
+        self.ends_at_s = inf  # when it is stopped, answered or not
         self.ends_conversation = False
         self.usage_note: UsageNote | None = None  # if its client asks for energy
         self.decode_leg: DecodeLeg | None = None
@@ -131,16 +134,21 @@ class Turn(MeasuredTurn):
         """Nobody can go on with an answer that was interrupted."""
         self._break_off(BROKEN_OFF, why)
 
-    def give_up(self, problem: Problem = OWN_FAULT, why: str = "given up") -> None:
+    def give_up(
+        self,
+        problem: Problem = OWN_FAULT,
+        why: str = "given up",
+        outcome: Outcome = Outcome.BROKEN_OFF,
+    ) -> None:
         """End it here and now: for a fault of the router's own, unless told otherwise."""
         if self.is_over:
             return
         if self.has_begun:
-            self._break_off(problem, why)
+            self._break_off(problem, why, outcome)
             return
         self.problem = problem
         self.stop_legs()
-        self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
+        self._desk.turn_abandoned(self, outcome, why)
         self._end_with(problem)
 
     def stop_legs(self) -> None:
@@ -267,11 +275,11 @@ class Turn(MeasuredTurn):
         self._desk.turn_interrupted(self, self.sent.num_tokens, why)
         return True
 
-    def _break_off(self, problem: Problem, why: str) -> None:
+    def _break_off(self, problem: Problem, why: str, outcome: Outcome = Outcome.BROKEN_OFF) -> None:
         event = self._last_event(problem)
         self.problem = problem
         self.stop_legs()
-        self._desk.turn_abandoned(self, Outcome.BROKEN_OFF, why)
+        self._desk.turn_abandoned(self, outcome, why)
         self._hang_up(event)
 
     def _last_event(self, problem: Problem) -> bytes:

@@ -37,6 +37,7 @@ class Outcome(Enum):
     BROKEN_OFF = "broken_off"
     REFUSED = "refused"
     REJECTED = "rejected"
+    TIMED_OUT = "timed_out"
 
     __hash__ = object.__hash__  # Enum's own is Python code, and this one is on the hot path
 

@@ -186,6 +186,14 @@ class RouterFile(Strict, frozen=True, kw_only=True):
     control_port: Port = 30001
     max_body_bytes: Count = 16 * 1024 * 1024
     queue_timeout_s: Positive = 60.0
+    turn_timeout_s: Annotated[
+        Positive | None,
+        Meta(
+            description="How long a turn may take from its arrival to its last byte; then it is"
+            " stopped at its workers and answered 504, a stream with an error event. null: as long"
+            " as it takes."
+        ),
+    ] = None
     drain_s: Annotated[
         float,
         Meta(
