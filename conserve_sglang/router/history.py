@@ -56,7 +56,8 @@ class ChatTrail(Digests):
 
     def _add(self, message: bytes) -> None:
         state = self._state
-        state.update(b"%d:%b" % (len(message), message))
+        state.update(b"%d:" % len(message))
+        state.update(message)  # by itself: it may be long, and would be copied
         self.digests.append(state.digest()[:_DIGEST_BYTES])
 
     def end(self, answer: bytes) -> FiledAt:

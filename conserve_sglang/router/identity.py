@@ -24,6 +24,7 @@ from conserve_sglang.router.problem import Problem
 
 _ids = msgspec.json.Decoder(list[int])
 _text = msgspec.json.Decoder(str)
+_QUOTE = ord('"')
 _TEXT = b"text"
 _TOKENS = b"tokens"
 
@@ -73,7 +74,7 @@ class History:
         self.taken_from: FiledAt | None = None
         fields = payload.fields
         if payload.endpoint is Endpoint.CHAT:
-            messages = canonical_messages(bytes(fields["messages"]))
+            messages = canonical_messages(fields["messages"])
             if messages:
                 self.trail = hashing.chat(tenant, messages)
             return
@@ -101,7 +102,7 @@ class History:
 def _prompt(raw: msgspec.Raw) -> tuple[bytes, bytes] | None:
     """A prompt as (kind, bytes): UTF-8 text, or token ids of four bytes each."""
     try:
-        if bytes(raw)[:1] == b'"':
+        if memoryview(raw)[0] == _QUOTE:
             return _TEXT, _text.decode(raw).encode()
         return _TOKENS, _packed(_ids.decode(raw))
     except (msgspec.DecodeError, OverflowError, UnicodeEncodeError):

@@ -66,7 +66,7 @@ _several_generated = msgspec.json.Decoder(list[_Generated])
 _sorted = msgspec.json.Encoder(order="sorted")
 
 
-def canonical_messages(raw: bytes) -> list[bytes] | None:
+def canonical_messages(raw: bytes | msgspec.Raw) -> list[bytes] | None:
     """Each message's canonical bytes; None if these are not chat messages."""
     try:
         return [_canonical(message) for message in _messages.decode(raw)]
