@@ -126,7 +126,7 @@ def ours_if_no_other_differs(headers: Headers, last: Headers) -> dict[bytes, byt
             ours[name] = header[1]
             if name != before[0]:
                 return None
-        elif header != before:
+        elif header is not before and header != before:
             return None
     return ours
 

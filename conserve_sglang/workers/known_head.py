@@ -38,23 +38,26 @@ class KnownHead:
     def match(self, data: bytes) -> int:
         """Where the body begins, -1 if this is not such a head."""
         texts = self._texts
-        at = len(texts[0])
-        if not data.startswith(texts[0]):
+        text = texts[0]
+        at = len(text)
+        if data[:at] != text:
             return -1
-        values = self._values
-        for number, name in enumerate(self._names, 1):
-            end = data.find(b"\r", at)
-            text = texts[number]
-            if not data.startswith(text, end):
-                return -1
+        for number, known in enumerate(self._values):
+            text = texts[number + 1]
+            end = at + len(known)
+            if data[end : end + len(text)] != text:  # it is longer, or shorter
+                end = data.find(b"\r", at)
+                if not data.startswith(text, end):
+                    return -1
             value = data[at:end]
-            if value != values[number - 1] and not self._takes(number - 1, name, value):
+            if value != known and not self._takes(number, value):
                 return -1
             at = end + len(text)
         return at
 
-    def _takes(self, number: int, name: bytes, value: bytes) -> bool:
+    def _takes(self, number: int, value: bytes) -> bool:
         """Take another value, if nothing about it is unusual."""
+        name = self._names[number]
         if name == _LENGTH:
             if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 return False
