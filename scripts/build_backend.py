@@ -25,8 +25,8 @@ HOT = {
     "router": (
         "admission", "brain", "caller", "client", "conversations", "estimate", "executor", "front",
         "headers", "identity", "journal", "keyring", "legs", "listeners", "measured", "meter",
-        "patience", "payload", "placed", "prefill_leg", "request_ids", "request_reader", "turn",
-        "wire", "worker",
+        "patience", "payload", "place", "place_answer", "placed", "prefill_leg", "request_ids",
+        "request_reader", "turn", "wire", "worker",
     ),
     "telemetry": ("metrics",),
     "workers": ("known_head", "outbox", "pool", "sse", "upstream"),

@@ -19,7 +19,7 @@ from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.fleet import Fleet
 from conserve_sglang.router.meter import Meter
 from conserve_sglang.router.place import Placements
-from conserve_sglang.router.place_talk import LEASE_S
+from conserve_sglang.router.place_answer import LEASE_S
 from conserve_sglang.router.ports import Question, Subject, Told
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.tiermap import parse_tier_map

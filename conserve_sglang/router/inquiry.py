@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 class Inquirer:
     """A client that waits to be told something, or to go on with it where it was asked for well."""
 
+    __slots__ = ("_client", "_go_on")
+
     def __init__(
         self, client: ClientConnection, go_on: Callable[[bytes], None] | None = None
     ) -> None:

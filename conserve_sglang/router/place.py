@@ -28,20 +28,16 @@ from conserve_sglang.dispatch import (
 from conserve_sglang.router.brain import Brain
 from conserve_sglang.router.conversations import MAX_NAME_BYTES
 from conserve_sglang.router.meter import Meter
-from conserve_sglang.router.place_talk import (
-    ENDPOINTS,
+from conserve_sglang.router.place_answer import (
     JSON,
     LEASE_S,
     NO_SUCH_TURN,
-    Over,
-    Report,
     bad_body,
     placement,
-    read_ask,
-    read_report,
     reported,
     told,
 )
+from conserve_sglang.router.place_talk import ENDPOINTS, Over, Report, read_ask, read_report
 from conserve_sglang.router.placed import Hear, PlacedTurn
 from conserve_sglang.router.ports import Question, Told
 from conserve_sglang.router.problem import ENDED, Problem, rejection

@@ -104,7 +104,7 @@ PROBES = {
 """What is told without a key, by its path."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Question:
     """What a client asks of the brain: about the router (`is_brief`: as strangers are told), about
     the tenant's conversation `name`, with a `body` for a place, or of the response `name`: its
@@ -119,9 +119,10 @@ class Question:
     request_line: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
-    """What the brain says, as an HTTP answer; `code` is that of an error."""
+    """What the brain says, as an HTTP answer; `code` is that of an error. Frozen by agreement
+    only, as `Question` is."""
 
     status: int
     content_type: bytes

@@ -14,7 +14,7 @@ from conserve_sglang.core.turn_tag import tag_of
 from conserve_sglang.dispatch import FailureCause
 from conserve_sglang.policy.api import PlacementReason, RejectReason
 from conserve_sglang.router.access_log import AccessLog
-from conserve_sglang.router.place_talk import LEASE_S
+from conserve_sglang.router.place_answer import LEASE_S
 from conserve_sglang.router.worker import WorkerState
 from conserve_sglang.telemetry.logs import ACCESS_LOGGER
 from conserve_sglang.telemetry.metrics import Outcome
