@@ -96,13 +96,15 @@ class ObserveSettings:
     `report_interval_s`: how often each worker is asked for its own load; 0: never.
     `explained_turns`: how many first and how many last turns of each conversation are kept with
     where and why they ran; 0: none. `otlp_endpoint`: where OpenTelemetry spans are sent; None: no
-    traces. `trace_ratio`: share of the conversations that are traced.
+    traces. `trace_ratio`: share of the conversations that are traced. `log_conversation_names`:
+    logs have what clients call conversations, beside the keys.
     """
 
     report_interval_s: float = 5.0
     explained_turns: int = 6
     otlp_endpoint: str | None = None
     trace_ratio: float = 0.1
+    log_conversation_names: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

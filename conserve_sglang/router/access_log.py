@@ -10,6 +10,7 @@ from typing import Any
 
 from conserve_sglang.core.ids import TenantId
 from conserve_sglang.dispatch import FailureCause, SendTurn
+from conserve_sglang.router.conversations import shown_name
 from conserve_sglang.router.measured import MeasuredTurn
 from conserve_sglang.router.request_ids import id_in
 from conserve_sglang.router.request_reader import Request
@@ -28,7 +29,10 @@ _PLACES = frozenset({"/v1/place", "/v1/place/report"})  # a placed turn has its 
 
 
 class AccessLog:
-    """Hears of turns, and of requests that are none."""
+    """Hears of turns, and of requests that are none. `has_names`: conversations' names are told."""
+
+    def __init__(self, *, has_names: bool = False) -> None:
+        self._has_names = has_names
 
     def stop(self) -> None:
         pass
@@ -49,7 +53,7 @@ class AccessLog:
     ) -> None:
         command, problem = turn.command, turn.problem
         first_s = turn.first_byte_at_s - turn.arrived_at_s
-        fields = {
+        fields: dict[str, Any] = {
             "request_id": id_in(turn.request_line),
             "turn_id": turn.turn_id,
             "conversation": turn.conversation.key or None,
@@ -75,6 +79,8 @@ class AccessLog:
             "output_tokens": None if usage is None else usage.output_tokens,
             "peer": turn.peer or None,
         }
+        if self._has_names:
+            fields["name"] = shown_name(turn.conversation)
         access_log.info("%s", as_text(fields), extra=told("turn", **fields))
 
     # other requests

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -67,7 +68,7 @@ class ControlEndpoints:
 
     async def conversation(self, request: Request) -> Response:
         """An operator may see everyone's: by key, or by name with `?tenant=`; also those that
-        another replica serves."""
+        another replica serves. Of one that is not there, the key that logs call it by."""
         name = str(request.path_params["id"])
         tenant = TenantId(request.query_params.get("tenant", DEFAULT_TENANT.tenant_id))
         table = self._brain.conversations
@@ -76,13 +77,14 @@ class ControlEndpoints:
         if body is not None:
             return JSONResponse(body)
         sharing = self._brain.sharing
-        if sharing is None:
-            return _problem(UNKNOWN_CONVERSATION)
-        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         is_key = name.startswith(KEY_BEGINS)
         key = ConversationId(name) if is_key else table.key_of(tenant, name.encode())
+        if sharing is None:
+            return _unknown(key)
+        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         tell_elsewhere(sharing, key, partial(_hear, told))
-        return _response(await told)
+        answer = await told
+        return _unknown(key) if answer.status == 404 else _response(answer)
 
 
 def _probe(tell: Probe) -> Callable[[Request], Awaitable[Response]]:
@@ -101,6 +103,11 @@ def _hear(heard: "asyncio.Future[Told]", told: Told) -> None:
 def _response(told: Told) -> Response:
     after = {} if told.retry_after_s is None else {"retry-after": str(told.retry_after_s)}
     return Response(told.body, told.status, after, media_type=told.content_type.decode())
+
+
+def _unknown(key: ConversationId) -> Response:
+    body = {**msgspec.json.decode(UNKNOWN_CONVERSATION.to_json()), "key": key}
+    return JSONResponse(body, UNKNOWN_CONVERSATION.status)
 
 
 def _problem(problem: Problem) -> Response:

@@ -19,6 +19,7 @@ from conserve_sglang.router.history import FiledAt, HistoryIndex, Trail
 from conserve_sglang.router.used import Used
 
 MAX_NAME_BYTES = 256
+MAX_SHOWN_BYTES = 80  # of a name in a log
 KEY_BEGINS = "conv-"
 _PRINTABLE = re.compile(rb"[!-~]+(?: [!-~]+)*\Z")
 
@@ -84,6 +85,13 @@ class Conversation:
 UNIDENTIFIED = Conversation(ConversationId(""), DEFAULT_TENANT.tenant_id, b"")
 """Stands for the conversation of a turn until that is known."""
 UNIDENTIFIED.header_line = b""
+
+
+def shown_name(conversation: Conversation) -> str | None:
+    """A name for a log that may have it: cut, and to be escaped by the log's format."""
+    name = conversation.name
+    shown = name[:MAX_SHOWN_BYTES].decode("utf-8", "replace")
+    return (shown if len(name) <= MAX_SHOWN_BYTES else shown + "...") or None
 
 
 class ConversationTable:

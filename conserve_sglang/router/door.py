@@ -50,6 +50,7 @@ class Door:
         self.metrics = RouterMetrics(keeps_latencies=keeps_latencies(tier_map))
         self._listeners = turn_listeners(self._settings.observe, self._clock)
         self.executor = Executor(brain, fleet, self.metrics, self._clock, number, self._listeners)
+        self.executor.logs_names = self._settings.observe.log_conversation_names
         self.executor.tags_turns = tier_map.energy is not None
         logs = (each for each in self._listeners if isinstance(each, AccessLog))
         self._access = next(logs, None)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 from conserve_sglang.core.continuation import TELL_LINE
 from conserve_sglang.core.ids import TurnId
@@ -22,7 +23,7 @@ from conserve_sglang.dispatch import (
     TurnFailed,
     TurnInterrupted,
 )
-from conserve_sglang.router.conversations import Conversation
+from conserve_sglang.router.conversations import Conversation, shown_name
 from conserve_sglang.router.legs import DecodeLeg
 from conserve_sglang.router.listeners import TurnListener
 from conserve_sglang.router.meter import Meter
@@ -33,7 +34,7 @@ from conserve_sglang.router.problem import BROKEN_OFF, ENDED, TURN_TIMEOUT, Prob
 from conserve_sglang.router.request_ids import id_in
 from conserve_sglang.router.turn import Turn
 from conserve_sglang.router.wire import mark, request
-from conserve_sglang.telemetry.logs import told
+from conserve_sglang.telemetry.logs import as_text, told
 from conserve_sglang.telemetry.metrics import Outcome, RouterMetrics
 from conserve_sglang.workers.bootstrap import rooms
 from conserve_sglang.workers.usage import Usage
@@ -61,6 +62,7 @@ class Executor:
         listeners: tuple[TurnListener, ...] = (),
     ) -> None:
         self.tags_turns = False  # whether workers are told whose turn a request is
+        self.logs_names = False  # whether logs have what clients call conversations
         self.meter = Meter(metrics, fleet, clock, listeners)
         self._brain = brain
         self._fleet = fleet
@@ -315,7 +317,7 @@ class Executor:
     def _log(self, event: str, turn: Turn, cause: str, why: str) -> None:
         """`why` may hold no word of a worker's answer: workers quote prompts."""
         command = turn.command
-        fields = {
+        fields: dict[str, Any] = {
             "request_id": id_in(turn.request_line),
             "turn_id": turn.turn_id,
             "conversation": turn.conversation.key or None,
@@ -324,6 +326,10 @@ class Executor:
             "cause": cause,
             "why": why,
         }
+        of: str | None = turn.conversation.key or None
+        if self.logs_names:
+            fields["name"] = shown_name(turn.conversation)
+            of = as_text({"conversation": of, "name": fields["name"]})
         level = logging.WARNING if event == "turn_interrupted" else logging.INFO
-        said = (turn.turn_id, fields["request_id"], fields["conversation"], cause, why)
+        said = (turn.turn_id, fields["request_id"], of, cause, why)
         logger.log(level, "turn %d (%s) of %s: %s: %s", *said, extra=told(event, **fields))

@@ -48,7 +48,7 @@ def turn_listeners(
     """Those that were asked for. Raises ConfigError if one cannot be had."""
     listeners: list[TurnListener] = []
     if access_log.isEnabledFor(logging.INFO):
-        listeners.append(AccessLog())
+        listeners.append(AccessLog(has_names=settings.log_conversation_names))
     if settings.otlp_endpoint is not None:
         listeners.append(_traces(settings.otlp_endpoint, settings.trace_ratio, clock))
     return tuple(listeners)

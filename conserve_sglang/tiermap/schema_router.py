@@ -57,6 +57,9 @@ class ObserveFile(Strict, frozen=True, kw_only=True):
     trace_ratio: Annotated[
         float, Meta(ge=0, le=1, description="Share of the conversations that are traced.")
     ] = 0.1
+    log_conversation_names: Annotated[
+        bool, Meta(description="Logs have clients' names of conversations, beside their keys.")
+    ] = False
 
 
 class BreakerFile(Strict, frozen=True, kw_only=True):
