@@ -59,6 +59,23 @@ async def test_decoder_that_comes_back_is_empty_and_takes_turns(cluster: Cluster
     assert len(cluster["p0"].turns) == 2
 
 
+async def test_turn_that_its_only_decoder_fails_as_it_dies_waits_for_another(
+    cluster: Cluster,
+) -> None:
+    port = cluster["d1"].port
+    await cluster["d1"].stop()
+    await cluster.until(lambda: cluster.state_of("d1") is WorkerState.LOST)
+    cluster["d0"].faults.num_cuts_before_head = 2
+    turn = asyncio.create_task(cluster.chat("hello"))
+    await cluster.until(lambda: not cluster["d0"].faults.num_cuts_before_head)
+    await cluster["d0"].stop()
+    await cluster.until(lambda: cluster.state_of("d0") is WorkerState.LOST)
+    await cluster["d1"].start(port)
+    answer = await turn
+    assert (answer.status, answer.headers["x-conserve-decoder"]) == (200, "d1")
+    assert len(cluster["d0"].turns) == 2
+
+
 async def test_no_decoder_is_a_503_that_says_so(cluster: Cluster) -> None:
     await cluster["d0"].stop()
     await cluster["d1"].stop()
