@@ -10,6 +10,7 @@ import pytest
 
 from conserve_sglang.core.local_turn import LocalLimits
 from conserve_sglang.dispatch import FailureCause
+from conserve_sglang.router.choices import Choices
 from conserve_sglang.router.verdict import error_in, failure_cause
 from conserve_sglang.workers.pool import ConnectionPool
 from conserve_sglang.workers.probe import is_ready, read_facts
@@ -82,6 +83,48 @@ async def test_refused_local_turn_looks_the_same(cluster: Cluster, path: str, st
     pair = await ask_both(cluster, "decode", path, stream, routing_key=KEEPS_NOTHING)
     assert framing(pair.real) == framing(pair.fake)
     assert verdict(pair.real) is verdict(pair.fake) is FailureCause.PREFIX_MISSING
+
+
+def several(path: str) -> dict[str, Any]:
+    """The member that asks for two choices."""
+    params = TURNS[path].get("sampling_params")
+    return {"n": 2} if params is None else {"sampling_params": {**params, "n": 2}}
+
+
+@every_endpoint
+@either_way
+async def test_refused_local_turn_for_several_choices_looks_the_same(
+    cluster: Cluster, path: str, stream: bool
+) -> None:
+    asked = {"routing_key": KEEPS_NOTHING, **several(path)}
+    pair = await ask_both(cluster, "decode", path, stream, **asked)
+    assert framing(pair.real) == framing(pair.fake)
+    assert verdict(pair.real) is verdict(pair.fake) is FailureCause.PREFIX_MISSING
+
+
+@every_endpoint
+@either_way
+async def test_several_choices_look_the_same(cluster: Cluster, path: str, stream: bool) -> None:
+    options = {} if path == "/generate" else {"stream_options": {"include_usage": True}}
+    pair = await ask_both(cluster, "null", path, stream, **several(path), **options)
+    assert framing(pair.real) == framing(pair.fake)
+    counts = []
+    for answer in (pair.real, pair.fake):
+        if path == "/generate":
+            parts = answer.events[:-1] if stream else answer.json()
+            indices = {part.get("index") for part in parts}
+            assert {"text", "output_ids", "meta_info"} <= set(parts[0])
+        else:
+            parts = answer.events[:-1] if stream else [answer.json()]
+            indices = {choice["index"] for part in parts for choice in part["choices"]}
+        assert indices == ({None} if path == "/generate" and not stream else {0, 1})
+        usage = usage_in(answer.body)
+        assert usage is not None
+        said = Choices(2, {}).counted(
+            usage, answer.body if path == "/generate" else None, is_stream=stream
+        )
+        counts.append(said.output_tokens)
+    assert counts == [2 * 5, 2 * len("the answer")]
 
 
 @every_endpoint
