@@ -185,6 +185,7 @@ class Executor:
         if turn is None:
             return
         turn.command = command
+        turn.is_sent = True
         self.meter.sent(turn, command)
         if turn.choices is not None:
             self._several.send(turn, command)
@@ -241,6 +242,8 @@ class Executor:
         if turn is None:
             return
         sent, fleet = turn.command, self._fleet
+        if sent is not None and not turn.is_sent:
+            return  # crossed by word of its failure: the next attempt is not to be stopped
         decoder_is_gone = sent is None or not fleet.is_up(sent.decoder)
         if sent is not None and not decoder_is_gone and sent.prefiller is not None:
             is_removed = fleet.is_removed(sent.prefiller)
@@ -277,12 +280,14 @@ class Executor:
     def turn_failed(
         self, turn: Turn, cause: FailureCause, why: str, *, by_answer: bool = False
     ) -> None:
+        turn.is_sent = False
         self.meter.failed(turn, cause)
         self._log("turn_failed", turn, cause.value, why)
         self._brain.tell(TurnFailed(turn_id=turn.turn_id, cause=cause, by_answer=by_answer))
 
     def turn_interrupted(self, turn: Turn, num_tokens: int, why: str) -> None:
         self._log("turn_interrupted", turn, f"interrupted after {num_tokens} tokens", why)
+        turn.is_sent = False
         self.meter.interrupted(turn)
         self._brain.tell(TurnInterrupted(turn_id=turn.turn_id, output_tokens=num_tokens))
 

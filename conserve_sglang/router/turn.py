@@ -70,6 +70,7 @@ class Turn(MeasuredTurn):
         "history",
         "input_tokens",
         "is_over",
+        "is_sent",
         "last_error",
         "name",
         "prefill_leg",
@@ -97,6 +98,7 @@ class Turn(MeasuredTurn):
         self.resumption = b""  # the member that has a decoder go on with it
         self.last_error: Problem | None = None  # what a worker answered the last attempt with
         self.is_over = False
+        self.is_sent = False  # and has not failed since
 
     def spoke_at_s(self) -> float | None:
         """See `Arrival`."""

@@ -6,7 +6,7 @@ import pytest
 
 from conserve_sglang.core.ids import TurnId
 from conserve_sglang.core.tier import Overload
-from conserve_sglang.dispatch import AbortTurn
+from conserve_sglang.dispatch import AbortTurn, Event, FailureCause
 from conserve_sglang.router import legs
 from conserve_sglang.router.fleet import WorkerState
 from conserve_sglang.telemetry.metrics import Outcome
@@ -257,6 +257,28 @@ async def test_client_leaving_after_the_last_event_has_its_answer(
     await cluster.chat("hello", name="other")
     await cluster.chat("hello", name="yet another")
     assert cluster["d0"].num_connections == before
+
+
+@replaces_a_part
+async def test_abort_that_crosses_a_failure_stops_no_other_attempt(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, brain = cluster.service.door.executor, cluster.service.brain
+    cluster["p0"].faults.delay_s = 5.0
+    asked = asyncio.ensure_future(cluster.chat("hello"))
+    await cluster.until(lambda: bool(cluster["p0"].turns and cluster["d0"].turns))
+    await asyncio.sleep(0.02)
+    cluster["p0"].faults.delay_s = 0.0
+    (turn,) = executor._turns.values()
+    told: list[Event] = []
+    monkeypatch.setattr(brain, "tell", told.append)  # on its way, as from another process
+    turn.failed(FailureCause.DECODER_FAILED, "lost")
+    executor.carry_out(AbortTurn(turn_id=turn.turn_id))
+    monkeypatch.undo()
+    (failed,) = told
+    brain.tell(failed)
+    assert (await asked).status == 200
+    assert cluster.service.door.metrics.num_retries == 1
 
 
 @replaces_a_part

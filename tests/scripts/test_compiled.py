@@ -32,7 +32,7 @@ SAME_TESTS = (
     "tests/dispatch", "tests/workers", "tests/router/processes/test_service.py",
     "tests/router/test_busy.py", "tests/router/test_conversations_live.py",
     "tests/router/test_http.py", "tests/router/test_journal.py", "tests/router/test_refusals.py",
-    "tests/router/test_priming.py", "tests/router/test_turns.py",
+    "tests/router/test_turns.py",
 )  # fmt: skip
 needs_compiler = pytest.mark.skipif(
     shutil.which("cc") is None or not Path(sysconfig.get_path("include"), "Python.h").exists(),
