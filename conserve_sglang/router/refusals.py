@@ -41,9 +41,9 @@ def unknown_path(path: bytes, posted: Iterable[bytes]) -> Problem:
     served = ", ".join(each.decode() for each in posted)
     message = (
         f"There is nothing at {shown}. POST is served at {served}; GET at /v1/models,"
-        " /v1/conversations/ID, /health, /ready and /live; DELETE at /v1/conversations/ID and"
-        " /v1/responses/ID; metrics on the control port. The workers' other"
-        " endpoints, embeddings and rerank among them, belong to no conversation: ask a worker"
-        " itself."
+        " /v1/conversations/ID, /v1/responses/ID, /health, /ready and /live; DELETE at"
+        " /v1/conversations/ID and /v1/responses/ID; metrics on the control port. The workers'"
+        " other endpoints, embeddings and rerank among them, belong to no conversation: ask a"
+        " worker itself."
     )
     return Problem(status=404, code="unknown_path", message=message)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.sglang.cluster import MODEL_NAME, Cluster
@@ -202,6 +203,26 @@ def test_clients_that_leave_free_their_workers(
     stock = TokenTalk(cluster.url("ref"), {}, list(talks[0].input_ids))
     assert check.turn(ids(30, 3)).output == stock.turn(ids(30, 3)).output
     wait_until_idle(router)
+
+
+def test_turns_that_take_too_long_free_their_workers(router: Router, cluster: Cluster) -> None:
+    talk = TokenTalk(router.url, named("too-long"))
+    talk.turn(ids(100, 70))
+    headers = {**talk.headers, "x-conserve-timeout-ms": "1500"}
+    sampling = {"temperature": 0, "max_new_tokens": LEAVERS_TOKENS, "ignore_eos": True}
+    asked = {"input_ids": talk.input_ids + ids(40, 71), "sampling_params": sampling}
+    with httpx.Client(base_url=router.url, headers=headers, timeout=60) as client:
+        whole = client.post("/generate", json=asked)
+        streamed = client.post("/generate", json={**asked, "stream": True})
+    assert (whole.status_code, whole.json()["error"]["code"]) == (504, "turn_timeout")
+    last = json.loads(streamed.text.strip().split("\n\n")[-1].removeprefix("data: "))
+    assert (streamed.status_code, last["error"]["code"]) == (200, "turn_timeout")
+    wait_until_workers_are_idle(cluster)
+    wait_until_idle(router)
+    stock = TokenTalk(cluster.url("ref"), {}, list(talk.input_ids))
+    after = talk.turn(ids(30, 72))
+    assert after.output == stock.turn(ids(30, 72)).output
+    assert after.reason == "pinned"
 
 
 def leave_after(url: str, body: dict[str, Any], headers: dict[str, str], num_reads: int) -> None:
