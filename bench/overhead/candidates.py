@@ -139,8 +139,10 @@ OURS_COMPILED = tuple(
     replace(
         each, name=f"{each.name}-c", what=f"{each.what}; compiled (make compiled)", is_compiled=True
     )
-    for each in (OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED)
-)
+    for each in (
+        OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED, OURS_PLACE, OURS_PLACE_NEXT
+    )
+)  # fmt: skip
 ALL = (
     DIRECT, RELAY_TAIL, RELAY_PD, RIVAL_PD, SMG_PD,
     OURS_PD, OURS_FIRST, OURS_TAIL, OURS_AGENT, OURS_UNNAMED, OURS_AGENT_2,
