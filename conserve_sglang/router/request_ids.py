@@ -32,5 +32,7 @@ def id_in(line: bytes) -> str:
 
 
 def _draw() -> None:
-    for _ in range(_DRAWN_AT_ONCE):
-        _drawn.append(b"x-request-id: req_%b\r\n" % os.urandom(_RANDOM_BYTES).hex().encode())
+    digits = os.urandom(_RANDOM_BYTES * _DRAWN_AT_ONCE).hex().encode()
+    size = 2 * _RANDOM_BYTES
+    for at in range(0, len(digits), size):
+        _drawn.append(b"x-request-id: req_" + digits[at : at + size] + b"\r\n")
