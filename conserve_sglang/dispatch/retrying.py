@@ -37,7 +37,7 @@ def failed(
             placer.release(conversation)
         conversation.cause = _CAUSES.get(cause, conversation.cause)
     is_spent = turn.attempts >= settings.max_attempts
-    _try_again(placer, turn, now, is_spent=is_spent, is_busy=is_busy)
+    _try_again(placer, settings, turn, now, is_spent=is_spent, is_busy=is_busy)
 
 
 def interrupted(
@@ -61,7 +61,8 @@ def interrupted(
     turn.num_continuations += 1
     turn.attempts = 0
     turn.has_met_busy = False
-    _try_again(placer, turn, now, is_spent=turn.num_continuations > settings.max_continuations)
+    is_spent = turn.num_continuations > settings.max_continuations
+    _try_again(placer, settings, turn, now, is_spent=is_spent)
 
 
 def moved(placer: Placer, turn: Turn) -> None:
@@ -72,7 +73,13 @@ def moved(placer: Placer, turn: Turn) -> None:
 
 
 def _try_again(
-    placer: Placer, turn: Turn, now: float, *, is_spent: bool, is_busy: bool = False
+    placer: Placer,
+    settings: DispatchSettings,
+    turn: Turn,
+    now: float,
+    *,
+    is_spent: bool,
+    is_busy: bool = False,
 ) -> None:
     conversation = turn.conversation
     if conversation.is_ended:
@@ -84,7 +91,7 @@ def _try_again(
         placer.let_held_go(conversation, now)
     elif is_busy:
         placer.reject(turn, RejectReason.WORKERS_BUSY, now)
-    elif not turn.has_met_busy and _would_return(placer, turn):
+    elif not turn.has_met_busy and _is_to_pause(placer, settings, turn, now):
         placer.line.pause(turn, now)
         placer.let_held_go(conversation, now)
     else:
@@ -93,13 +100,16 @@ def _try_again(
     placer.serve_line(now)
 
 
-def _would_return(placer: Placer, turn: Turn) -> bool:
+def _is_to_pause(placer: Placer, settings: DispatchSettings, turn: Turn, now: float) -> bool:
     """Whether the next attempt of a turn that failed twice would be at a worker that failed it.
 
     A worker that dies fails many attempts in the milliseconds until that is noticed; once it is,
-    the turn waits for another one, and none of its attempts is lost.
+    the turn waits for another one, and none of its attempts is lost. A turn whose deadline does
+    not let it wait so long is tried at once: behind its pause it would only be rejected.
     """
     if len(turn.avoids) < 2 or turn.conversation.opener is not None:
+        return False
+    if now + settings.retry_pause_s >= turn.deadline_at_s:
         return False
     answer = placer.ask(turn)
     if not isinstance(answer, Placement):

@@ -25,7 +25,7 @@ class DispatchSettings:
     the tenants are. `busy_s`: for so long after a worker said that it is busy, no turn is tried
     there that another worker has refused as busy; see `busy`. `retry_pause_s`: a turn that failed
     more than once goes back to a worker that failed it only behind such a pause, in which the
-    router probes every worker.
+    router probes every worker, if its deadline lets it wait so long.
     """
 
     max_phase_one_turns: int = 1024

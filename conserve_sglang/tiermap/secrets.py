@@ -56,11 +56,12 @@ def password_in(url: str) -> str | None:
 
 def without_password(url: str) -> str:
     """A URL to be shown: a password in it is masked."""
+    shown = _PASSWORD.sub(rf"\g<before>{MASK}", url)
     try:
-        password_in(url)
+        left = password_in(shown)
     except ValueError:
         return MASK
-    return _PASSWORD.sub(rf"\g<before>{MASK}", url)
+    return shown if left in (None, MASK) else MASK
 
 
 def _value(variable: str | None, field: str, what: str, environ: Mapping[str, str]) -> str | None:

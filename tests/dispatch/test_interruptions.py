@@ -102,14 +102,17 @@ def test_turn_that_pauses_may_be_given_up_and_ends_with_its_conversation() -> No
         assert desk.tell(Tick()) == []
 
 
-def test_turn_that_pauses_keeps_its_deadline() -> None:
-    desk = Desk("p0", "d0", settings=DispatchSettings(queue_timeout_s=PAUSE_S / 2))
-    desk.tell(an_arrival(1))
-    desk.tell(decoder_failed(1))
-    desk.tell(decoder_failed(1))
-    desk.now += PAUSE_S / 2
-    assert rejected(desk.tell(Tick())).reason is RejectReason.QUEUE_TIMEOUT
-    assert desk.dispatcher.num_queued == 0
+def test_turn_without_the_time_for_a_pause_is_tried_at_once() -> None:
+    """Behind its pause, or at once where its deadline has passed, it would only be rejected."""
+    for at_workers_s, most_s in ((0.0, PAUSE_S), (61.0, 60.0)):
+        desk = Desk("p0", "d0", settings=DispatchSettings(queue_timeout_s=most_s))
+        desk.tell(an_arrival(1))
+        desk.now += at_workers_s
+        for attempt in (2, 3):
+            assert sent(desk.tell(decoder_failed(1))).attempt == attempt
+        assert desk.tell(Tick()) == []
+        assert rejected(desk.tell(decoder_failed(1))).reason is RejectReason.RETRIES_SPENT
+        assert desk.dispatcher.num_open_turns == 0
 
 
 def test_first_token_from_a_decoder_lost_meanwhile_does_not_hide_its_loss() -> None:

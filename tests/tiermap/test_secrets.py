@@ -6,6 +6,7 @@ import pytest
 from conserve_sglang.core.errors import ConfigError
 from conserve_sglang.core.tier import RouterSettings, StateSettings
 from conserve_sglang.tiermap.secrets import (
+    MASK,
     admin_key,
     redis_password,
     without_password,
@@ -53,6 +54,8 @@ def test_a_password_may_have_any_characters() -> None:
         ("redis://:hu@sh@h", "redis://:***@h"),
         ("unix:///run/r.sock?db=1&password=hush", "unix:///run/r.sock?db=1&password=***"),
         ("redis://:hush@[h", "***"),
+        (" redis://u:p@h", MASK),
+        ("redis://h/0?passw%6frd=p", MASK),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
