@@ -41,6 +41,11 @@ class ControlPort:
         self._tls = tls
         self._cert_file = cert_file
 
+    @property
+    def has_key(self) -> bool:
+        """Whether it is asked with a key."""
+        return self._key is not None
+
     def ask(
         self, method: str, path: str, *, body: Any = None, waits_s: float = 0.0, **query: Any
     ) -> tuple[int, Any]:
@@ -126,7 +131,7 @@ def at_url(
         url,
         key=_key_in(key_env),
         advice="Is the router up? --url names its control port (router.control_port in the tier"
-        " map), --tier-map one with TLS.",
+        " map), with https:// where router.tls is set.",
         tls=_trusting(url, ca, is_insecure=is_insecure),
     )
 

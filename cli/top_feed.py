@@ -22,9 +22,18 @@ def _fetch(port: ControlPort) -> bytes:
     except ConserveError as error:
         raise Unreachable(str(error)) from error
     if status != 200:
-        hint = "Name the variable with the admin key: --key-env." if status == 401 else ""
+        hint = _about_the_key(port) if status == 401 else ""
         raise Unreachable(f"{port.url} answered {status}. {hint}".strip())
     return data
+
+
+def _about_the_key(port: ControlPort) -> str:
+    if not port.has_key:
+        return "Name the variable with the admin key: --key-env."
+    return (
+        "The key was not accepted: is it that of router.admin_key_env, and the port"
+        " router.control_port, not router.port?"
+    )
 
 
 class Feed:

@@ -156,18 +156,18 @@ class Fleet:
 
     def drain(self, worker: Worker) -> None:
         """Give a worker no new turns, until `undrain`, also when it goes and comes back."""
-        if not worker.is_draining:
+        is_new, worker.is_draining = not worker.is_draining, True
+        if is_new:
             logger.info("worker %s is draining", worker.worker_id, extra=_told("draining", worker))
-        worker.is_draining = True
         self._admit(worker)
 
     def undrain(self, worker: Worker) -> None:
         """Give a worker turns again."""
-        if worker.is_draining:
+        was_draining, worker.is_draining = worker.is_draining, False
+        if was_draining:
             logger.info(
                 "worker %s drains no more", worker.worker_id, extra=_told("undrained", worker)
             )
-        worker.is_draining = False
         if worker.leaving is not None:
             worker.leaving.cancel()
             worker.leaving = None

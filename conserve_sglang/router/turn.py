@@ -129,8 +129,10 @@ class Turn(MeasuredTurn):
         if not self._is_answering:
             self.stop_legs()
             self._desk.turn_failed(self, cause, "aborted")
-        elif problem is not BROKEN_OFF or not self._interrupt("aborted"):
+        elif problem is not BROKEN_OFF:
             self._break_off(problem, "aborted")
+        elif not self._interrupt(cause.value):
+            self._break_off(problem, cause.value)
 
     def cannot_go_on(self, why: str) -> None:
         """Nobody can go on with an answer that was interrupted."""

@@ -104,9 +104,17 @@ def test_a_missing_key_and_a_router_that_is_not_there_say_what_to_do(run_cli: Ru
         assert ran.code == 1
         assert "answered 401" in ran.err
         assert "--key-env" in ran.err
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ADMIN", "of another router")
+            ran = run_cli("top", "--url", url, "--key-env", "ADMIN", "--once")
+        assert ran.code == 1
+        assert "not accepted" in ran.err
+        assert "router.control_port, not router.port" in ran.err
+        assert "--key-env" not in ran.err
     ran = run_cli("top", "--url", url, "--once")
     assert ran.code == 1
     assert "router.control_port" in ran.err
+    assert "https:// where router.tls is set" in ran.err
     ran = run_cli("top", "--url", url, "--key-env", "NO_SUCH_VARIABLE", "--once")
     assert ran.code == 2
     assert "NO_SUCH_VARIABLE is not set" in ran.err

@@ -225,7 +225,7 @@ async def test_forced_removal_of_a_prefiller_is_told_as_such() -> None:
 
 
 async def test_removal_under_a_stream_is_the_reason_for_which_it_goes_on_elsewhere(
-    cluster: Cluster,
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster["d0"].faults.event_delay_s = 0.1
     client = await cluster.connect()
@@ -236,6 +236,9 @@ async def test_removal_under_a_stream_is_the_reason_for_which_it_goes_on_elsewhe
     body, is_whole = await client._chunks()
     assert is_whole
     assert body.endswith(b"data: [DONE]\n\n")
+    logged = [record.__dict__ for record in caplog.records]
+    (line,) = [each for each in logged if each.get("event") == "turn_interrupted"]
+    assert line["fields"]["why"] == "decoder_removed"
     (told,) = (await cluster.request("GET", "/v1/conversations/a")).json()["placements"]
     assert (told["reason"], told["decoder"]) == ("worker_removed", "d1")
     port = cluster.service.control_port
@@ -257,6 +260,19 @@ async def test_removal_is_logged_as_one_and_not_as_a_loss(
         "removed",
     )
     assert (await cluster.request("GET", "/health")).json()["workers"].keys() == {"p0", "d1"}
+
+
+async def test_a_drain_is_logged_with_the_state_it_leads_to(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await control(cluster, "POST", "/d0/drain")
+    await control(cluster, "POST", "/d0/undrain")
+    lines = [record.__dict__ for record in caplog.records if "fields" in record.__dict__]
+    assert [(line["event"], line["fields"]["state"]) for line in lines] == [
+        ("worker_draining", "draining"),
+        ("worker_undrained", "up"),
+    ]
 
 
 async def test_undrain_calls_a_removal_off(cluster: Cluster) -> None:
