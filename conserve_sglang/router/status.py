@@ -101,7 +101,7 @@ class Status:
         body: dict[str, Any] = {
             "status": status,
             "roles_without_worker": missing,
-            "new_conversations": "served" if lacks[0] is None else lacks[0].value,
+            "new_conversations": self.why_not_ready or "served",
             "workers": {worker.worker_id: worker.standing for worker in workers},
             "queued_turns": self._dispatcher.num_queued,
             "conversations": self._dispatcher.num_conversations,

@@ -90,6 +90,8 @@ async def test_before_clients_are_served_it_is_starting(cluster: Cluster) -> Non
     cluster.service._status.is_serving = False
     answer = await cluster.request("GET", "/ready", cluster.service.control_port)
     assert (answer.status, answer.json()["why"]) == (503, "starting")
+    health = await cluster.request("GET", "/health", cluster.service.control_port)
+    assert health.json()["new_conversations"] == "starting"
 
 
 async def test_a_router_that_stops_is_alive_and_not_ready() -> None:
@@ -105,6 +107,8 @@ async def test_a_router_that_stops_is_alive_and_not_ready() -> None:
         ready = await cluster.request("GET", "/ready")
         assert (ready.json()["why"], ready.headers["connection"]) == ("stopping", "close")
         assert await both_ports(cluster, "/live") == {(200, "stopping")}
+        health = (await cluster.request("GET", "/health")).json()
+        assert (health["status"], health["new_conversations"]) == ("stopping", "stopping")
         assert not stopping.done()
         await stopping
 
