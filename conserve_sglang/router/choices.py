@@ -50,6 +50,10 @@ class Choices:
         self._fields = fields
         self.cached_tokens: int | None = None
 
+    def forget_request(self) -> None:
+        """The answer has begun, so there is no further attempt: let go of the body."""
+        self._fields = {}
+
     def priming(self, payload: Payload) -> Payload:
         """A request with the same prompt for one choice of one token, in one piece."""
         kept = {name: raw for name, raw in self._fields.items() if name not in _ANSWER_ONLY}

@@ -259,6 +259,8 @@ class Executor:
         self.meter.began(turn)
         if turn.sent is None:
             turn.payload.rest = b""  # no further attempt: the body is not needed any more
+            if turn.choices is not None:
+                turn.choices.forget_request()
         if not is_whole:  # else TurnDone follows at once, and says as much
             self._brain.tell(FirstToken(turn.turn_id))
 

@@ -196,6 +196,18 @@ async def test_lost_prefiller_aborts_the_priming(cluster: Cluster) -> None:
     assert cluster["d0"].turns[0].was_aborted
 
 
+async def test_body_is_let_go_of_once_the_answer_has_begun(cluster: Cluster) -> None:
+    for name in ("d0", "d1"):
+        cluster[name].faults.event_delay_s = 0.1
+    turns = cluster.service.door.executor._turns
+    asked = asyncio.ensure_future(cluster.chat("hello", n=2, stream=True))
+    await cluster.until(lambda: any(turn.has_begun for turn in turns.values()))
+    (turn,) = turns.values()
+    assert turn.choices is not None
+    assert (turn.choices._fields, turn.payload.rest) == ({}, b"")
+    assert (await asked).status == 200
+
+
 async def test_stream_that_breaks_off_ends_with_an_error_event(cluster: Cluster) -> None:
     cluster["d0"].faults.cut_after_events = 2
     answer = await cluster.chat("hello", n=2, stream=True)
