@@ -16,7 +16,7 @@ from conserve_sglang.router.processes.service import ManyProcesses
 from conserve_sglang.router.service import BrainService, RouterService
 from conserve_sglang.router.tuning import raise_descriptor_limit, settle_memory
 from conserve_sglang.state import open_store
-from conserve_sglang.telemetry.logs import FORMATS, LEVELS, configure
+from conserve_sglang.telemetry.logs import FORMATS, LEVELS, configure, told
 from conserve_sglang.tiermap import load_tier_map
 from conserve_sglang.tiermap.secrets import redis_password
 
@@ -88,9 +88,12 @@ async def _run(tier_map: TierMap, arguments: argparse.Namespace) -> None:
     await service.start()
     settle_memory()
     await told_to_stop.wait()
-    logger.info("stopping")
+    drain_s = tier_map.router.drain_s
+    logger.info(
+        "stopping: open answers have %g s", drain_s, extra=told("router_stopping", drain_s=drain_s)
+    )
     await service.stop()
-    logger.info("stopped")
+    logger.info("stopped", extra=told("router_stopped"))
 
 
 def main(argv: list[str] | None = None) -> int:

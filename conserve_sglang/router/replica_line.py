@@ -14,6 +14,7 @@ from conserve_sglang.core.errors import clause
 from conserve_sglang.router.ports import About
 from conserve_sglang.serving.ending import ended
 from conserve_sglang.state.shared import Call, Session, SharedError, SharedStore
+from conserve_sglang.telemetry.logs import told
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Line(ABC):
         session = await asyncio.wait_for(self._store.connect(), 2 * ANSWER_TIMEOUT_S)
         try:
             if self.num_failures:
-                logger.warning("Redis is there again")
+                logger.warning("Redis is there again", extra=told("redis_back"))
             self.problem = None
             self.met()
             self._is_up.set()
@@ -163,6 +164,7 @@ class Line(ABC):
                 "Redis is gone: %s. Conversations of this replica go on, others begin anew",
                 why,
                 exc_info=None if known else error,
+                extra=told("redis_gone", why=why),
             )
         self.problem = f"Redis is gone, pins are not shared with other replicas: {why}"
         waiting, self._flying, self._asked = [*self._flying, *self._asked], [], []

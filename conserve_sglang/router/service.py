@@ -38,6 +38,7 @@ from conserve_sglang.serving.control_server import ControlServer
 from conserve_sglang.serving.listening import bound
 from conserve_sglang.state import StateStore, Store
 from conserve_sglang.telemetry.energy import EnergyCollector
+from conserve_sglang.telemetry.logs import told
 from conserve_sglang.telemetry.metrics import RouterMetrics
 from conserve_sglang.telemetry.power import PowerCollector
 from conserve_sglang.telemetry.prometheus import Exporter
@@ -230,6 +231,7 @@ class BrainService(ABC):
             settings.control_host,
             self.control_port,
             ", compiled" if is_compiled() else "",
+            extra=told("router_listening", port=self.port, control_port=self.control_port),
         )
         if settings.auth.keys_file is None and not is_loopback(settings.host):
             logger.warning(

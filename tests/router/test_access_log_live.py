@@ -111,6 +111,12 @@ async def test_one_request_is_followed_through_several_processes(tmp_path: Path)
         other = await router.chat("hello", name="another")
         assert other.status == 200
     lines = [json.loads(line) for line in router.log.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert [each for each in events if each.startswith("router_")] == [
+        "router_listening",
+        "router_stopping",
+        "router_stopped",
+    ]
     turn, later = (line for line in lines if line["event"] == "turn")
     assert (turn["request_id"], turn["status"], turn["tenant"]) == ("follow-me", 200, "default")
     assert keys == [(200, turn["conversation"]), (404, later["conversation"])]

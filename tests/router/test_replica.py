@@ -310,7 +310,7 @@ async def test_a_pin_leaves_a_busy_decoder_for_all_or_for_none(tmp_path: Path) -
 
 
 async def test_without_redis_turns_are_served_and_it_is_said_and_squared_afterwards(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with a_site(tmp_path) as site:
         one, two = await site.replica(), await site.replica()
@@ -334,6 +334,8 @@ async def test_without_redis_turns_are_served_and_it_is_said_and_squared_afterwa
         assert last.headers["x-conserve-decoder"] == known.headers["x-conserve-decoder"]
         assert why(await two.chat("new", "the answer", "more", name="n")) == "pinned"
         assert "state" not in (await one.request("GET", "/health")).json()
+    events = [event for record in caplog.records if (event := getattr(record, "event", None))]
+    assert (events.count("redis_gone"), events.count("redis_back")) == (2, 2)
 
 
 async def test_redis_that_hangs_delays_turns_for_a_second_at_most(tmp_path: Path) -> None:
