@@ -33,7 +33,7 @@ async def test_few_histories_are_on_their_way_at_a_time_and_other_questions_pass
     for asked in said:  # grows as it is answered
         about.said(talk.Said(asked.number, ANSWER))
     assert sorted(number for number, _ in heard) == list(range(-1, 3 * MAX_HISTORIES))
-    assert {told for _, told in heard} == {ANSWER}
+    assert all(told == ANSWER for _, told in heard)
 
 
 @pytest.mark.parametrize("subject", [Subject.HISTORY, Subject.FORGET])
