@@ -160,12 +160,9 @@ def test_the_shipped_cpu_map_is_served_kept_up_and_taken_down(
     lost = first.decoder
     launch.wait_until("restarted", lambda: len(launch.keepers(lost)) == 2)
     launch.wait_until("taken back by the router", launch.all_up)
-    assert [r["step"] for r in launch.reports() if r.get("process") == lost][2:] == [
-        "died",
-        "waiting",
-        "starting",
-        "ready",
-    ]
+    steps = [r["step"] for r in launch.reports() if r.get("process") == lost]
+    steps = [step for step in steps if step != "loading"]  # as often as it takes long
+    assert steps == ["starting", "ready", "died", "waiting", "starting", "ready"]
     third = talk.turn(ids(20, 3))
     assert (third.reason, third.prefiller) == ("decoder_lost", "prefill-0")
     assert talk.turn(ids(20, 4)).reason == "pinned"
